@@ -1,0 +1,1 @@
+"""NEMO (Miret et al. 2022): multi-objective search of mixed-precision bit-widths."""

@@ -1,0 +1,80 @@
+"""The host's side of evaluation: each distinct configuration once, one compilation, one at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from .task import Task
+
+Rows = Int[np.ndarray, "N n"]
+
+
+class Evaluator:
+    """bits (N, n) -> costs (N, M), remembering every configuration it has evaluated.
+
+    Attributes:
+        evaluations: configurations really evaluated, the unit of a budget.
+        asked: configurations asked for.
+        traces: how often the evaluation was compiled.
+    """
+
+    def __init__(self, task: Task, *, block: int = 1, on_evaluated: Callable[[int], None] | None = None):
+        """`block` configurations go to the device in one call: 1 wastes nothing, more may suit a GPU."""
+        if block < 1:
+            raise ValueError(f"block must be at least 1, got {block}")
+        self.task, self.block, self.on_evaluated = task, block, on_evaluated
+        self.evaluations = self.asked = self.traces = 0
+        self._known: dict[bytes, np.ndarray] = {}
+
+        def costs(task: Task, bits: Any) -> Any:
+            self.traces += 1  # runs when jit traces, not when it calls
+            return task.costs(bits)
+
+        self._costs = jax.jit(costs)
+
+    def __call__(self, bits: Any) -> Float[np.ndarray, "N M"]:
+        """Costs of N configurations; NaN and infinite ones are +inf rows.
+
+        Raises:
+            ValueError: a bit-width that the task's space does not allow.
+        """
+        rows = np.ascontiguousarray(np.asarray(bits, np.int32))
+        keys = [row.tobytes() for row in rows]
+        missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in self._known}
+        todo = list(missing.items())
+        self.asked += len(rows)
+        if todo and not self.task.space.contains(np.stack([row for _, row in todo])).all():
+            raise ValueError("bits holds a bit-width that the task's space does not allow")
+        for start in range(0, len(todo), self.block):
+            part = todo[start : start + self.block]
+            batch = np.stack([row for _, row in part])
+            batch = np.pad(batch, ((0, self.block - len(part)), (0, 0)), mode="edge")
+            costs = np.asarray(self._costs(self.task, jnp.asarray(batch)))
+            self._known.update({key: cost for (key, _), cost in zip(part, costs, strict=False)})
+            self.evaluations += len(part)
+            if self.on_evaluated is not None:
+                self.on_evaluated(self.evaluations)
+        return np.stack([self._known[key] for key in keys])
+
+    def table(self) -> dict[str, np.ndarray]:
+        """The cache as arrays, in order of evaluation: bits (K, n) int32 and costs (K, M) float32."""
+        n, m = self.task.space.size, len(self.task.objectives)
+        bits = [np.frombuffer(key, np.int32) for key in self._known]
+        return {
+            "bits": np.array(bits, np.int32).reshape(-1, n),
+            "costs": np.array(list(self._known.values()), np.float32).reshape(-1, m),
+        }
+
+    def restore(self, table: dict[str, np.ndarray]) -> None:
+        """Takes back what `table` gave; it counts as evaluated."""
+        bits, costs = np.asarray(table["bits"], np.int32), np.asarray(table["costs"], np.float32)
+        if bits.shape != (len(costs), self.task.space.size) or costs.shape[1:] != (
+            len(self.task.objectives),
+        ):
+            raise ValueError(f"cache of shapes {bits.shape} and {costs.shape} is not of this task")
+        self._known = {row.tobytes(): cost for row, cost in zip(bits, costs, strict=True)}
+        self.evaluations = len(self._known)

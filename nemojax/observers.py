@@ -1,0 +1,89 @@
+"""What calibration reads off the activations: extremes per image, and histograms.
+
+The network runs on a few images at a time and its activations are summed up in NumPy, so one compilation
+serves both passes and memory does not grow with the number of images.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .interpreter import Folded, execute
+from .traced import Traced
+
+BINS = 2048
+_IMAGES = 4  # run together
+
+
+class Histograms(NamedTuple):
+    """Counts of every activation's values in equal bins; one row per point, empty rows for weights."""
+
+    counts: np.ndarray  # (points, BINS) float32
+    low: np.ndarray  # (points,) float32, lower edge of the first bin, at most 0
+    high: np.ndarray  # (points,) float32, upper edge of the last bin, at least 0
+
+    def percentiles(self, percentile: float) -> tuple[np.ndarray, np.ndarray]:
+        """(points,) edges of the bins that hold the middle `percentile` per cent of the values."""
+        tail = (1 - percentile / 100) / 2
+        edges = np.linspace(self.low, self.high, BINS + 1, axis=1)
+        share = (
+            self.counts.cumsum(1, dtype=np.float64)
+            / np.maximum(self.counts.sum(1, dtype=np.float64), 1)[:, None]
+        )
+        first = np.minimum((share <= tail).sum(1), BINS - 1) if tail > 0 else np.zeros(len(edges), int)
+        last = np.minimum((share < 1 - tail).sum(1) + 1, BINS)
+        rows = np.arange(len(edges))
+        return edges[rows, first], edges[rows, last]
+
+
+def image_extremes(traced: Traced, folded: Folded, images: Float[Array, "N ..."]) -> np.ndarray:
+    """(N, points, 2) float32 lowest and highest value of every activation of every image."""
+    out = np.zeros((images.shape[0], len(traced.workload().points), 2), np.float32)
+    for rows, i, x in _activations(traced, folded, images):
+        flat = x.reshape(len(x), -1)
+        out[rows, i, 0], out[rows, i, 1] = flat.min(1), flat.max(1)
+    return out
+
+
+def histograms(
+    traced: Traced, folded: Folded, images: Float[Array, "N ..."], low: np.ndarray, high: np.ndarray
+) -> Histograms:
+    """Histograms of all activations between low and high (points,), widened to hold zero."""
+    low, high = np.minimum(low, 0).astype(np.float32), np.maximum(high, 0).astype(np.float32)
+    counts = np.zeros((len(low), BINS), np.float32)
+    for _, i, x in _activations(traced, folded, images):
+        per_unit = BINS / max(high[i] - low[i], np.finfo(np.float32).tiny)
+        bins = ((x.reshape(-1) - low[i]) * np.float32(per_unit)).astype(np.int32).clip(0, BINS - 1)
+        counts[i] += np.bincount(bins, minlength=BINS)
+    return Histograms(counts, low, high)
+
+
+def _activations(
+    traced: Traced, folded: Folded, images: Float[Array, "N ..."]
+) -> Iterator[tuple[slice, int, np.ndarray]]:
+    """(rows of images, point, its values) for every activation of every few images."""
+    points, size = traced.workload().points, min(_IMAGES, images.shape[0])
+    work = traced.workload(size)
+
+    @jax.jit
+    def collect(folded: Folded, batch: Array) -> dict[int, Array]:
+        seen: dict[int, Array] = {}
+
+        def look(i: int, x: Array) -> Array:
+            if not points[i].is_weight:
+                seen[i] = x
+            return x
+
+        execute(work, folded, (batch,), lowering=traced.lowering, quantize=look)
+        return seen
+
+    for start in range(0, images.shape[0], size):
+        batch = images[start : start + size]
+        valid = batch.shape[0]
+        batch = jnp.pad(batch, [(0, size - valid)] + [(0, 0)] * (batch.ndim - 1))
+        for i, x in collect(folded, batch).items():
+            yield slice(start, start + valid), i, np.asarray(x)[:valid]

@@ -1,0 +1,106 @@
+"""A network whose every quantizer takes a traced bit-width: what the search evaluates."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from hwmodel import Workload
+
+from .calibration import QuantizerConfig, Ranges, calibrate
+from .interpreter import Folded, fold
+from .lowering import Lowering, default_lowering
+from .networks.network import Network
+from .quantizers import fake_quantize
+from .space import HIGHEST_BITS
+from .traced import Traced
+
+
+@struct.dataclass
+class QuantizedNetwork:
+    """Folded weights and calibrated ranges; a pytree, so that jit takes it as an argument.
+
+    `logits` runs in full precision, `quantized_logits` with one bit-width per point of `workload`.
+    """
+
+    folded: Folded
+    ranges: Ranges
+    traced: Traced = struct.field(pytree_node=False)
+    config: QuantizerConfig = struct.field(pytree_node=False)
+    name: str = struct.field(pytree_node=False)
+    weights_source: str = struct.field(pytree_node=False)
+
+    @property
+    def workload(self) -> Workload:
+        """The workload at batch 1: operations, and the points in the order of the bits."""
+        return self.traced.workload()
+
+    def logits(self, images: Float[Array, "N ..."], *, chunk: int | None = None) -> Float[Array, "N classes"]:
+        """Full precision, through the interpreter."""
+        return self.traced.run(self.folded, images, chunk=chunk)
+
+    def quantized_logits(
+        self, bits: Int[Array, " n"], images: Float[Array, "N ..."], *, chunk: int | None = None
+    ) -> Float[Array, "N classes"]:
+        """With point i at bits[i] bits, 2 to 16, or 32 for as it is; `chunk` images at a time."""
+        row = jnp.minimum(bits, HIGHEST_BITS)
+        folded = self._quantized_weights(bits, row)
+        points, low, high = self.workload.points, self.ranges.low, self.ranges.high
+
+        def quantize(i: int, x: Array) -> Array:
+            if points[i].is_weight:  # once per call, above, not once per chunk
+                return x
+            return fake_quantize(
+                x, low[i, row[i]], high[i, row[i]], bits[i], symmetric=self.config.symmetric_activations
+            )
+
+        return self.traced.run(folded, images, quantize, chunk)
+
+    def _quantized_weights(self, bits: Int[Array, " n"], row: Int[Array, " n"]) -> Folded:
+        kernels = dict(self.folded.kernels)
+        for op in self.workload.operations:
+            if (i := op.weight_point) >= 0:
+                low, high = self.ranges.weights[op.name]
+                kernels[op.name] = fake_quantize(
+                    kernels[op.name],
+                    low[row[i]],
+                    high[row[i]],
+                    bits[i],
+                    symmetric=self.config.symmetric_weights,
+                )
+        return self.folded._replace(kernels=kernels)
+
+
+def quantize(
+    network: Network,
+    calibration: Float[Any, "N ..."],
+    config: QuantizerConfig | None = None,
+    *,
+    lowering: Lowering | None = None,
+) -> QuantizedNetwork:
+    """Traces a network, folds its batch norms and calibrates a quantizer at every point.
+
+    Args:
+        network: a plain function of its parameters; see `network` for any JAX function.
+        calibration: images (N, ...) float32 as the function takes them; not those of search or report.
+        config: quantizers and observers.
+        lowering: how convolutions run; default: what is fast on this backend.
+
+    Raises:
+        ValueError: the function uses what the tracer does not know (named, with its place).
+    """
+    config = config or QuantizerConfig()
+    images = jnp.asarray(calibration, jnp.float32)
+    specs = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), network.params)
+    traced = Traced(
+        network.apply,
+        specs,
+        tuple(images.shape[1:]),
+        config.quantize_pooled_input,
+        lowering or default_lowering(),
+    )
+    folded = jax.jit(fold, static_argnums=0)(traced.workload(), network.params)
+    ranges = calibrate(traced, folded, images, config)
+    return QuantizedNetwork(folded, ranges, traced, config, network.name, network.weights_source)

@@ -1,0 +1,84 @@
+"""Uniform affine fake quantization with a traced bit-width (Miret et al. 2022, section 3; Jacob et al. 2018).
+
+Signed integers q in {-2^(b-1), ..., 2^(b-1)-1} stand for s·(q - z):
+
+    s = (x_max - x_min) / (2^b - 1),   z = -2^(b-1) - round(x_min / s)
+    q = clip(round(x / s) + z),        x^ = s·(q - z)
+
+The paper's own equation was not readable; this is the standard form. Since z is whole, x^ is computed as
+s·round(clip(x / s, q_min - z, q_max - z)), which is the same number with two operations less.
+Rounding is to nearest, ties to even, as in ONNX's QuantizeLinear.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+FULL_BITS = 32  # a point at this bit-width is left as it is
+
+
+class Grid(NamedTuple):
+    """What a quantizer rounds to: whole multiples first, ..., last of `scale`, zero among them."""
+
+    scale: Float[Array, "*r"]
+    first: Float[Array, "*r"]  # q_min - z
+    last: Float[Array, "*r"]  # q_max - z
+
+    def zero_point(self, bits: Int[Array, ""]) -> Float[Array, "*r"]:
+        """z, the integer that stands for 0."""
+        return -(2.0 ** (bits.astype(self.first.dtype) - 1)) - self.first
+
+
+def grid(
+    low: Float[Array, "*r"], high: Float[Array, "*r"], bits: Int[Array, ""], *, symmetric: bool = False
+) -> Grid:
+    """The grid of a range; the range is first widened to hold zero, so that zero padding stays exact.
+
+    Args:
+        low, high: x_min and x_max, scalars or broadcastable per channel.
+        bits: () bit-width, traced; 2 to 16, or 32 (see `fake_quantize`).
+        symmetric: z = 0, s = max(|x_min|, |x_max|) / (2^(b-1) - 1); a range without negative numbers gets
+            the unsigned grid 0 ... 2^b - 1 instead, which wastes no half of it.
+
+    A range of width zero gets s = 1, so that nothing is divided by zero; it can hold only zeros.
+    """
+    low, high = jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)
+    levels = 2.0 ** bits.astype(low.dtype)
+    if symmetric:
+        signed = low < 0
+        half = levels / 2
+        width = jnp.maximum(-low, high)
+        scale = _positive(width / jnp.where(signed, half - 1, levels - 1))
+        first = jnp.where(signed, -half, 0.0)
+    else:
+        scale = _positive((high - low) / (levels - 1))
+        first = jnp.round(low / scale)
+    return Grid(scale, first, first + (levels - 1))
+
+
+def fake_quantize(
+    x: Float[Array, "*s"],
+    low: Float[Array, "*r"],
+    high: Float[Array, "*r"],
+    bits: Int[Array, ""],
+    *,
+    symmetric: bool = False,
+) -> Float[Array, "*s"]:
+    """x rounded to the grid of [low, high] at `bits`; at 32 bits, x itself.
+
+    The gradient is the straight-through estimate: 1 inside the range, 0 where x was clipped.
+    """
+    return snap(x, grid(low, high, bits, symmetric=symmetric), bits)
+
+
+def snap(x: Float[Array, "*s"], to: Grid, bits: Int[Array, ""]) -> Float[Array, "*s"]:
+    """x rounded to a grid; at 32 bits, x itself."""
+    u = jnp.clip(x / to.scale, to.first, to.last)
+    rounded = to.scale * (u + jax.lax.stop_gradient(jnp.round(u) - u))
+    return jnp.where(bits >= FULL_BITS, x, rounded)
+
+
+def _positive(scale: Float[Array, "*r"]) -> Float[Array, "*r"]:
+    return jnp.where(scale > 0, scale, 1.0)

@@ -1,0 +1,162 @@
+"""A task: what a search minimises over the bit-widths of a network's quantizers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from hwmodel import bit_operations_ratio, model_ratio
+
+from .objectives import Score, disagreement, kl_divergence, top_k_error
+from .quantized import QuantizedNetwork
+from .space import BitSpace
+
+CostOfBits = Callable[[Array], Array]  # bits (n,) -> (), any JAX function
+DEFAULT_COSTS = ("model_ratio", "bitops_max")
+
+
+@struct.dataclass
+class Task:
+    """Images, their target and the objectives; a pytree, so that jit takes it as an argument."""
+
+    network: QuantizedNetwork
+    images: Any  # (N, ...) float32
+    target: Any  # labels (N,) int32, or the full-precision logits (N, classes)
+    score: Score = struct.field(pytree_node=False)
+    costs_of_bits: tuple[tuple[str, CostOfBits], ...] = struct.field(pytree_node=False)
+    space: BitSpace = struct.field(pytree_node=False)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of the M objectives, the network's error first."""
+        return (self.score.name, *(name for name, _ in self.costs_of_bits))
+
+    def cost(self, bits: Int[Array, " n"], *, chunk: int | None = None) -> Float[Array, " M"]:
+        """The objectives of one configuration; all +inf where one of them is not finite."""
+        error = self.score.of(self.network.quantized_logits(bits, self.images, chunk=chunk), self.target)
+        row = jnp.stack([error, *(cost(bits).astype(error.dtype) for _, cost in self.costs_of_bits)])
+        return jnp.where(jnp.isfinite(row).all(), row, jnp.inf)
+
+    def costs(
+        self, bits: Int[Array, "N n"], *, chunk: int | None = None, members: int | None = None
+    ) -> Float[Array, "N M"]:
+        """The objectives of N configurations: an ordinary function, to be jitted by the caller.
+
+        Args:
+            bits: (N, n) bit-widths, 2-16 or 32.
+            chunk: images alive at once; members: configurations alive at once (vmapped; the default is one
+                after the other, because XLA makes slow grouped convolutions of vmapped weights on a CPU).
+        """
+
+        def one(row: Array) -> Array:
+            return self.cost(row, chunk=chunk)
+
+        return jax.lax.map(one, bits) if members is None else jax.lax.map(one, bits, batch_size=members)
+
+    def full_precision(self) -> Float[Array, " M"]:
+        """The objectives with every point left at 32 bits."""
+        return jax.jit(Task.cost)(self, jnp.full((self.space.size,), 32, jnp.int32))
+
+    def on(self, images: Any, target: Any = None, score: Score | None = None) -> "Task":
+        """The same network, ranges and space on other images: for the report after a search.
+
+        Args:
+            target: labels; None: the full-precision logits of `images`.
+            score: another error, say top-1 instead of top-5.
+        """
+        score = score or self.score
+        images, target = _checked(self.network, images, target)
+        return self.replace(images=images, target=target, score=score)  # type: ignore[attr-defined]
+
+
+def classification(
+    network: QuantizedNetwork,
+    images: Float[Any, "N ..."],
+    labels: Int[Any, " N"],
+    *,
+    top_k: int = 5,
+    space: BitSpace | None = None,
+    costs: Sequence[str] | Mapping[str, CostOfBits] = DEFAULT_COSTS,
+) -> Task:
+    """Minimise the top-k error on labelled images, and `costs` (see `costs_by_name`)."""
+    if len(labels) != len(images):
+        raise ValueError(f"labels has {len(labels)} entries for {len(images)} images")
+    images, labels = _checked(network, images, labels)
+    return _task(network, images, labels, top_k_error(top_k), space, costs)
+
+
+def fidelity(
+    network: QuantizedNetwork,
+    images: Float[Any, "N ..."],
+    *,
+    measure: Literal["kl", "disagreement"] = "kl",
+    space: BitSpace | None = None,
+    costs: Sequence[str] | Mapping[str, CostOfBits] = DEFAULT_COSTS,
+) -> Task:
+    """Without labels: minimise the distance from the full-precision network, and `costs`."""
+    measures = {"kl": kl_divergence, "disagreement": disagreement}
+    if measure not in measures:
+        raise ValueError(f"measure must be one of {sorted(measures)}, got {measure!r}")
+    images, target = _checked(network, images, None)
+    return _task(network, images, target, measures[measure](), space, costs)
+
+
+def costs_by_name(network: QuantizedNetwork) -> dict[str, CostOfBits]:
+    """The built-in costs of bits: model_ratio, bitops_max (NEMO's), bitops_product (HAWQ's)."""
+    work = network.workload
+    return {
+        "model_ratio": lambda bits: model_ratio(work, bits),
+        "bitops_max": lambda bits: bit_operations_ratio(work, bits, "max"),
+        "bitops_product": lambda bits: bit_operations_ratio(work, bits, "product"),
+    }
+
+
+def search_space(
+    network: QuantizedNetwork, bits: Sequence[int], pins: Mapping[str, int] | None = None
+) -> BitSpace:
+    """The space of a network's points; see BitSpace.create."""
+    return BitSpace.create(network.workload.point_names, bits, pins)
+
+
+def _task(
+    network: QuantizedNetwork,
+    images: Array,
+    target: Array,
+    score: Score,
+    space: BitSpace | None,
+    costs: Sequence[str] | Mapping[str, CostOfBits],
+) -> Task:
+    space = space or BitSpace.create(network.workload.point_names)
+    if space.names != network.workload.point_names:
+        raise ValueError("space is of another network: make it with search_space(network, bits)")
+    known = costs_by_name(network)
+    if not isinstance(costs, Mapping):
+        unknown = [name for name in costs if name not in known]
+        if unknown:
+            raise ValueError(f"costs holds {unknown[0]!r}; by name there are {sorted(known)}")
+        costs = {name: known[name] for name in costs}
+    if not costs:
+        raise ValueError("costs is empty: a multi-objective search needs one besides the error")
+    return Task(network, images, target, score, tuple(costs.items()), space)
+
+
+def _checked(network: QuantizedNetwork, images: Any, labels: Any) -> tuple[Array, Array]:
+    """Images and target as device arrays; without labels the target is the full-precision logits."""
+    shape = network.traced.image
+    if tuple(np.shape(images)[1:]) != shape or np.shape(images)[0] < 1:
+        raise ValueError(f"images has shape {np.shape(images)}, the network was traced for (N, {shape})")
+    images = jnp.asarray(images, jnp.float32)
+    logits = jax.eval_shape(network.logits, images[:1])
+    if labels is None:
+        return images, jax.jit(QuantizedNetwork.logits)(network, images)
+    labels = np.asarray(labels)
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise ValueError(
+            f"labels must be in 0-{logits.shape[1] - 1}, got {labels.min()} to {labels.max()}: "
+            "are they of this network's classes?"
+        )
+    return images, jnp.asarray(labels, jnp.int32)

@@ -1,0 +1,29 @@
+"""Every test runs strict: warnings are errors, no silent dtype or rank promotion, four devices.
+
+The environment is set before jax is first imported, because XLA reads it once.
+"""
+
+import os
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The development data (FRUGALJAX_DATA); a test that needs it skips where it is absent."""
+    place = os.environ.get("FRUGALJAX_DATA")
+    if not place:
+        pytest.skip("FRUGALJAX_DATA is not set: this test needs the development data")
+    path = Path(place)
+    if not path.is_dir():
+        pytest.fail(f"FRUGALJAX_DATA={place} is not a folder")
+    return path

@@ -1,0 +1,153 @@
+"""Crossover and mutation against a NumPy retelling with the same draws, and against pymoo by distribution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pymoo.operators.crossover.sbx import cross_sbx
+from pymoo.operators.mutation.pm import mut_pm
+from scipy.stats import ks_2samp
+
+from nemojax.variation import mutated, polynomial_mutation, sbx, sbx_children
+
+LOW, HIGH = np.array([2.0, 2.0, 4.0, 2.0]), np.array([8.0, 8.0, 4.0, 6.0])  # the third gene is pinned
+jitted_sbx, jitted_mutation = jax.jit(sbx), jax.jit(polynomial_mutation)
+
+
+def retold_sbx(u, a, b, low, high, eta):
+    """One gene, in plain Python."""
+    if a == b:
+        return a, b
+    x1, x2 = min(a, b), max(a, b)
+    children = []
+    for room, sign in ((x1 - low, -1), (high - x2, 1)):
+        beta = 1 + 2 * room / (x2 - x1)
+        alpha = 2 - beta ** -(eta + 1)
+        q = (u * alpha) ** (1 / (eta + 1)) if u <= 1 / alpha else (1 / (2 - u * alpha)) ** (1 / (eta + 1))
+        children.append(min(max(((x1 + x2) + sign * q * (x2 - x1)) / 2, low), high))
+    return tuple(children)
+
+
+def retold_mutation(u, x, low, high, eta):
+    if low == high:
+        return x
+    d1, d2 = (x - low) / (high - low), (high - x) / (high - low)
+    if u <= 0.5:
+        d = (2 * u + (1 - 2 * u) * (1 - d1) ** (eta + 1)) ** (1 / (eta + 1)) - 1
+    else:
+        d = 1 - (2 * (1 - u) + 2 * (u - 0.5) * (1 - d2) ** (eta + 1)) ** (1 / (eta + 1))
+    return min(max(x + d * (high - low), low), high)
+
+
+def draws(seed, count=300):
+    """Uniforms with both ends, and genes with both bounds, equal parents and near-equal parents."""
+    rng = np.random.default_rng(seed)
+    u = np.concatenate([[0.0, 0.5, 1 - 2**-53], rng.random(count - 3)])
+    low, high = np.full(count, 2.0), np.full(count, 8.0)
+    a, b = rng.choice(np.append(rng.uniform(2, 8, 20), [2, 8]), (2, count))
+    b[:20] = a[:20]
+    b[20:40] = np.clip(a[20:40] + 1e-12, 2, 8)
+    low[40:50] = high[40:50] = a[40:50] = b[40:50] = 5
+    return u, a, b, low, high
+
+
+@pytest.mark.parametrize("eta", [0.0, 2.0, 15.0, 30.0])
+def test_sbx_equals_the_retelling(eta):
+    with jax.enable_x64(True):
+        arguments = draws(int(eta))
+        ours = jax.jit(sbx_children)(*arguments, eta)
+    retold = [retold_sbx(*gene, eta) for gene in zip(*arguments, strict=True)]
+    np.testing.assert_allclose(np.stack(ours, 1), retold, rtol=1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.0, 5.0, 20.0])
+def test_mutation_equals_the_retelling(eta):
+    with jax.enable_x64(True):
+        u, x, _, low, high = draws(int(eta))
+        ours = jax.jit(mutated)(u, x, low, high, eta)
+    retold = [retold_mutation(*gene, eta) for gene in zip(u, x, low, high, strict=True)]
+    np.testing.assert_allclose(ours, retold, rtol=1e-12)
+
+
+def test_sbx_keeps_the_mean_far_from_the_bounds():
+    """Far from the bounds the children are symmetric about the parents' mean; u = 1/2 gives the parents."""
+    far = jnp.full(3, -1e6), jnp.full(3, 1e6)
+    a, b = jnp.array([1.0, 2.0, 3.0]), jnp.array([4.0, 2.5, 3.0])
+    lower, upper = sbx_children(jnp.array([0.1, 0.5, 0.9]), a, b, *far, 5.0)
+    np.testing.assert_allclose(lower + upper, a + b, rtol=1e-6)
+    np.testing.assert_allclose(lower[1:], [2.0, 3.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("parents", [([3.0, 8.0, 4.0, 2.0], [6.0, 7.5, 4.0, 5.0])])
+@pytest.mark.parametrize("eta", [3.0, 20.0])
+def test_sbx_is_distributed_as_pymoos(parents, eta):
+    count = 4000
+    a, b = (np.tile(p, (count, 1)) for p in parents)
+    theirs = cross_sbx(
+        np.stack([a, b]),
+        LOW,
+        HIGH,
+        np.full((count, 1), eta),
+        0.5,
+        np.full((count, 1), 0.5),
+        random_state=np.random.default_rng(0),
+    )
+    keys = jax.random.split(jax.random.key(1), count)
+    float32 = [jnp.asarray(x, jnp.float32) for x in (a, b, LOW, HIGH)]
+    axes = (0, 0, 0, None, None, None, None, None)
+    ours = jax.jit(jax.vmap(sbx, axes))(keys, *float32, eta, 1.0, 0.5)
+    for child, other in zip(ours, theirs, strict=True):
+        for gene in (0, 1, 3):
+            assert ks_2samp(child[:, gene], other[:, gene]).pvalue > 1e-3
+        np.testing.assert_array_equal(child[:, 2], 4.0)
+
+
+@pytest.mark.parametrize("eta", [3.0, 20.0])
+def test_mutation_is_distributed_as_pymoos(eta):
+    count = 4000
+    x = np.tile([3.0, 8.0, 4.0, 2.125], (count, 1))
+    theirs = mut_pm(
+        x, LOW, HIGH, np.full(count, eta), np.full(count, 0.5), False, random_state=np.random.default_rng(0)
+    )
+    keys = jax.random.split(jax.random.key(2), count)
+    float32 = [jnp.asarray(v, jnp.float32) for v in (x, LOW, HIGH)]
+    ours = jax.jit(jax.vmap(polynomial_mutation, (0, 0, None, None, None, None)))(keys, *float32, eta, 0.5)
+    for gene in (0, 1, 3):
+        assert ks_2samp(ours[:, gene], theirs[:, gene]).pvalue > 1e-3
+    np.testing.assert_array_equal(ours[:, 2], 4.0)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25, 1.0])
+def test_rates_are_kept(rate):
+    n = 20_000
+    low, high = jnp.full(n, 2.0), jnp.full(n, 8.0)
+    a, b = jnp.full(n, 3.0), jnp.full(n, 6.0)
+    error = 4 * np.sqrt(rate * (1 - rate) / n)
+    first, _ = jitted_sbx(jax.random.key(0), a, b, low, high, 15.0, 1.0, rate)
+    assert abs(np.mean(np.asarray(first) != 3.0) - rate) <= error
+    moved = jitted_mutation(jax.random.key(0), a, low, high, 5.0, rate)
+    assert abs(np.mean(np.asarray(moved) != 3.0) - rate) <= error
+
+
+def test_an_uncrossed_pair_is_returned_as_it_was():
+    keys = jax.random.split(jax.random.key(0), 2000)
+    a, b, low, high = jnp.full(4, 3.0), jnp.full(4, 6.0), jnp.full(4, 2.0), jnp.full(4, 8.0)
+    axes = (0,) + (None,) * 7
+    first, second = jax.jit(jax.vmap(sbx, axes))(keys, a, b, low, high, 15.0, 0.3, 1.0)
+    untouched = np.all(np.asarray(first) == 3.0, axis=1)
+    np.testing.assert_array_equal(np.all(np.asarray(second) == 6.0, axis=1), untouched)
+    assert abs(untouched.mean() - 0.7) <= 4 * np.sqrt(0.21 / 2000)
+
+
+def test_children_are_finite_and_within_bounds_in_float32():
+    """Parents one float apart, on the bounds, and pinned; draws at both ends."""
+    low, high = jnp.asarray(LOW, jnp.float32), jnp.asarray(HIGH, jnp.float32)
+    near = jnp.nextafter(low, high)
+    for u in (0.0, 0.5, float(np.nextafter(np.float32(1), np.float32(0)))):
+        for a, b in ((low, near), (low, high), (high, high), (near, high)):
+            draw = jnp.full(4, u, jnp.float32)
+            for child in (
+                *jax.jit(sbx_children)(draw, a, b, low, high, 30.0),
+                jax.jit(mutated)(draw, b, low, high, 20.0),
+            ):
+                assert bool(jnp.all((child >= low) & (child <= high))), (u, a, b)
