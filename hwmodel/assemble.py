@@ -26,10 +26,9 @@ class Draft:
     foldable: bool = False  # whether another affine step may join
     inner: list[tuple[int, PointSource]] = field(default_factory=list)  # values before a residual add
 
-    @property
-    def keeps_values(self) -> bool:
+    def keeps_values(self, program: Program) -> bool:
         """A max pooling only chooses among its operand's values, so it needs no quantizer of its own."""
-        return self.source == "pool" and self.geometry.stride != (0, 0)
+        return [program.equations[i].name for i in self.equations] == ["reduce_window_max"]
 
 
 def assemble(program: Program, drafts: list[Draft], quantize_pooled_input: bool) -> Workload:
@@ -47,7 +46,7 @@ def assemble(program: Program, drafts: list[Draft], quantize_pooled_input: bool)
         points.append(Point(name, source, operation, value, program.values[value].elems, axis))
         return len(points) - 1
 
-    for value in program.inputs:
+    for value in (v for v in program.inputs if v in read):
         rank = len(program.values[value].shape)
         feeds[value] = point(names.unique("input"), "input", -1, value, rank - 1)
     for i, draft in enumerate(drafts):
@@ -64,7 +63,7 @@ def assemble(program: Program, drafts: list[Draft], quantize_pooled_input: bool)
         input_point = feeds.get(draft.reads[0], -1)
         for value, source in draft.inner:
             feeds[value] = point(names.unique(f"{name}.{source}"), source, i, value, g.channel_axis)
-        silent = draft.keeps_values or (draft.source == "pool" and not quantize_pooled_input)
+        silent = draft.keeps_values(program) or (draft.source == "pool" and not quantize_pooled_input)
         if silent or draft.tail not in read:
             feeds[draft.tail] = input_point
         else:
@@ -78,7 +77,7 @@ def assemble(program: Program, drafts: list[Draft], quantize_pooled_input: bool)
                 w_elems=elems,
                 w_reads=elems,
                 w_id=owner if draft.weight >= 0 else -1,
-                bias_elems=g.ofm[2] if _has_bias(draft) else 0,
+                bias_elems=_unquantized(program, draft),
                 o_elems=program.values[draft.tail].elems,
                 parents=tuple(
                     Edge(made_by[v], program.values[v].elems) for v in draft.reads if v not in program.inputs
@@ -89,6 +88,7 @@ def assemble(program: Program, drafts: list[Draft], quantize_pooled_input: bool)
                 affine=tuple(draft.affine),
                 affine_value=draft.affine_value,
                 weight_point=weight_point,
+                weight_axis=g.weight_axis,
                 input_point=input_point,
                 ifm=g.ifm,
                 ofm=g.ofm,
@@ -104,9 +104,13 @@ def assemble(program: Program, drafts: list[Draft], quantize_pooled_input: bool)
 
 
 def _root(program: Program, value: int) -> int:
-    """The value that `value` is a view of."""
-    while value in program.producer and program.equations[program.producer[value]].name in VIEWS:
-        value = program.equations[program.producer[value]].inputs[0]
+    """The value that `value` is a view of; of a weight also a transposition, for it is stored once."""
+    views = VIEWS | {"transpose"} if program.is_weight(value) else VIEWS
+    while value in program.producer:
+        eqn = program.equations[program.producer[value]]
+        if eqn.name not in views or program.values[eqn.inputs[0]].elems != program.values[value].elems:
+            break
+        value = eqn.inputs[0]
     return value
 
 
@@ -115,12 +119,29 @@ class _Names:
         self.seen: dict[str, int] = {}
 
     def unique(self, name: str) -> str:
-        self.seen[name] = self.seen.get(name, 0) + 1
-        return name if self.seen[name] == 1 else f"{name}_{self.seen[name]}"
+        found = name
+        while found in self.seen:  # "conv_2" may be a parameter's own name
+            self.seen[name] += 1
+            found = f"{name}_{self.seen[name]}"
+        self.seen[found] = 1
+        return found
 
 
-def _has_bias(draft: Draft) -> bool:
-    return any(step.op in ("add", "sub") for step in draft.affine)
+def _unquantized(program: Program, draft: Draft) -> int:
+    """Elements of a folded bias, and of parameters that meet activations elsewhere (a batch norm alone)."""
+    bias = draft.geometry.ofm[2] if any(step.op in ("add", "sub") for step in draft.affine) else 0
+    first = 1 + len(draft.affine) if draft.weight >= 0 else 0
+    met = {v for i in draft.equations[first:] for v in program.equations[i].inputs if program.is_weight(v)}
+    return bias + sum(_before_broadcast(program, v) for v in met if program.params_behind(v))
+
+
+def _before_broadcast(program: Program, value: int) -> int:
+    """Elements of `value` as it is stored."""
+    made_by = program.producer.get(value)
+    while made_by is not None and program.equations[made_by].name in VIEWS:
+        value = program.equations[made_by].inputs[0]
+        made_by = program.producer.get(value)
+    return program.values[value].elems
 
 
 def _weight_name(program: Program, behind: tuple[int, ...]) -> str:

@@ -102,6 +102,8 @@ class _Tracer:
         draft = self.drafts[self.owner[x]] if self.owner[x] >= 0 else None
         if draft is None or not draft.foldable or x != draft.tail or self.program.uses(x) != 1:
             return False
+        if self._widens(eqn, x):
+            return False
         reversed_ = eqn.inputs[1] == x
         constant = self.channel_constant(
             eqn.inputs[0 if reversed_ else 1], self.program.values[x].shape, draft.geometry.channel_axis
@@ -116,7 +118,7 @@ class _Tracer:
     def absorb(self, i: int, eqn: Equation, x: int, kind: Kind, source: PointSource | None) -> None:
         """Element-wise on one activation: into its producer if nothing else reads it, else a node."""
         draft = self.sole_reader(x)
-        if draft is None:
+        if draft is None or self._widens(eqn, x):
             self.open(i, eqn, pointwise(self.program, eqn, kind), "activation", [x])
         else:
             draft.foldable = False
@@ -178,6 +180,10 @@ class _Tracer:
     def _is_view(self, eqn: Equation) -> bool:
         value, out = self.program.values[eqn.inputs[0]], self.program.values[eqn.outputs[0]]
         return value.elems == out.elems and value.dtype == out.dtype
+
+    def _widens(self, eqn: Equation, x: int) -> bool:
+        """Whether x is broadcast against the other operand."""
+        return self.program.values[eqn.outputs[0]].elems != self.program.values[x].elems
 
     def _same_shapes(self, values: list[int]) -> bool:
         return len(values) == 2 and len({self.program.values[v].shape for v in values}) == 1

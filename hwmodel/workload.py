@@ -42,7 +42,7 @@ class Operation:
     w_elems: int  # stored weight elements
     w_reads: int  # weight elements read per inference
     w_id: int  # operations with tied weights share it; -1: no weights
-    bias_elems: int  # one per channel where a bias or batch norm was folded
+    bias_elems: int  # parameters without a quantizer: one per channel for a folded bias or batch norm
     o_elems: int
     parents: tuple[Edge, ...]
     ifm: tuple[int, int, int]
@@ -59,6 +59,7 @@ class Operation:
     affine: tuple[Affine, ...] = ()  # bias and batch norm, foldable into the weights
     affine_value: int = -1  # value after the affine steps (= the first equation's output without any)
     weight_point: int = -1  # of Workload.points; -1: none
+    weight_axis: int = -1  # output channels of the weight; tied weights may differ in it
     input_point: int = -1  # the quantizer that feeds the operation; -1: none
 
 
@@ -152,9 +153,10 @@ class Workload:
             parents = ", ".join(self.operations[e.producer].name for e in op.parents) or "input"
             shape = "x".join(map(str, op.ofm))
             rows.append((op.name, op.kind, shape, f"{op.macs / 1e6:.2f}", f"{op.w_elems:,}", parents))
+        stored = sum(op.w_elems for i, op in enumerate(self.operations) if op.w_id == i)
         total = (
             f"{len(self.operations)} operations, {sum(len(o.parents) for o in self.operations)} edges, "
-            f"{self.column('w_elems').sum():,} weights, {self.column('macs').sum() / 1e9:.4f} GMAC, "
+            f"{stored:,} weights, {self.column('macs').sum() / 1e9:.4f} GMAC, "
             f"{len(self.points)} quantizable points"
         )
         return _align(rows) + "\n" + total

@@ -1,1 +1,58 @@
 """NEMO (Miret et al. 2022): multi-objective search of mixed-precision bit-widths."""
+
+from . import networks as networks
+from .archive import Archive as Archive
+from .calibration import QuantizerConfig as QuantizerConfig, Ranges as Ranges
+from .checkpoint import load_state as load_state, save_state as save_state
+from .configuration import Configuration as Configuration, load_bits as load_bits, save_bits as save_bits
+from .evaluator import Evaluator as Evaluator, scores as scores
+from .front import Front as Front
+from .images import (
+    ImageSet as ImageSet,
+    Parts as Parts,
+    load_images as load_images,
+    load_labelled as load_labelled,
+    split as split,
+)
+from .loop import run as run, run_chunk as run_chunk
+from .nemo import (
+    Metrics as Metrics,
+    Nemo as Nemo,
+    NemoConfig as NemoConfig,
+    NemoState as NemoState,
+    Ticket as Ticket,
+    nemo as nemo,
+)
+from .networks import Network as Network, efficientnet_lite0 as efficientnet_lite0
+from .objectives import Disagreement as Disagreement, KLDivergence as KLDivergence, TopKError as TopKError
+from .pareto import (
+    crowding as crowding,
+    dominates as dominates,
+    non_dominated as non_dominated,
+    pareto_rank as pareto_rank,
+)
+from .photographs import sample_photographs as sample_photographs
+from .plots import plot_bits as plot_bits, plot_front as plot_front, plot_progress as plot_progress
+from .preprocess import Preprocess as Preprocess
+from .progress import progress as progress
+from .quantized import QuantizedNetwork as QuantizedNetwork, quantize as quantize
+from .quantizers import fake_quantize as fake_quantize
+from .search import (
+    Found as Found,
+    Report as Report,
+    reference as reference,
+    search as search,
+    uniform_bits as uniform_bits,
+)
+from .space import BitSpace as BitSpace
+from .species import SPECIES as SPECIES, Species as Species
+from .survival import SURVIVALS as SURVIVALS, Survival as Survival, nsga2 as nsga2, nsga3 as nsga3
+from .task import (
+    Task as Task,
+    classification as classification,
+    costs_by_name as costs_by_name,
+    fidelity as fidelity,
+    search_space as search_space,
+)
+from .variation import polynomial_mutation as polynomial_mutation, sbx as sbx
+from .weights import read_weights as read_weights

@@ -53,9 +53,7 @@ class QuantizerConfig:
 class Ranges(NamedTuple):
     """Low and high end of every quantizer's range by bit-width (row b for b bits); a pytree."""
 
-    weights: dict[
-        str, tuple[Array, Array]
-    ]  # operation -> (ROWS, ...) each, the rest as broadcast to its kernel
+    weights: dict[str, tuple[Array, Array]]  # operation -> (ROWS, ...) each, to broadcast
     low: Array  # (points, ROWS) float32; rows of weights are unused
     high: Array  # (points, ROWS) float32
 
@@ -96,9 +94,7 @@ def activation_ranges(
 
 def weight_ranges(traced: Traced, folded: Folded, config: QuantizerConfig) -> dict[str, tuple[Array, Array]]:
     """Per operation, (ROWS, ...) low and high of its folded kernel."""
-    axes = {
-        o.name: traced.workload().points[o.weight_point].channel_axis for o in traced.workload().operations
-    }
+    axes = {op.name: op.weight_axis for op in traced.workload().operations}
 
     @jax.jit
     def ranges(kernels: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
@@ -138,8 +134,8 @@ def _least_error(counts: Array, low: Array, high: Array, symmetric: bool) -> Any
 
     def shrink_at(bits: Int[Array, ""]) -> Array:
         def error(shrink: Array) -> Array:
-            off = fake_quantize(centres, shrink * low, shrink * high, bits, symmetric=symmetric) - centres
-            return jnp.sum(counts * off * off)
+            near = fake_quantize(centres, shrink * low, shrink * high, bits, symmetric=symmetric)
+            return jnp.sum(counts * (near - centres) ** 2)
 
         return jnp.asarray(SHRINKS)[jnp.argmin(jax.vmap(error)(jnp.asarray(SHRINKS)))]
 

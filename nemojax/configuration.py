@@ -181,8 +181,6 @@ def checked_bits(bits: np.ndarray, names: Sequence[str]) -> np.ndarray:
 def checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON would give it back (tuples become lists); ValueError if JSON cannot hold it."""
     try:
-        if not all(isinstance(name, str) for name in settings):
-            raise TypeError("its keys must be strings")
         return json.loads(json.dumps(dict(settings), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"settings cannot be JSON ({error}): use plain numbers, text and lists") from None

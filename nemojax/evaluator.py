@@ -1,16 +1,43 @@
 """The host's side of evaluation: each distinct configuration once, one compilation, one at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
+from .objectives import Score
+from .quantized import compiled_logits
 from .task import Task
 
 Rows = Int[np.ndarray, "N n"]
+
+
+def _costs(task: Task, bits: Array) -> Array:
+    return _costs_of_logits(task, bits, compiled_logits(task.network, bits, task.images))
+
+
+# Apart from the network's own compilation, which is long, so that every score shares that one.
+_costs_of_logits = jax.jit(jax.vmap(Task.cost_of_logits, in_axes=(None, 0, 0)))
+
+
+def scores(task: Task, bits: Int[Any, "K n"], others: Sequence[Score]) -> dict[str, np.ndarray]:
+    """Further errors of K configurations on a task's images, (K,) each: for a report, not for a search."""
+    rows = []
+    for row in np.asarray(bits, np.int32):
+        logits = compiled_logits(task.network, jnp.asarray(row)[None], task.images)[0]
+        rows.append([float(_score(score, logits, task.target)) for score in others])
+    return {
+        score.name: np.array(column) for score, column in zip(others, zip(*rows, strict=True), strict=True)
+    }
+
+
+@partial(jax.jit, static_argnums=0)
+def _score(score: Score, logits: Array, target: Array) -> Array:
+    return score(logits, target)
 
 
 class Evaluator:
@@ -19,7 +46,6 @@ class Evaluator:
     Attributes:
         evaluations: configurations really evaluated, the unit of a budget.
         asked: configurations asked for.
-        traces: how often the evaluation was compiled.
     """
 
     def __init__(self, task: Task, *, block: int = 1, on_evaluated: Callable[[int], None] | None = None):
@@ -27,22 +53,18 @@ class Evaluator:
         if block < 1:
             raise ValueError(f"block must be at least 1, got {block}")
         self.task, self.block, self.on_evaluated = task, block, on_evaluated
-        self.evaluations = self.asked = self.traces = 0
+        self.evaluations = self.asked = 0
         self._known: dict[bytes, np.ndarray] = {}
-
-        def costs(task: Task, bits: Any) -> Any:
-            self.traces += 1  # runs when jit traces, not when it calls
-            return task.costs(bits)
-
-        self._costs = jax.jit(costs)
 
     def __call__(self, bits: Any) -> Float[np.ndarray, "N M"]:
         """Costs of N configurations; NaN and infinite ones are +inf rows.
 
         Raises:
-            ValueError: a bit-width that the task's space does not allow.
+            ValueError: bits of another shape, or a bit-width that the task's space does not allow.
         """
         rows = np.ascontiguousarray(np.asarray(bits, np.int32))
+        if rows.ndim != 2 or rows.shape[1] != self.task.space.size:
+            raise ValueError(f"bits has shape {rows.shape}, the task's are (N, {self.task.space.size})")
         keys = [row.tobytes() for row in rows]
         missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in self._known}
         todo = list(missing.items())
@@ -53,12 +75,13 @@ class Evaluator:
             part = todo[start : start + self.block]
             batch = np.stack([row for _, row in part])
             batch = np.pad(batch, ((0, self.block - len(part)), (0, 0)), mode="edge")
-            costs = np.asarray(self._costs(self.task, jnp.asarray(batch)))
+            costs = np.asarray(_costs(self.task, jnp.asarray(batch)))
             self._known.update({key: cost for (key, _), cost in zip(part, costs, strict=False)})
             self.evaluations += len(part)
             if self.on_evaluated is not None:
                 self.on_evaluated(self.evaluations)
-        return np.stack([self._known[key] for key in keys])
+        found = [self._known[key] for key in keys]
+        return np.array(found, np.float32).reshape(-1, len(self.task.objectives))
 
     def table(self) -> dict[str, np.ndarray]:
         """The cache as arrays, in order of evaluation: bits (K, n) int32 and costs (K, M) float32."""

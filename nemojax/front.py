@@ -172,16 +172,17 @@ class Front:
         """
         return self.configuration(self._knee(limits))
 
-    def table(self, rows: int = 12) -> str:
+    def table(self, rows: int = 12, knee: int | None = None) -> str:
         """At most `rows` points as text, by model_ratio (by the last objective where there is none).
 
         Its range is cut into equal slices, of which each shows its point of lowest first objective; the
-        knee is added and marked. Bits are means over quantizers, not weighted by size.
+        knee (row `knee`, by default the front's own) is added and marked. Bits are means over quantizers,
+        not weighted by size.
         """
         if rows < 2:
             raise ValueError(f"rows must be at least 2, got {rows}")
         along = "model_ratio" if "model_ratio" in self.objectives else self.objectives[-1]
-        knee = self._knee({})
+        knee = self._knee({}) if knee is None else knee
         shown = spread(self.costs, self.objectives.index(along), rows, knee)
         body = [("point", *self.objectives, *self.held_out, "weight bits", "activation bits", "")]
         for i in shown:

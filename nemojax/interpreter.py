@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from hwmodel import Affine, Operation, Program, Workload
@@ -36,7 +37,7 @@ def fold(workload: Workload, params: Any) -> Folded:
         if op.weight_point < 0:
             continue
         eqn = workload.program.equations[op.equations[0]]
-        axis = _weight_axis(workload, op)
+        axis = op.weight_axis
         kernel = value_of(eqn.inputs[1])
         scale, shift = _scale_and_shift(op.affine, value_of, kernel.shape[axis])
         shape = [-1 if i == axis else 1 for i in range(kernel.ndim)]
@@ -98,10 +99,10 @@ def _weight_values(program: Program, params: Any) -> Callable[[int], Array]:
         raise ValueError(f"params has {len(leaves)} leaves, the traced function had {len(program.params)}")
     known: dict[int, Any] = dict(program.constants)
     for value, leaf in zip(program.params, leaves, strict=True):
-        if tuple(leaf.shape) != program.values[value].shape:
+        if np.shape(leaf) != program.values[value].shape:
+            name = program.param_names[program.params.index(value)]
             raise ValueError(
-                f"parameter {program.param_names[program.params.index(value)]!r} has shape {tuple(leaf.shape)}, "
-                f"it was traced as {program.values[value].shape}"
+                f"parameter {name!r} has shape {np.shape(leaf)}, traced as {program.values[value].shape}"
             )
         known[value] = leaf
 
@@ -152,12 +153,8 @@ def _constants_met(workload: Workload) -> list[int]:
     )
 
 
-def _weight_axis(workload: Workload, op: Operation) -> int:
-    return workload.points[op.weight_point].channel_axis
-
-
 def _output_axis(workload: Workload, op: Operation) -> int:
     eqn = workload.program.equations[op.equations[0]]
-    dims = eqn.params.get("dimension_numbers")
-    rank = len(workload.program.values[eqn.outputs[0]].shape)
-    return dims.out_spec[1] if eqn.name == "conv_general_dilated" else rank - 1
+    if eqn.name == "conv_general_dilated":
+        return eqn.params["dimension_numbers"].out_spec[1]
+    return len(workload.program.values[eqn.outputs[0]].shape) - 1

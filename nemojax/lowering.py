@@ -35,7 +35,8 @@ def contract(eqn: Equation, x: Array, w: Array, lowering: Lowering) -> Array:
 def _cpu_rule(p: Any, x: Array, w: Array) -> Callable[[Array, Array], Array] | None:
     dims = p["dimension_numbers"]
     plain = set(p["rhs_dilation"]) == {1} and set(p["lhs_dilation"]) == {1} and x.ndim == 4
-    if not plain or (dims.lhs_spec, dims.rhs_spec, dims.out_spec) != _NHWC:
+    crops = any(min(ends) < 0 for ends in p["padding"])
+    if not plain or crops or (dims.lhs_spec, dims.rhs_spec, dims.out_spec) != _NHWC:
         return None
     groups, stride, pad = p["feature_group_count"], p["window_strides"], p["padding"]
     if groups == x.shape[3] > 1 and w.shape[2] == 1 and w.shape[3] == groups:
@@ -48,16 +49,17 @@ def _cpu_rule(p: Any, x: Array, w: Array) -> Callable[[Array, Array], Array] | N
 
 
 def depthwise(
-    x: Float[Array, "B H W C"], w: Float[Array, "k l 1 C"], stride: tuple[int, int], pad: Any
+    x: Float[Array, "B H W C"], w: Float[Array, "k j 1 C"], stride: tuple[int, int], pad: Any
 ) -> Float[Array, "B h w C"]:
-    """Depthwise convolution as a sum of k·l shifted slices, each times one tap per channel."""
-    (k, l), (s, t) = w.shape[:2], stride
-    x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
-    rows, columns = (x.shape[1] - k) // s + 1, (x.shape[2] - l) // t + 1
+    """Depthwise convolution as a sum of k·j shifted slices, each times one tap per channel."""
+    (height, width), (s, t) = w.shape[:2], stride
+    # The barrier keeps what made x (a quantizer, say) from being recomputed in each of the slices.
+    x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *pad, (0, 0))))
+    rows, columns = (x.shape[1] - height) // s + 1, (x.shape[2] - width) // t + 1
     taps = [
         x[:, i : i + (rows - 1) * s + 1 : s, j : j + (columns - 1) * t + 1 : t] * w[i, j, 0][None, None, None]
-        for i in range(k)
-        for j in range(l)
+        for i in range(height)
+        for j in range(width)
     ]
     return sum(taps[1:], taps[0])
 
@@ -68,7 +70,7 @@ def pointwise(x: Float[Array, "B H W C"], w: Float[Array, "1 1 C D"]) -> Float[A
 
 
 def grouped(
-    x: Float[Array, "B H W C"], w: Float[Array, "k l c D"], groups: int, stride: tuple[int, int], pad: Any
+    x: Float[Array, "B H W C"], w: Float[Array, "k j c D"], groups: int, stride: tuple[int, int], pad: Any
 ) -> Float[Array, "B h w D"]:
     """Grouped convolution as `groups` dense ones side by side."""
     parts = zip(jnp.split(x, groups, axis=3), jnp.split(w, groups, axis=3), strict=True)

@@ -3,8 +3,8 @@
 Size and bit-operations depend on the bits alone and live in hwmodel.costs.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,13 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 
-class Score(NamedTuple):
-    """An error of logits (N, classes) against a target with leading axis N, averaged over the images."""
+class Score(Protocol):
+    """An error of logits (N, classes) against a target with leading axis N; hashed by value."""
 
-    name: str
-    of: Callable[[Array, Any], Array]  # (logits, target) -> ()
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, logits: Any, target: Any) -> Any: ...
 
 
 def top_k_misses(logits: Float[Array, "N classes"], labels: Int[Array, " N"], k: int) -> Bool[Array, " N"]:
@@ -27,32 +29,44 @@ def top_k_misses(logits: Float[Array, "N classes"], labels: Int[Array, " N"], k:
     return ~(jnp.sum(ahead, axis=1) < k) | jnp.isnan(logits).any(axis=1)
 
 
-def top_k_error(k: int) -> Score:
+@dataclass(frozen=True)
+class TopKError:
     """1 - top-k accuracy, in [0, 1]; the target is class indices (N,)."""
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    return Score(
-        f"top{k}_error", lambda logits, labels: jnp.mean(top_k_misses(logits, labels, k), dtype=jnp.float32)
-    )
+
+    k: int
+
+    def __post_init__(self):
+        if self.k < 1:
+            raise ValueError(f"k must be at least 1, got {self.k}")
+
+    @property
+    def name(self) -> str:
+        return f"top{self.k}_error"
+
+    def __call__(self, logits: Float[Array, "N classes"], target: Int[Array, " N"]) -> Float[Array, ""]:
+        return jnp.mean(top_k_misses(logits, target, self.k), dtype=jnp.float32)
 
 
-def disagreement() -> Score:
-    """Share of images whose most likely class is not that of the reference logits (N, classes)."""
-    return Score(
-        "disagreement",
-        lambda logits, target: jnp.mean(
-            top_k_misses(logits, jnp.argmax(target, axis=1), 1), dtype=jnp.float32
-        ),
-    )
+@dataclass(frozen=True)
+class Disagreement:
+    """Share of images whose most likely class is not the reference's; the target is its logits."""
+
+    name: ClassVar[str] = "disagreement"
+
+    def __call__(
+        self, logits: Float[Array, "N classes"], target: Float[Array, "N classes"]
+    ) -> Float[Array, ""]:
+        return jnp.mean(top_k_misses(logits, jnp.argmax(target, axis=1), 1), dtype=jnp.float32)
 
 
-def kl_divergence() -> Score:
-    """Mean KL(p_reference ‖ p) in nats; the target is the reference's logits (N, classes)."""
-    return Score(
-        "kl",
-        lambda logits, target: jnp.mean(
-            optax.losses.kl_divergence_with_log_targets(
-                jax.nn.log_softmax(logits, axis=1), jax.nn.log_softmax(target, axis=1)
-            )
-        ),
-    )
+@dataclass(frozen=True)
+class KLDivergence:
+    """Mean KL(p_reference ‖ p) in nats; the target is the reference's logits."""
+
+    name: ClassVar[str] = "kl"
+
+    def __call__(
+        self, logits: Float[Array, "N classes"], target: Float[Array, "N classes"]
+    ) -> Float[Array, ""]:
+        log_p, log_reference = jax.nn.log_softmax(logits, axis=1), jax.nn.log_softmax(target, axis=1)
+        return jnp.mean(optax.losses.kl_divergence_with_log_targets(log_p, log_reference))

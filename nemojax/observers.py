@@ -44,8 +44,7 @@ def image_extremes(traced: Traced, folded: Folded, images: Float[Array, "N ..."]
     """(N, points, 2) float32 lowest and highest value of every activation of every image."""
     out = np.zeros((images.shape[0], len(traced.workload().points), 2), np.float32)
     for rows, i, x in _activations(traced, folded, images):
-        flat = x.reshape(len(x), -1)
-        out[rows, i, 0], out[rows, i, 1] = flat.min(1), flat.max(1)
+        out[rows, i, 0], out[rows, i, 1] = x.min(1), x.max(1)
     return out
 
 
@@ -56,8 +55,9 @@ def histograms(
     low, high = np.minimum(low, 0).astype(np.float32), np.maximum(high, 0).astype(np.float32)
     counts = np.zeros((len(low), BINS), np.float32)
     for _, i, x in _activations(traced, folded, images):
-        per_unit = BINS / max(high[i] - low[i], np.finfo(np.float32).tiny)
-        bins = ((x.reshape(-1) - low[i]) * np.float32(per_unit)).astype(np.int32).clip(0, BINS - 1)
+        width = high[i] - low[i]
+        per_unit = np.float32(BINS) / (width if width > 0 else np.float32(1))
+        bins = ((x.reshape(-1) - low[i]) * per_unit).astype(np.int32).clip(0, BINS - 1)
         counts[i] += np.bincount(bins, minlength=BINS)
     return Histograms(counts, low, high)
 
@@ -65,7 +65,7 @@ def histograms(
 def _activations(
     traced: Traced, folded: Folded, images: Float[Array, "N ..."]
 ) -> Iterator[tuple[slice, int, np.ndarray]]:
-    """(rows of images, point, its values) for every activation of every few images."""
+    """(rows of images, point, its values (images, ...)) for every activation of every few images."""
     points, size = traced.workload().points, min(_IMAGES, images.shape[0])
     work = traced.workload(size)
 
@@ -75,7 +75,7 @@ def _activations(
 
         def look(i: int, x: Array) -> Array:
             if not points[i].is_weight:
-                seen[i] = x
+                seen[i] = x.reshape(size, -1)  # a reshape in the network may have joined images and pixels
             return x
 
         execute(work, folded, (batch,), lowering=traced.lowering, quantize=look)

@@ -73,6 +73,18 @@ class QuantizedNetwork:
         return self.folded._replace(kernels=kernels)
 
 
+@jax.jit
+def compiled_logits(
+    network: QuantizedNetwork, bits: Int[Array, "K n"], images: Float[Array, "N ..."]
+) -> Float[Array, "K N classes"]:
+    """Logits of K configurations, one after the other; compiled once per shape for everyone who calls it.
+
+    On a CPU configurations are not vmapped: XLA would make slow grouped convolutions of their weights.
+    """
+    network.traced.compilations.append((*bits.shape, *images.shape))  # runs when jit traces
+    return jax.lax.map(lambda row: network.quantized_logits(row, images), bits)
+
+
 def quantize(
     network: Network,
     calibration: Float[Any, "N ..."],
@@ -93,7 +105,7 @@ def quantize(
     """
     config = config or QuantizerConfig()
     images = jnp.asarray(calibration, jnp.float32)
-    specs = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), network.params)
+    specs = jax.eval_shape(lambda params: params, network.params)
     traced = Traced(
         network.apply,
         specs,

@@ -4,7 +4,6 @@ import os
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Self
 
 MAX_FILE_BYTES = 64 * 2**20  # a larger file is refused after this many bytes
 UNREADABLE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError)
@@ -38,7 +37,7 @@ class Source:
         self.folders = sorted(filter(_visible, set(folders)))  # of the first level
         self._known = frozenset(self.names)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Source":
         return self
 
     def __exit__(self, *exception) -> None:

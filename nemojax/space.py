@@ -56,7 +56,8 @@ class BitSpace:
                 before, other = wanted.setdefault(name, (width, pattern))
                 if before != width:
                     raise ValueError(
-                        f"contradictory pins: {other!r} wants {before} and {pattern!r} wants {width} bits for {name!r}"
+                        f"contradictory pins for {name!r}: {other!r} wants {before} bits, "
+                        f"{pattern!r} wants {width}: drop one"
                     )
         return cls(tuple(names), tuple((wanted[n][0],) if n in wanted else bits for n in names))
 

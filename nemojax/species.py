@@ -45,8 +45,8 @@ class Species(NamedTuple):
 class DirectParams(BaseParams):
     """Numbers of the direct species. The paper's are not known to us."""
 
-    eta_crossover: jax.Array | float = 15.0  # pymoo's default; higher = children nearer to their parents
-    eta_mutation: jax.Array | float = 20.0  # Deb & Jain 2014; higher = smaller steps
+    eta_crossover: jax.Array | float = 2.0  # ours: children far from their parents, since genes are rounded
+    eta_mutation: jax.Array | float = 10.0  # ours: wide steps, for the same reason
     pair_rate: jax.Array | float = 1.0  # Deb & Jain 2014: share of pairs that are crossed
     gene_rate: jax.Array | float = 0.5  # of a crossed pair; Deb's standard form
     mutation_rate: jax.Array | float = 0.0  # per gene; set to 1/n, Deb's standard
@@ -59,6 +59,8 @@ class DirectState(BaseState):
     population: jax.Array  # (C, n) float, bit-widths before rounding
     fitness: jax.Array  # (C,) float, minimised
     live: jax.Array  # () int32, members 0..live-1 may be parents
+    best_fitness: jax.Array  # () float, evosax's own record; not used
+    generation_counter: jax.Array  # () int32, likewise
 
 
 class DirectBits(PopulationBasedAlgorithm):

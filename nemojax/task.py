@@ -1,6 +1,8 @@
 """A task: what a search minimises over the bit-widths of a network's quantizers."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -9,14 +11,31 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from hwmodel import bit_operations_ratio, model_ratio
+from hwmodel import Workload, bit_operations_ratio, model_ratio
 
-from .objectives import Score, disagreement, kl_divergence, top_k_error
-from .quantized import QuantizedNetwork
-from .space import BitSpace
+from .objectives import Disagreement, KLDivergence, Score, TopKError
+from .quantized import QuantizedNetwork, compiled_logits
+from .quantizers import FULL_BITS
+from .space import PAPER_BITS, BitSpace
 
+_WORKLOAD_COSTS: dict[str, Callable[..., Array]] = {
+    "model_ratio": model_ratio,
+    "bitops_max": partial(bit_operations_ratio, definition="max"),
+    "bitops_product": partial(bit_operations_ratio, definition="product"),
+}
 CostOfBits = Callable[[Array], Array]  # bits (n,) -> (), any JAX function
 DEFAULT_COSTS = ("model_ratio", "bitops_max")
+
+
+@dataclass(frozen=True)
+class _WorkloadCost:
+    """One of the built-in costs; equal to any other of the same workload, so that jit knows it again."""
+
+    workload: Workload
+    name: str
+
+    def __call__(self, bits: Int[Array, " n"]) -> Float[Array, ""]:
+        return _WORKLOAD_COSTS[self.name](self.workload, bits)
 
 
 @struct.dataclass
@@ -37,7 +56,11 @@ class Task:
 
     def cost(self, bits: Int[Array, " n"], *, chunk: int | None = None) -> Float[Array, " M"]:
         """The objectives of one configuration; all +inf where one of them is not finite."""
-        error = self.score.of(self.network.quantized_logits(bits, self.images, chunk=chunk), self.target)
+        return self.cost_of_logits(bits, self.network.quantized_logits(bits, self.images, chunk=chunk))
+
+    def cost_of_logits(self, bits: Int[Array, " n"], logits: Float[Array, "N classes"]) -> Float[Array, " M"]:
+        """`cost`, given what the configuration makes of the images."""
+        error = self.score(logits, self.target)
         row = jnp.stack([error, *(cost(bits).astype(error.dtype) for _, cost in self.costs_of_bits)])
         return jnp.where(jnp.isfinite(row).all(), row, jnp.inf)
 
@@ -59,7 +82,8 @@ class Task:
 
     def full_precision(self) -> Float[Array, " M"]:
         """The objectives with every point left at 32 bits."""
-        return jax.jit(Task.cost)(self, jnp.full((self.space.size,), 32, jnp.int32))
+        bits = jnp.full((1, self.space.size), FULL_BITS, jnp.int32)
+        return self.cost_of_logits(bits[0], compiled_logits(self.network, bits, self.images)[0])
 
     def on(self, images: Any, target: Any = None, score: Score | None = None) -> "Task":
         """The same network, ranges and space on other images: for the report after a search.
@@ -67,8 +91,18 @@ class Task:
         Args:
             target: labels; None: the full-precision logits of `images`.
             score: another error, say top-1 instead of top-5.
+
+        Raises:
+            ValueError: images of another shape, labels that are not theirs, or a score that needs the
+                other kind of target.
         """
         score = score or self.score
+        if isinstance(score, TopKError) and target is None:
+            raise ValueError(f"{score.name} needs labels: give target=labels, or another score")
+        if isinstance(score, KLDivergence | Disagreement) and target is not None:
+            raise ValueError(
+                f"{score.name} compares with the full-precision logits: leave target out, or give score=TopKError(1)"
+            )
         images, target = _checked(self.network, images, target)
         return self.replace(images=images, target=target, score=score)  # type: ignore[attr-defined]
 
@@ -83,10 +117,8 @@ def classification(
     costs: Sequence[str] | Mapping[str, CostOfBits] = DEFAULT_COSTS,
 ) -> Task:
     """Minimise the top-k error on labelled images, and `costs` (see `costs_by_name`)."""
-    if len(labels) != len(images):
-        raise ValueError(f"labels has {len(labels)} entries for {len(images)} images")
     images, labels = _checked(network, images, labels)
-    return _task(network, images, labels, top_k_error(top_k), space, costs)
+    return _task(network, images, labels, TopKError(top_k), space, costs)
 
 
 def fidelity(
@@ -98,7 +130,7 @@ def fidelity(
     costs: Sequence[str] | Mapping[str, CostOfBits] = DEFAULT_COSTS,
 ) -> Task:
     """Without labels: minimise the distance from the full-precision network, and `costs`."""
-    measures = {"kl": kl_divergence, "disagreement": disagreement}
+    measures: dict[str, type[Score]] = {"kl": KLDivergence, "disagreement": Disagreement}
     if measure not in measures:
         raise ValueError(f"measure must be one of {sorted(measures)}, got {measure!r}")
     images, target = _checked(network, images, None)
@@ -107,16 +139,11 @@ def fidelity(
 
 def costs_by_name(network: QuantizedNetwork) -> dict[str, CostOfBits]:
     """The built-in costs of bits: model_ratio, bitops_max (NEMO's), bitops_product (HAWQ's)."""
-    work = network.workload
-    return {
-        "model_ratio": lambda bits: model_ratio(work, bits),
-        "bitops_max": lambda bits: bit_operations_ratio(work, bits, "max"),
-        "bitops_product": lambda bits: bit_operations_ratio(work, bits, "product"),
-    }
+    return {name: _WorkloadCost(network.workload, name) for name in _WORKLOAD_COSTS}
 
 
 def search_space(
-    network: QuantizedNetwork, bits: Sequence[int], pins: Mapping[str, int] | None = None
+    network: QuantizedNetwork, bits: Sequence[int] = PAPER_BITS, pins: Mapping[str, int] | None = None
 ) -> BitSpace:
     """The space of a network's points; see BitSpace.create."""
     return BitSpace.create(network.workload.point_names, bits, pins)
@@ -152,8 +179,13 @@ def _checked(network: QuantizedNetwork, images: Any, labels: Any) -> tuple[Array
     images = jnp.asarray(images, jnp.float32)
     logits = jax.eval_shape(network.logits, images[:1])
     if labels is None:
-        return images, jax.jit(QuantizedNetwork.logits)(network, images)
+        bits = jnp.full((1, len(network.workload.points)), FULL_BITS, jnp.int32)
+        return images, compiled_logits(network, bits, images)[0]  # the candidates' own compiled path
     labels = np.asarray(labels)
+    if labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"labels has shape {labels.shape} for {len(images)} images: give one class index each"
+        )
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise ValueError(
             f"labels must be in 0-{logits.shape[1] - 1}, got {labels.min()} to {labels.max()}: "

@@ -28,6 +28,7 @@ class Traced:
     quantize_pooled_input: bool
     lowering: Lowering
     _workloads: dict[int, Workload] = field(default_factory=dict)
+    compilations: list[tuple[int, ...]] = field(default_factory=list)  # shapes that `compiled_logits` met
 
     def workload(self, batch: int = 1) -> Workload:
         """The workload at a batch size; points and operations are the same at all of them."""

@@ -1,0 +1,63 @@
+# Two commands need nothing but Python >= 3.11 and make: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= demo-out
+NAME ?= candidate_speed
+WHEEL_SITE := build/installed
+
+.PHONY: help demo test lint test-slow test-wheel bench bench-gpu notebooks docs clean
+
+help:
+	@echo "make demo            search the bits of a real ImageNet network (3 minutes after install)"
+	@echo "make test            lint, types and tests          make test-slow   the long ones"
+	@echo "make bench NAME=x    one benchmark (QUICK=1: within 2 minutes); there are:"
+	@ls benchmarks/*.py | grep -v -e _ -e torch | sed 's|benchmarks/||; s|.py||; s|^|                       |'; \
+	 ls benchmarks/*_*.py | grep -v -e torch_rival | sed 's|benchmarks/||; s|.py||; s|^|                       |'
+	@echo "make notebooks       executes them (FAST=1)         make docs        builds docs/_build/html"
+
+# One stamp per set of extras: installed again when pyproject.toml changes.
+$(VENV)/.has-%: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "frugaljax needs Python >= 3.11: make PYTHON=/path/to/python3.11 ..."; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.has-pretrained
+	$(BIN)/nemojax demo --out $(OUT)
+
+lint: $(VENV)/.has-dev,pretrained
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.has-dev,pretrained $(VENV)/.has-bench
+	$(BIN)/python -m pytest -m slow
+
+# The same tests against the wheel that users install, not against this folder.
+test-wheel: $(VENV)/.has-dev,pretrained
+	rm -rf build dist
+	$(BIN)/python -m build --wheel
+	$(BIN)/python -m pip install --quiet --no-deps --target $(WHEEL_SITE) dist/*.whl
+	cd build && FRUGALJAX_INSTALLED=installed PYTHONPATH=installed ../$(BIN)/python -P -m pytest \
+	  -c ../pyproject.toml --rootdir .. -m "not slow" ../tests
+
+bench: $(VENV)/.has-pretrained $(VENV)/.has-bench
+	QUICK=$(QUICK) $(BIN)/python -m benchmarks.$(NAME)
+
+# For a machine with an accelerator; uses the Python that is there, since its JAX fits its driver.
+bench-gpu:
+	QUICK=$(QUICK) $(PYTHON) -m benchmarks.gpu
+
+notebooks: $(VENV)/.has-dev,pretrained
+	FAST=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -p no:jaxtyping notebooks -o addopts=
+
+docs: $(VENV)/.has-docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+clean:
+	rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache

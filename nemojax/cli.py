@@ -1,0 +1,277 @@
+"""The console script: nemojax search | evaluate | show."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+
+from .configuration import Configuration, load_bits, save_bits
+from .evaluator import scores
+from .front import Front
+from .front_table import number_text, text_table
+from .outputs import evaluate_outcome, knee, write_outcome
+from .plots import plot_bits
+from .progress import progress
+from .run_folder import CHECKPOINT, open_folder
+from .search import search as run_search
+from .setup_run import Prepared, RunSettings, prepare
+from .space import PAPER_BITS
+from .task import costs_by_name
+
+app = typer.Typer(
+    name="nemojax",
+    help="Search how few bits each tensor of a network needs (NEMO, Miret et al. 2022).",
+    epilog="First steps: nemojax search --out first; nemojax show first; nemojax evaluate first/knee.json",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+DEFAULT = RunSettings()
+
+Images = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder or zip of photographs: class subfolders, or a labels.csv with columns file,label. "
+        "Default: crops of photographs that scikit-learn and scikit-image ship, scored without labels "
+        "against the full-precision network."
+    ),
+]
+Weights = Annotated[
+    str, typer.Option(help="'imagenet' (package of the pretrained extra), .pth or .safetensors.")
+]
+Resolution = Annotated[int, typer.Option(help="Pixels of a side; accuracy and time grow with it.")]
+TopK = Annotated[int, typer.Option(help="k of the top-k error on labelled images.")]
+Seed = Annotated[int, typer.Option(help="Decides images, first generation and every draw.")]
+Calibration = Annotated[int, typer.Option(help="Images that set the quantizers' ranges.")]
+Reported = Annotated[int, typer.Option(help="Images of the report, which the search never sees.")]
+Activation = Annotated[str, typer.Option(help="Ranges of activations: minmax, mean_minmax, percentile, mse.")]
+
+
+@app.command()
+def search(
+    out: Annotated[Path, typer.Option(help="Folder for the results; must be new or empty.")],
+    images: Images = DEFAULT.images,
+    budget: Annotated[int, typer.Option(help="Configurations to evaluate at most.")] = 1000,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds of searching at most.")] = None,
+    seed: Seed = DEFAULT.seed,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the search in --out, bit for bit.")
+    ] = False,
+    bits: Annotated[str, typer.Option(help="Bit-widths to choose from, within 2-16.")] = ",".join(
+        map(str, PAPER_BITS)
+    ),
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=BITS fixes a quantizer; NAME may be a pattern: 'stem.*=8'. Repeatable."),
+    ] = None,
+    population: Annotated[int, typer.Option(help="Configurations per generation.")] = DEFAULT.population,
+    survival: Annotated[str, typer.Option(help="Ranking: nsga3 or nsga2.")] = DEFAULT.survival,
+    weights: Weights = DEFAULT.weights,
+    resolution: Resolution = DEFAULT.resolution,
+    calibration: Calibration = DEFAULT.calibration,
+    search_images: Annotated[
+        int, typer.Option(help="Images that a configuration is scored on: more is slower and surer.")
+    ] = DEFAULT.search,
+    report: Reported = DEFAULT.report,
+    top_k: TopK = DEFAULT.top_k,
+    activation_range: Activation = DEFAULT.activation_range,
+) -> None:
+    """Search the bit-widths of EfficientNet-Lite0 and write the Pareto front.
+
+    Every weight, activation and residual sum gets 2 to 8 bits so that no other choice found is better in
+    error, size and bit-operations at once. The folder then holds front.csv and front.json (all points),
+    front.png (the picture), knee.json and knee.png (a balanced point), and search.ckpt (to resume).
+    """
+    started = time.monotonic()
+    settings = RunSettings(
+        images=images,
+        weights=weights,
+        resolution=resolution,
+        calibration=calibration,
+        search=search_images,
+        report=report,
+        top_k=top_k,
+        bits=_bits(bits),
+        pins=_pins(pin or []),
+        activation_range=activation_range,
+        population=population,
+        survival=survival,
+        seed=seed,
+    )
+    if budget < population:
+        raise ValueError(f"--budget must be at least the --population, {population}, got {budget}")
+    open_folder(out, settings, resume=resume)
+    prepared = prepare(settings, _say)
+    _say("the first evaluation compiles, about 10 s; then one configuration after the other")
+    bar = progress()
+    try:
+        found = run_search(
+            jax.random.key(seed),
+            prepared.task,
+            budget=budget,
+            config=settings.nemo,
+            on_chunk=bar,
+            time_limit_s=time_limit,
+            checkpoint=out / CHECKPOINT,
+            settings={"run": settings.as_dict(), "budget": budget},
+        )
+    finally:
+        bar.close()
+    _say(f"evaluating {len(found.front)} points and the baselines on {settings.report} images kept for this")
+    outcome = evaluate_outcome(found, prepared, seed=seed)
+    files = write_outcome(out, outcome, found)
+    _say(f"done in {time.monotonic() - started:.0f} s; {len(found.bits)} configurations evaluated\n")
+    print(outcome.front.table(knee=outcome.knee.index))
+    print(
+        f"\nThe knee, point {outcome.knee.index}, against uniform bit-widths on the images kept for the report:"
+    )
+    print(_against_uniform(outcome.knee, outcome.baselines["uniform"], prepared))
+    print(f"\nWritten: {', '.join(str(file) for file in files)}")
+    print(
+        f"Next:  nemojax show {out} --pick model_ratio=0.2     choose by a limit\n"
+        f"       nemojax evaluate {out / 'knee.json'}     its figures, and the full-precision network's\n"
+        f"       nemojax search --images FOLDER --out other     your photographs, by their labels"
+    )
+
+
+@app.command()
+def evaluate(
+    configuration: Annotated[
+        str, typer.Argument(help="A file such as knee.json, or a number: that many bits.")
+    ],
+    images: Images = DEFAULT.images,
+    weights: Weights = DEFAULT.weights,
+    resolution: Resolution = DEFAULT.resolution,
+    calibration: Calibration = DEFAULT.calibration,
+    report: Reported = DEFAULT.report,
+    top_k: TopK = DEFAULT.top_k,
+    activation_range: Activation = DEFAULT.activation_range,
+    seed: Seed = DEFAULT.seed,
+) -> None:
+    """Measure one configuration beside the full-precision network, on images of the report."""
+    settings = RunSettings(
+        images=images,
+        weights=weights,
+        resolution=resolution,
+        calibration=calibration,
+        search=1,
+        report=report,
+        top_k=top_k,
+        activation_range=activation_range,
+        seed=seed,
+    )
+    prepared = prepare(settings, _say)
+    space, work = prepared.task.space, prepared.task.network.workload
+    if configuration.isdigit():
+        width = int(configuration)
+        if width not in (*range(2, 17), 32):
+            raise ValueError(f"CONFIGURATION is {width} bits: give 2-16, 32, or a file such as knee.json")
+        chosen = np.full(space.size, width, np.int32)
+    else:
+        chosen = load_bits(configuration, work.point_names).bits
+    rows = np.stack([np.full(space.size, 32, np.int32), chosen])
+    columns = scores(prepared.report, rows, prepared.report_scores)
+    for name, cost in costs_by_name(prepared.task.network).items():
+        columns[name] = np.asarray(jax.vmap(cost)(jnp.asarray(rows)))
+    table = [("", *columns)]
+    for i, name in enumerate(("full precision", configuration)):
+        table.append((name, *(number_text(float(column[i])) for column in columns.values())))
+    print("\n".join(text_table(table)))
+
+
+@app.command()
+def show(
+    result: Annotated[Path, typer.Argument(help="A folder of `nemojax search`, or a front.json.")],
+    pick: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="OBJECTIVE=LIMIT: the most exact point within it, say model_ratio=0.2. Repeatable."
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option(help="Lines of the table.")] = 12,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the chosen point (default: the knee) as JSON.")
+    ] = None,
+    chart: Annotated[
+        Path | None, typer.Option(help="Draw the chosen point's bits to this .png file.")
+    ] = None,
+) -> None:
+    """Print a front; choose a point, print its bits by operation, save or draw it."""
+    front = Front.from_json(result / "front.json" if result.is_dir() else result)
+    balanced = knee(front)
+    print(front.table(rows, knee=balanced.index))
+    chosen = front.pick(**_limits(pick)) if pick else balanced
+    print(f"\n{'The point picked' if pick else 'The knee'}, point {chosen.index}:\n{chosen.table()}")
+    for file in (save, chart):
+        if file is not None and file.exists():
+            raise ValueError(f"{file} exists: give another name")
+    if save is not None:
+        save_bits(save, chosen)
+    if chart is not None:
+        plot_bits(chosen).savefig(chart)
+
+
+def main() -> None:
+    """Runs the console script; every expected error is one line and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except ValueError as error:
+        print(f"nemojax: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("nemojax: stopped; the same command with --resume continues", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _bits(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--bits must be numbers with commas, such as 2,4,8, got {text!r}") from None
+
+
+def _pins(texts: list[str]) -> tuple[tuple[str, int], ...]:
+    pins: dict[str, int] = {}
+    for text in texts:
+        name, _, bits = text.rpartition("=")
+        if not name or not bits.isdigit():
+            raise ValueError(f"--pin must be NAME=BITS, such as 'stem.weight=8', got {text!r}")
+        if pins.setdefault(name, int(bits)) != int(bits):
+            raise ValueError(f"contradictory pins: {name!r} is given {pins[name]} and {bits} bits: drop one")
+    return tuple(pins.items())
+
+
+def _limits(texts: list[str]) -> dict[str, float]:
+    limits = {}
+    for text in texts:
+        name, _, limit = text.partition("=")
+        try:
+            limits[name] = float(limit)
+        except ValueError:
+            raise ValueError(
+                f"--pick must be OBJECTIVE=LIMIT, such as model_ratio=0.2, got {text!r}"
+            ) from None
+    return limits
+
+
+def _against_uniform(
+    chosen: Configuration, uniform: tuple[np.ndarray, np.ndarray], prepared: Prepared
+) -> str:
+    """The chosen point beside every uniform bit-width, all on the report's images."""
+    objectives = prepared.report.objectives
+    table = [("", *objectives)]
+    for bits, costs in zip(*uniform, strict=True):
+        table.append((f"uniform {int(np.median(bits))} bit", *(number_text(float(c)) for c in costs)))
+    own = {**chosen.costs, objectives[0]: chosen.held_out[f"report_{objectives[0]}"]}
+    table.append((f"knee (point {chosen.index})", *(number_text(own[name]) for name in objectives)))
+    return "\n".join(text_table(table))

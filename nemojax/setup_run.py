@@ -1,0 +1,141 @@
+"""From settings to a task: images, network, quantizers. What the console script and notebooks share."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from .calibration import QuantizerConfig
+from .images import Parts, load_labelled, split
+from .nemo import NemoConfig
+from .networks import efficientnet_lite0
+from .objectives import Disagreement, KLDivergence, Score, TopKError
+from .photographs import sample_photographs
+from .quantized import quantize
+from .space import PAPER_BITS
+from .task import Task, classification, fidelity, search_space
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that decides the outcome of `nemojax search`; written beside it as settings.json."""
+
+    images: str | None = None  # folder or zip; None: crops of photographs that ship with the extras
+    weights: str = "imagenet"  # or a .pth or .safetensors file
+    resolution: int = 128  # pixels; EfficientNet-Lite0 was trained at 224
+    calibration: int = 32  # images that set the quantizers' ranges
+    search: int = 48  # images that the objectives are measured on
+    report: int = 48  # images that the result is reported on, never searched on
+    top_k: int = 5  # of the error on labelled images
+    bits: tuple[int, ...] = PAPER_BITS
+    pins: tuple[tuple[str, int], ...] = ()  # (quantizer or glob pattern, bit-width)
+    activation_range: str = "mse"  # see QuantizerConfig
+    weight_range: str = "minmax"
+    population: int = 40
+    survival: str = "nsga3"
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        self.quantizers, self.nemo  # their own checks  # noqa: B018
+
+    @property
+    def quantizers(self) -> QuantizerConfig:
+        return QuantizerConfig(activation_range=self.activation_range, weight_range=self.weight_range)  # type: ignore[arg-type]
+
+    @property
+    def nemo(self) -> NemoConfig:
+        return NemoConfig(population=self.population, survival=self.survival)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able, tuples as lists."""
+        fields = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {**fields, "pins": [list(pin) for pin in self.pins]}
+
+
+class Prepared(NamedTuple):
+    """A task, the same one on the images of the report, and where both come from."""
+
+    task: Task
+    report: Task
+    report_scores: tuple[Score, ...]
+    facts: dict[str, Any]  # JSON-able: sources, digests and versions, kept with the result
+
+
+def prepare(settings: RunSettings, say: Say = lambda _: None) -> Prepared:
+    """Reads images and weights, traces and calibrates. `say` is told what happens, a line at a time.
+
+    Raises:
+        ValueError: anything wrong with a setting or a file, in one line that says what to do.
+    """
+    network = efficientnet_lite0(settings.weights, resolution=settings.resolution)
+    say(f"network: {network.name}, {network.weights_source}")
+    parts, labelled, source = _images(settings, network.preprocess)
+    say(f"images: {source}; {settings.resolution}x{settings.resolution} pixels")
+    quantized = quantize(network, parts.calibration.images, settings.quantizers)
+    work = quantized.workload
+    say(
+        f"graph: {len(work.operations)} operations, {work.column('macs').sum() / 1e6:.0f} million MACs, "
+        f"{len(work.points)} quantizers, calibrated on {len(parts.calibration)} images"
+    )
+    space = search_space(quantized, settings.bits, dict(settings.pins))
+    report_scores: tuple[Score, ...]
+    if labelled:
+        task = classification(
+            quantized, parts.search.images, parts.search.labels, top_k=settings.top_k, space=space
+        )
+        report = task.on(parts.report.images, parts.report.labels)
+        report_scores = tuple(TopKError(k) for k in sorted({1, settings.top_k}))
+    else:
+        task = fidelity(quantized, parts.search.images, space=space)
+        report = task.on(parts.report.images)
+        report_scores = (KLDivergence(), Disagreement())
+    facts = {
+        "network": network.name,
+        "weights": network.weights_source,
+        "images": source,
+        "images_sha256": {name: _digest(part.images) for name, part in parts._asdict().items()},
+        "versions": {name: _version(name) for name in ("frugaljax", "jax", "jaxlib", "numpy")},
+        "backend": jax.default_backend(),
+    }
+    return Prepared(task, report, report_scores, facts)
+
+
+def _images(settings: RunSettings, preprocess: Any) -> tuple[Parts, bool, str]:
+    key = jax.random.key(settings.seed)
+    counts = {"calibration": settings.calibration, "search": settings.search, "report": settings.report}
+    if settings.images is None:
+        photographs = sample_photographs(key, preprocess, **counts)
+        source = (
+            f"crops of {', '.join(photographs.search_names)} for the search, "
+            f"of {', '.join(photographs.report_names)} for the report"
+        )
+        return photographs.parts, False, source
+    wanted = sum(counts.values())
+    images = load_labelled(settings.images, preprocess, classes=1000)
+    if len(images) < wanted:
+        raise ValueError(
+            f"{settings.images} holds {len(images)} images, but calibration + search + report take "
+            f"{' + '.join(map(str, counts.values()))} = {wanted}: lower them"
+        )
+    return split(key, images, **counts), True, f"{wanted} of {len(images)} labelled images"
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
