@@ -31,7 +31,7 @@ def tournament(
         raise ValueError(f"size must be at least 1, got {size}")
     fitness = jnp.where(jnp.isnan(fitness), jnp.inf, fitness)
     packed = jnp.argsort(~live, stable=True)  # live members first, in order of their index
-    draw = jax.random.randint(key, (num, size), 0, jnp.maximum(jnp.sum(live), 1))
+    draw = jax.random.randint(key, (num * size,), 0, jnp.maximum(jnp.sum(live), 1)).reshape(num, size)
     entrants = jnp.sort(packed[draw], axis=1)
     winner = jnp.argmin(fitness[entrants], axis=1)
     return jnp.where(jnp.any(live), entrants[jnp.arange(num), winner], 0).astype(jnp.int32)

@@ -43,12 +43,12 @@ def assemble(program: Program, drafts: list[Draft], quantize_pooled_input: bool)
     outputs = {_root(program, value) for value in program.outputs}
 
     def point(name: str, source: PointSource, operation: int, value: int, axis: int) -> int:
-        points.append(Point(name, source, operation, value, program.values[value].elems, axis))
+        points.append(Point(names.unique(name), source, operation, value, program.values[value].elems, axis))
         return len(points) - 1
 
     for value in (v for v in program.inputs if v in read):
         rank = len(program.values[value].shape)
-        feeds[value] = point(names.unique("input"), "input", -1, value, rank - 1)
+        feeds[value] = point("input", "input", -1, value, rank - 1)
     for i, draft in enumerate(drafts):
         g = draft.geometry
         elems = program.values[draft.weight].elems if draft.weight >= 0 else 0
@@ -62,7 +62,7 @@ def assemble(program: Program, drafts: list[Draft], quantize_pooled_input: bool)
             weight_point = operations[owner].weight_point
         input_point = feeds.get(draft.reads[0], -1)
         for value, source in draft.inner:
-            feeds[value] = point(names.unique(f"{name}.{source}"), source, i, value, g.channel_axis)
+            feeds[value] = point(f"{name}.{source}", source, i, value, g.channel_axis)
         silent = draft.keeps_values(program) or (draft.source == "pool" and not quantize_pooled_input)
         if silent or draft.tail not in read:
             feeds[draft.tail] = input_point

@@ -128,9 +128,7 @@ class Workload:
         for step, op in enumerate(self.operations):
             for edge in op.parents:
                 last[edge.producer] = step
-            if op.is_output:
-                last[step] = len(self.operations) - 1
-        return last
+        return np.where(self.column("is_output") == 1, len(self.operations) - 1, last)
 
     def to_graph(self) -> jraph.GraphsTuple:
         """Operations as nodes (macs, w_elems, o_elems as int64 columns), tensors read as edges (elems)."""

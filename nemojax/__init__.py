@@ -40,6 +40,7 @@ from .quantizers import fake_quantize as fake_quantize
 from .search import (
     Found as Found,
     Report as Report,
+    initial_bits as initial_bits,
     reference as reference,
     search as search,
     uniform_bits as uniform_bits,

@@ -13,7 +13,7 @@ from .pareto import crowding, non_dominated, succeeded
 
 @struct.dataclass
 class Archive:
-    """A slots, n quantizers, M objectives; the valid slots come first."""
+    """A slots, n quantizers, M objectives; the valid slots come first, the oldest in front."""
 
     bits: jax.Array  # (A, n) int32, 0 where not valid
     costs: jax.Array  # (A, M) float, +inf where not valid
@@ -53,9 +53,13 @@ def update_archive(archive: Archive, bits: Int[Array, "N n"], costs: Float[Array
     costs = jnp.where(keep[:, None], costs, jnp.inf)
     distance = crowding(costs, jnp.where(keep, 0, 1))
     best = jnp.zeros_like(keep).at[jnp.argmin(costs, axis=0)].set(True)
-    slots = jnp.lexsort((-distance, ~best, ~keep))[: archive.valid.shape[0]]
+    chosen = jnp.lexsort((-distance, ~best, ~keep))[: archive.valid.shape[0]]
+    keep = jnp.zeros_like(keep).at[chosen].set(keep[chosen])
+    slots = jnp.argsort(~keep, stable=True)[: archive.valid.shape[0]]
     keep = keep[slots]
-    return Archive(jnp.where(keep[:, None], bits[slots], 0), costs[slots], keep)
+    return Archive(
+        jnp.where(keep[:, None], bits[slots], 0), jnp.where(keep[:, None], costs[slots], jnp.inf), keep
+    )
 
 
 def first_copies(bits: Int[Array, "N n"], valid: Bool[Array, " N"]) -> Bool[Array, " N"]:

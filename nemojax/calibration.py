@@ -9,7 +9,7 @@ A weight is its own only batch, so minmax and mean_minmax agree on weights.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from .quantizers import fake_quantize
 from .space import HIGHEST_BITS, LOWEST_BITS
 from .traced import Traced
 
-Observer = Literal["minmax", "mean_minmax", "percentile", "mse"]
+OBSERVERS = ("minmax", "mean_minmax", "percentile", "mse")
 ROWS = HIGHEST_BITS + 1  # ranges are tables over the bit-width; rows below LOWEST_BITS are never read
 SHRINKS = 1 - 0.02 * np.arange(40, dtype=np.float32)  # of the min-max range, tried by "mse"
 
@@ -34,16 +34,18 @@ class QuantizerConfig:
     symmetric_weights: bool = False  # P: asymmetric
     symmetric_activations: bool = False  # P: asymmetric
     per_channel: bool = True  # O: of weights; the paper does not say
-    weight_range: Observer = "minmax"  # O
-    activation_range: Observer = "mse"  # O; the paper's is mean_minmax, which loses more at 4 bits
+    weight_range: str = "minmax"  # O; one of OBSERVERS
+    activation_range: str = (
+        "mse"  # O; one of OBSERVERS; the paper's is mean_minmax, which loses more at 4 bits
+    )
     percentile: float = 99.9  # O: share of the values inside, in per cent
     batch: int = 16  # O: images per batch of mean_minmax
     quantize_pooled_input: bool = True  # O: see hwmodel.trace
 
     def __post_init__(self):
         for field in ("weight_range", "activation_range"):
-            if getattr(self, field) not in get_args(Observer):
-                raise ValueError(f"{field} must be one of {get_args(Observer)}, got {getattr(self, field)!r}")
+            if getattr(self, field) not in OBSERVERS:
+                raise ValueError(f"{field} must be one of {OBSERVERS}, got {getattr(self, field)!r}")
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile must be in (50, 100], got {self.percentile}")
         if self.batch < 1:
@@ -130,7 +132,8 @@ def _weight_range(kernel: Array, axis: int, config: QuantizerConfig) -> tuple[Ar
 @jax.jit(static_argnames="symmetric")
 def _least_error(counts: Array, low: Array, high: Array, symmetric: bool) -> Any:
     """For one point, (ROWS,) low and high: the bins' centres stand for the values."""
-    centres = low + (high - low) * (jnp.arange(counts.shape[0]) + 0.5) / counts.shape[0]
+    bins = counts.shape[0]
+    centres = low + (high - low) * (jnp.arange(bins, dtype=jnp.float32) + 0.5) / bins
 
     def shrink_at(bits: Int[Array, ""]) -> Array:
         def error(shrink: Array) -> Array:

@@ -17,7 +17,7 @@ from .front_table import number_text, text_table
 from .outputs import evaluate_outcome, knee, write_outcome
 from .plots import plot_bits
 from .progress import progress
-from .run_folder import CHECKPOINT, open_folder
+from .run_folder import CHECKPOINT, check_folder, start_folder
 from .search import search as run_search
 from .setup_run import Prepared, RunSettings, prepare
 from .space import PAPER_BITS
@@ -106,8 +106,9 @@ def search(
     )
     if budget < population:
         raise ValueError(f"--budget must be at least the --population, {population}, got {budget}")
-    open_folder(out, settings, resume=resume)
+    check_folder(out, settings, resume=resume)
     prepared = prepare(settings, _say)
+    start_folder(out, settings)
     _say("the first evaluation compiles, about 10 s; then one configuration after the other")
     bar = progress()
     try:
@@ -203,14 +204,14 @@ def show(
     ] = None,
 ) -> None:
     """Print a front; choose a point, print its bits by operation, save or draw it."""
+    for file in (save, chart):
+        if file is not None and file.exists():
+            raise ValueError(f"{file} exists: give another name")
     front = Front.from_json(result / "front.json" if result.is_dir() else result)
     balanced = knee(front)
     print(front.table(rows, knee=balanced.index))
     chosen = front.pick(**_limits(pick)) if pick else balanced
     print(f"\n{'The point picked' if pick else 'The knee'}, point {chosen.index}:\n{chosen.table()}")
-    for file in (save, chart):
-        if file is not None and file.exists():
-            raise ValueError(f"{file} exists: give another name")
     if save is not None:
         save_bits(save, chosen)
     if chart is not None:

@@ -1,6 +1,6 @@
 """The host's side of evaluation: each distinct configuration once, one compilation, one at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -92,7 +92,7 @@ class Evaluator:
             "costs": np.array(list(self._known.values()), np.float32).reshape(-1, m),
         }
 
-    def restore(self, table: dict[str, np.ndarray]) -> None:
+    def restore(self, table: Mapping[str, Any]) -> None:
         """Takes back what `table` gave; it counts as evaluated."""
         bits, costs = np.asarray(table["bits"], np.int32), np.asarray(table["costs"], np.float32)
         if bits.shape != (len(costs), self.task.space.size) or costs.shape[1:] != (

@@ -4,7 +4,7 @@ Size and bit-operations depend on the bits alone and live in hwmodel.costs.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 
+@runtime_checkable
 class Score(Protocol):
     """An error of logits (N, classes) against a target with leading axis N; hashed by value."""
 

@@ -5,6 +5,7 @@ serves both passes and memory does not grow with the number of images.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -66,24 +67,25 @@ def _activations(
     traced: Traced, folded: Folded, images: Float[Array, "N ..."]
 ) -> Iterator[tuple[slice, int, np.ndarray]]:
     """(rows of images, point, its values (images, ...)) for every activation of every few images."""
-    points, size = traced.workload().points, min(_IMAGES, images.shape[0])
-    work = traced.workload(size)
-
-    @jax.jit
-    def collect(folded: Folded, batch: Array) -> dict[int, Array]:
-        seen: dict[int, Array] = {}
-
-        def look(i: int, x: Array) -> Array:
-            if not points[i].is_weight:
-                seen[i] = x.reshape(size, -1)  # a reshape in the network may have joined images and pixels
-            return x
-
-        execute(work, folded, (batch,), lowering=traced.lowering, quantize=look)
-        return seen
-
+    size = min(_IMAGES, images.shape[0])
     for start in range(0, images.shape[0], size):
         batch = images[start : start + size]
         valid = batch.shape[0]
         batch = jnp.pad(batch, [(0, size - valid)] + [(0, 0)] * (batch.ndim - 1))
-        for i, x in collect(folded, batch).items():
+        for i, x in _collect(traced, folded, batch).items():
             yield slice(start, start + valid), i, np.asarray(x)[:valid]
+
+
+@partial(jax.jit, static_argnums=0)
+def _collect(traced: Traced, folded: Folded, batch: Float[Array, "B ..."]) -> dict[int, Array]:
+    """point -> its values (B, ...), for every activation."""
+    points, seen = traced.workload().points, {}
+
+    def look(i: int, x: Array) -> Array:
+        if not points[i].is_weight:
+            # As rows of images, because a reshape in the network may have joined images and pixels.
+            seen[i] = x.reshape(batch.shape[0], -1)
+        return x
+
+    execute(traced.workload(batch.shape[0]), folded, (batch,), lowering=traced.lowering, quantize=look)
+    return seen

@@ -137,8 +137,8 @@ def niche_order(
     niche: Int[Array, " n"],
     distance: Float[Array, " n"],
     ok: Bool[Array, " n"],
-    member_draw: Int[Array, " n"],
-    niche_draw: Int[Array, " n"],
+    member_draw: Float[Array, " n"],
+    niche_draw: Float[Array, " n"],
 ) -> Int[Array, " n"]:
     """NSGA-III's niching (Algorithm 4) as a total order of the rows, best first.
 
@@ -149,8 +149,8 @@ def niche_order(
 
     Args:
         ok: rows that succeeded; the others come last, by index.
-        member_draw: breaks ties between members of one direction, lowest first.
-        niche_draw: breaks ties between directions with equally many members, lowest first.
+        member_draw: breaks ties between members of one direction, lowest first, then by index.
+        niche_draw: breaks ties between directions with equally many members, likewise.
     """
     count = rank.shape[0]
     index = jnp.arange(count, dtype=jnp.int32)
@@ -164,4 +164,4 @@ def niche_order(
 
     closest = queues(jnp.lexsort((member_draw, distance, rank, niche))) == 0
     turn = queues(jnp.lexsort((member_draw, ~closest, rank, niche)))
-    return jnp.lexsort((jnp.where(ok, niche_draw, index), jnp.where(ok, turn, 0), rank, ~ok))
+    return jnp.lexsort((jnp.where(ok, niche_draw, 0), jnp.where(ok, turn, 0), rank, ~ok))

@@ -10,8 +10,8 @@ SETTINGS, CHECKPOINT = "settings.json", "search.ckpt"
 _SCHEMA = "frugaljax.nemo.settings/1"
 
 
-def open_folder(folder: Path, settings: RunSettings, *, resume: bool) -> None:
-    """Makes the folder and writes the settings, or checks that they are the ones it was made with.
+def check_folder(folder: Path, settings: RunSettings, *, resume: bool) -> None:
+    """Whether a run may write there: the folder is new or empty, or holds a run of the same settings.
 
     Raises:
         ValueError: the folder holds something and `resume` is off, it is no run's folder, or its settings
@@ -23,7 +23,10 @@ def open_folder(folder: Path, settings: RunSettings, *, resume: bool) -> None:
         if not resume:
             raise ValueError(f"{folder} is not empty: give another --out, or --resume to continue its search")
         _check_settings(folder / SETTINGS, settings)
-        return
+
+
+def start_folder(folder: Path, settings: RunSettings) -> None:
+    """Makes a checked folder and writes the settings, once the run is known to be able to start."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"schema": _SCHEMA, "settings": settings.as_dict()}, indent=2, allow_nan=False)
     write_text(folder / SETTINGS, text + "\n")

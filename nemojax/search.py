@@ -4,6 +4,7 @@ Everything that decides the result is in the state, the key and the task; progre
 checkpoints happen between generations.
 """
 
+import functools
 import hashlib
 import os
 import time
@@ -23,6 +24,7 @@ from .front import Front
 from .loop import run
 from .nemo import NemoConfig, NemoState, nemo
 from .quantized import QuantizedNetwork
+from .space import BitSpace
 from .task import Task
 
 _STALE_GENERATIONS = 25  # without a new configuration: the search has run dry
@@ -62,6 +64,23 @@ def reference(task: Task) -> np.ndarray:
     return np.array([np.log(classes) if name == "kl" else 1.0 for name in task.objectives])
 
 
+def initial_bits(key: jax.Array, space: BitSpace, count: int) -> Int[np.ndarray, "count n"]:
+    """The first generation: every uniform configuration, then uniform ones with noise on each quantizer.
+
+    Departs from drawing each bit-width by itself: of 110 quantizers drawn from 2-8 bits some are always at
+    2, which ruins the network, so such a generation holds no usable configuration. Here a member has a level
+    of its own, uniform between the lowest and highest bit-width, and every quantizer is N(level, 1) bits.
+    """
+    k_level, k_noise = jax.random.split(key)
+    low, high = float(space.low.min()), float(space.high.max())
+    level = jax.random.uniform(k_level, (count, 1), minval=low, maxval=high)
+    genes = level + jax.random.normal(k_noise, (count, space.size))
+    drawn = np.asarray(jax.vmap(space.nearest)(genes))
+    widths = np.stack([space.uniform(b) for b in range(int(low), int(high) + 1)])
+    uniform = np.unique(widths, axis=0)[:count]
+    return np.concatenate([uniform, drawn[len(uniform) :]])
+
+
 def uniform_bits(task: Task) -> Int[np.ndarray, "k n"]:
     """The configurations with one bit-width everywhere, as far as the space allows; one row each."""
     widths = sorted({b for bits in task.space.allowed for b in bits})
@@ -87,7 +106,7 @@ def search(
         key: typed key; the result depends on it, the task, the config and the budget alone.
         budget: configurations evaluated at most; generations are not cut, so up to one less is used.
         config: population, species, survival.
-        seeds: configurations in the first generation; default: `uniform_bits(task)`.
+        seeds: configurations in the first generation; default: `initial_bits`.
         on_chunk: called with a Report after every generation; `progress()` is one.
         time_limit_s: ends the search after the generation in which it passes.
         checkpoint: a file that is written after every generation. If it is there already the search goes
@@ -106,13 +125,16 @@ def search(
         )
     started = time.monotonic()
     evaluator = Evaluator(task, block=block, on_evaluated=getattr(on_chunk, "on_evaluated", None))
-    algo = nemo(config, task.space, len(task.objectives))
-    state = algo.init(key, uniform_bits(task) if seeds is None else seeds)
+    algo = _algorithm(config, task.space, len(task.objectives))
+    k_initial, k_run = jax.random.split(key)
+    if seeds is None:
+        seeds = initial_bits(k_initial, task.space, config.population)
+    state = algo.init(k_run, seeds)
     identity = {
         "task": fingerprint(task),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "config": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(config).items()},
-        "seeds": "uniform" if seeds is None else hashlib.sha256(np.asarray(seeds).tobytes()).hexdigest()[:16],
+        "seeds": hashlib.sha256(np.ascontiguousarray(seeds, np.int32).tobytes()).hexdigest()[:16],
     }
     corner, history = reference(task), _History()
     if checkpoint is not None and Path(checkpoint).exists():
@@ -130,7 +152,7 @@ def search(
         history.add(report)
         if checkpoint is not None:
             parts = {"state": state, "cache": evaluator.table(), "history": history.table()}
-            save_state(checkpoint, jax.device_get(parts), identity)
+            save_state(checkpoint, parts, identity)
         stop = on_chunk is not None and on_chunk(report) is True
         stop = stop or (time_limit_s is not None and report.seconds >= time_limit_s)
     table = evaluator.table()
@@ -150,6 +172,10 @@ def fingerprint(task: Task) -> str:
     return digest.hexdigest()[:16]
 
 
+# An algorithm compiles anew for each instance, so equal searches in one process share theirs.
+_algorithm = functools.lru_cache(maxsize=16)(nemo)
+
+
 class _History:
     """Evaluations and hypervolume after every generation."""
 
@@ -165,7 +191,7 @@ class _History:
             "hypervolume": np.array([volume for _, volume in self._rows], np.float32),
         }
 
-    def restore(self, table: Mapping[str, np.ndarray]) -> None:
+    def restore(self, table: Mapping[str, Any]) -> None:
         self._rows = list(zip(table["evaluations"].tolist(), table["hypervolume"].tolist(), strict=True))
 
 

@@ -50,7 +50,7 @@ class RunSettings:
 
     @property
     def quantizers(self) -> QuantizerConfig:
-        return QuantizerConfig(activation_range=self.activation_range, weight_range=self.weight_range)  # type: ignore[arg-type]
+        return QuantizerConfig(activation_range=self.activation_range, weight_range=self.weight_range)
 
     @property
     def nemo(self) -> NemoConfig:

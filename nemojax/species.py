@@ -100,14 +100,21 @@ class DirectBits(PopulationBasedAlgorithm):
         chosen = tournament(k_parents, state.fitness, live, 2 * pairs, self.tournament_size)
         first, second = state.population[chosen[:pairs]], state.population[chosen[pairs:]]
 
-        def cross(key, a, b):
-            return sbx(key, a, b, low, high, params.eta_crossover, params.pair_rate, params.gene_rate)
-
-        def mutate(key, x):
-            return polynomial_mutation(key, x, low, high, params.eta_mutation, params.mutation_rate)
-
-        children = jnp.concatenate(jax.vmap(cross)(jax.random.split(k_cross, pairs), first, second))[:size]
-        return jax.vmap(mutate)(jax.random.split(k_mutate, size), children), state
+        children = jnp.concatenate(
+            sbx(
+                k_cross,
+                first,
+                second,
+                low,
+                high,
+                params.eta_crossover,
+                params.pair_rate,
+                params.gene_rate,
+            )
+        )[:size]
+        return polynomial_mutation(
+            k_mutate, children, low, high, params.eta_mutation, params.mutation_rate
+        ), state
 
     def _tell(
         self,

@@ -70,11 +70,9 @@ def nsga3(divisions: int = 14, ties: str = "random") -> Survival:
         state, nadir = update_normalisation(state, costs, rank)
         niche, distance = associate(costs, state.ideal, nadir, das_dennis(objectives, divisions))
         if ties == "random":
-            k_member, k_niche = jax.random.split(key)
-            member_draw = jax.random.permutation(k_member, jnp.arange(count, dtype=jnp.int32))
-            niche_draw = jax.random.permutation(k_niche, jnp.arange(count, dtype=jnp.int32))
+            member_draw, niche_draw = jnp.split(jax.random.uniform(key, (2 * count,)), 2)
         else:
-            member_draw, niche_draw = jnp.arange(count, dtype=jnp.int32), niche
+            member_draw, niche_draw = jnp.zeros(count), niche.astype(float)
         return niche_order(rank, niche, distance, succeeded(costs), member_draw, niche_draw), state
 
     return Survival(init=init_normalisation, order=order)

@@ -65,7 +65,7 @@ class Task:
         return jnp.where(jnp.isfinite(row).all(), row, jnp.inf)
 
     def costs(
-        self, bits: Int[Array, "N n"], *, chunk: int | None = None, members: int | None = None
+        self, bits: Int[Array | np.ndarray, "N n"], *, chunk: int | None = None, members: int | None = None
     ) -> Float[Array, "N M"]:
         """The objectives of N configurations: an ordinary function, to be jitted by the caller.
 
@@ -78,6 +78,7 @@ class Task:
         def one(row: Array) -> Array:
             return self.cost(row, chunk=chunk)
 
+        bits = jnp.asarray(bits)
         return jax.lax.map(one, bits) if members is None else jax.lax.map(one, bits, batch_size=members)
 
     def full_precision(self) -> Float[Array, " M"]:
@@ -101,7 +102,7 @@ class Task:
             raise ValueError(f"{score.name} needs labels: give target=labels, or another score")
         if isinstance(score, KLDivergence | Disagreement) and target is not None:
             raise ValueError(
-                f"{score.name} compares with the full-precision logits: leave target out, or give score=TopKError(1)"
+                f"{score.name} compares with the full-precision logits: leave target out, or change score"
             )
         images, target = _checked(self.network, images, target)
         return self.replace(images=images, target=target, score=score)  # type: ignore[attr-defined]

@@ -1,12 +1,15 @@
 """Bounded simulated binary crossover and polynomial mutation (Deb & Agrawal 1995; Deb & Deb 2014).
 
-All functions take one pair or one member of n real genes within [low, high]; a gene with
-low == high is pinned and never changes. The formulas take their uniform draws as arguments.
+Genes are real numbers within [low, high]; a gene with low == high is pinned and never changes. The
+formulas take one pair or one member and their uniform draws as arguments. The operators take k of
+them, since one draw of random numbers for all compiles and runs faster than one for each.
 """
+
+from math import prod
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 Number = Float[Array, ""] | float
 
@@ -42,29 +45,27 @@ def sbx_children(
 
 def sbx(
     key: jax.Array,
-    a: Float[Array, " n"],
-    b: Float[Array, " n"],
+    a: Float[Array, "k n"],
+    b: Float[Array, "k n"],
     low: Float[Array, " n"],
     high: Float[Array, " n"],
     eta: Number,
     pair_rate: Number,
     gene_rate: Number,
-) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """Two children of parents a and b.
+) -> tuple[Float[Array, "k n"], Float[Array, "k n"]]:
+    """Two children each of k pairs of parents a and b.
 
     Args:
-        pair_rate: probability that the pair is crossed at all.
+        pair_rate: probability that a pair is crossed at all.
         gene_rate: probability that a gene of a crossed pair is; its two children are then dealt
             to the two members at random.
     """
-    k_pair, k_gene, k_spread, k_deal = jax.random.split(key, 4)
-    shape = a.shape
-    crossed = jax.random.bernoulli(k_pair, pair_rate) & jax.random.bernoulli(k_gene, gene_rate, shape)
-    lower, upper = sbx_children(jax.random.uniform(k_spread, shape, a.dtype), a, b, low, high, eta)
-    deal = jax.random.bernoulli(k_deal, 0.5, shape)
+    pair, gene, spread, deal = _uniform(key, (4, *a.shape), a.dtype)
+    crossed = (pair[:, :1] < pair_rate) & (gene < gene_rate)
+    lower, upper = jax.vmap(sbx_children, (0, 0, 0, None, None, None))(spread, a, b, low, high, eta)
     return (
-        jnp.where(crossed, jnp.where(deal, lower, upper), a),
-        jnp.where(crossed, jnp.where(deal, upper, lower), b),
+        jnp.where(crossed, jnp.where(deal < 0.5, lower, upper), a),
+        jnp.where(crossed, jnp.where(deal < 0.5, upper, lower), b),
     )
 
 
@@ -93,13 +94,18 @@ def mutated(
 
 def polynomial_mutation(
     key: jax.Array,
-    x: Float[Array, " n"],
+    x: Float[Array, "k n"],
     low: Float[Array, " n"],
     high: Float[Array, " n"],
     eta: Number,
     gene_rate: Number,
-) -> Float[Array, " n"]:
-    """Each gene mutated with probability `gene_rate`, independently."""
-    k_which, k_move = jax.random.split(key)
-    chosen: Bool[Array, " n"] = jax.random.bernoulli(k_which, gene_rate, x.shape)
-    return jnp.where(chosen, mutated(jax.random.uniform(k_move, x.shape, x.dtype), x, low, high, eta), x)
+) -> Float[Array, "k n"]:
+    """Each gene of k members mutated with probability `gene_rate`, independently."""
+    which, move = _uniform(key, (2, *x.shape), x.dtype)
+    moved = jax.vmap(mutated, (0, 0, None, None, None))(move, x, low, high, eta)
+    return jnp.where(which < gene_rate, moved, x)
+
+
+def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """jax.random.uniform, drawn flat: XLA:CPU compiles a draw along several axes four times as long."""
+    return jax.random.uniform(key, (prod(shape),), dtype).reshape(shape)

@@ -289,8 +289,9 @@ def test_niching_equals_the_papers_loop(seed):
     rank = rng.integers(0, 4, 50).astype(np.int32)
     niche = rng.integers(0, 7, 50).astype(np.int32)
     distance = rng.integers(0, 3, 50).astype(np.float32)
-    index = np.arange(50, dtype=np.int32)
-    order = niche_step(rank, niche, distance, np.ones(50, bool), index, niche)
+    order = niche_step(
+        rank, niche, distance, np.ones(50, bool), np.zeros(50, np.float32), niche.astype(np.float32)
+    )
     np.testing.assert_array_equal(order, brute_niching(rank, niche, distance, 7))
 
 

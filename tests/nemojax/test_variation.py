@@ -92,10 +92,8 @@ def test_sbx_is_distributed_as_pymoos(parents, eta):
         np.full((count, 1), 0.5),
         random_state=np.random.default_rng(0),
     )
-    keys = jax.random.split(jax.random.key(1), count)
     float32 = [jnp.asarray(x, jnp.float32) for x in (a, b, LOW, HIGH)]
-    axes = (0, 0, 0, None, None, None, None, None)
-    ours = jax.jit(jax.vmap(sbx, axes))(keys, *float32, eta, 1.0, 0.5)
+    ours = jitted_sbx(jax.random.key(1), *float32, eta, 1.0, 0.5)
     for child, other in zip(ours, theirs, strict=True):
         for gene in (0, 1, 3):
             assert ks_2samp(child[:, gene], other[:, gene]).pvalue > 1e-3
@@ -109,9 +107,8 @@ def test_mutation_is_distributed_as_pymoos(eta):
     theirs = mut_pm(
         x, LOW, HIGH, np.full(count, eta), np.full(count, 0.5), False, random_state=np.random.default_rng(0)
     )
-    keys = jax.random.split(jax.random.key(2), count)
     float32 = [jnp.asarray(v, jnp.float32) for v in (x, LOW, HIGH)]
-    ours = jax.jit(jax.vmap(polynomial_mutation, (0, 0, None, None, None, None)))(keys, *float32, eta, 0.5)
+    ours = jitted_mutation(jax.random.key(2), *float32, eta, 0.5)
     for gene in (0, 1, 3):
         assert ks_2samp(ours[:, gene], theirs[:, gene]).pvalue > 1e-3
     np.testing.assert_array_equal(ours[:, 2], 4.0)
@@ -121,7 +118,7 @@ def test_mutation_is_distributed_as_pymoos(eta):
 def test_rates_are_kept(rate):
     n = 20_000
     low, high = jnp.full(n, 2.0), jnp.full(n, 8.0)
-    a, b = jnp.full(n, 3.0), jnp.full(n, 6.0)
+    a, b = jnp.full((1, n), 3.0), jnp.full((1, n), 6.0)
     error = 4 * np.sqrt(rate * (1 - rate) / n)
     first, _ = jitted_sbx(jax.random.key(0), a, b, low, high, 15.0, 1.0, rate)
     assert abs(np.mean(np.asarray(first) != 3.0) - rate) <= error
@@ -130,10 +127,8 @@ def test_rates_are_kept(rate):
 
 
 def test_an_uncrossed_pair_is_returned_as_it_was():
-    keys = jax.random.split(jax.random.key(0), 2000)
-    a, b, low, high = jnp.full(4, 3.0), jnp.full(4, 6.0), jnp.full(4, 2.0), jnp.full(4, 8.0)
-    axes = (0,) + (None,) * 7
-    first, second = jax.jit(jax.vmap(sbx, axes))(keys, a, b, low, high, 15.0, 0.3, 1.0)
+    a, b, low, high = jnp.full((2000, 4), 3.0), jnp.full((2000, 4), 6.0), jnp.full(4, 2.0), jnp.full(4, 8.0)
+    first, second = jitted_sbx(jax.random.key(0), a, b, low, high, 15.0, 0.3, 1.0)
     untouched = np.all(np.asarray(first) == 3.0, axis=1)
     np.testing.assert_array_equal(np.all(np.asarray(second) == 6.0, axis=1), untouched)
     assert abs(untouched.mean() - 0.7) <= 4 * np.sqrt(0.21 / 2000)

@@ -1,0 +1,159 @@
+"""Chunks, the host path, the seam, and how often anything is traced."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nemojax.loop import run, run_chunk
+from nemojax.nemo import NemoConfig, nemo
+from nemojax.space import BitSpace
+
+SPACE = BitSpace.create([f"q{i}" for i in range(5)], pins={"q3": 4})
+WEIGHTS = np.array([3, 1, 4, 1, 5], np.float32)
+
+
+def evaluate(bits):
+    b = jnp.asarray(bits).astype(jnp.float32)
+    error = jnp.sum(WEIGHTS[None] * 2.0 ** (2 - b), axis=1)
+    return jnp.stack([error, jnp.sum(b * WEIGHTS[None, ::-1], axis=1)], axis=1)
+
+
+@pytest.fixture(scope="module")
+def algo():
+    return nemo(NemoConfig(population=12, archive_capacity=32), SPACE, 2)
+
+
+@pytest.fixture(scope="module")
+def light():
+    """One that compiles faster, where the search itself does not matter."""
+    return nemo(
+        NemoConfig(population=12, species=("floor",), survival="nsga2", archive_capacity=32), SPACE, 2
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(algo):
+    """Six generations in one chunk."""
+    return run(algo, evaluate, algo.init(jax.random.key(0)), generations=6, every=6)
+
+
+def assert_trees_equal(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_chunks_change_nothing(algo, whole):
+    assert_trees_equal(run(algo, evaluate, algo.init(jax.random.key(0)), generations=6, every=2), whole)
+
+
+@pytest.mark.parametrize("every", [2, 6])
+def test_the_host_path_gives_the_same(algo, whole, every):
+    seen = []
+
+    def on_host(bits):
+        assert isinstance(bits, np.ndarray)
+        seen.append(bits.shape)
+        return np.asarray(evaluate(bits)).tolist()
+
+    state = algo.init(jax.random.key(0))
+    result = run(algo, on_host, state, generations=6, every=every, jit_evaluate=False)
+    assert_trees_equal(result, whole)
+    assert seen == [(12, 5)] * 6
+
+
+def test_metrics_cover_every_generation(whole):
+    _, metrics = whole
+    np.testing.assert_array_equal(metrics.generation, [1, 2, 3, 4, 5, 6])
+    np.testing.assert_array_equal(metrics.evaluations, 12 * np.arange(1, 7))
+    assert metrics.best.shape == (6, 2)
+    assert (np.diff(metrics.best, axis=0) <= 0).all()
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(metrics))
+
+
+def test_on_chunk_sees_each_chunk_and_can_stop(algo, whole):
+    seen = []
+
+    def on_chunk(state, metrics):
+        seen.append((int(state.generation), metrics.generation.tolist()))
+        return len(seen) == 2
+
+    state, metrics = run(
+        algo, evaluate, algo.init(jax.random.key(0)), generations=6, every=2, on_chunk=on_chunk
+    )
+    assert seen == [(2, [1, 2]), (4, [3, 4])]
+    assert int(state.generation) == 4
+    np.testing.assert_array_equal(metrics.best, whole[1].best[:4])
+    word = lambda state, metrics: "stop"  # noqa: E731
+    state, _ = run(algo, evaluate, algo.init(jax.random.key(0)), generations=6, every=2, on_chunk=word)
+    assert int(state.generation) == 2
+
+
+def test_continuing_equals_not_stopping(algo, whole):
+    half, _ = run(algo, evaluate, algo.init(jax.random.key(0)), generations=4, every=2)
+    state, _ = run(algo, evaluate, half, generations=2, every=2)
+    assert_trees_equal(state, whole[0])
+
+
+def test_everything_is_traced_once(light):
+    """One compile for all chunks, for a second run, and for another key."""
+    traces = 0
+
+    def counted(bits):
+        nonlocal traces
+        traces += 1
+        return evaluate(bits)
+
+    calls = []
+    watched = light._replace(ask=lambda state: (calls.append("ask"), light.ask(state))[1])
+    for key in (0, 0, 1):
+        run(watched, counted, light.init(jax.random.key(key)), generations=6, every=2)
+    assert traces == 1
+    assert calls == ["ask"]
+
+
+def test_the_host_path_is_traced_once(light):
+    calls = []
+
+    def told(state, ticket, costs):
+        calls.append("tell")
+        return light.tell(state, ticket, costs)
+
+    watched = light._replace(tell=told)
+    for key in (0, 1):
+        state = light.init(jax.random.key(key))
+        run(watched, evaluate, state, generations=4, every=2, jit_evaluate=False)
+    assert calls == ["tell"]
+
+
+def test_a_chunk_vmaps_over_runs(light):
+    keys = jax.random.split(jax.random.key(0), 2)
+    states, metrics = jax.jit(jax.vmap(lambda k: run_chunk(light, evaluate, light.init(k), 2)))(keys)
+    assert metrics.best.shape == (2, 2, 2)
+    one, _ = run(light, evaluate, light.init(keys[1]), generations=2, every=2)
+    assert_trees_equal(one, jax.tree.map(lambda leaf: leaf[1], states))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"generations": 10, "every": 4}, "every must divide generations, got every=4 and generations=10"),
+        ({"generations": 0, "every": 1}, "generations must be at least 1, got 0"),
+        ({"generations": 4, "every": 0}, "every must be at least 1, got 0"),
+    ],
+)
+def test_errors_name_the_numbers(light, numbers, message):
+    with pytest.raises(ValueError, match=message):
+        run(light, evaluate, light.init(jax.random.key(0)), **numbers)
+
+
+def test_wrong_costs_from_the_host_are_refused(light):
+    with pytest.raises(ValueError, match=r"costs must have the shape \(12, 2\), got \(12, 1\)"):
+        run(
+            light,
+            lambda bits: np.zeros((12, 1)),
+            light.init(jax.random.key(0)),
+            generations=1,
+            every=1,
+            jit_evaluate=False,
+        )

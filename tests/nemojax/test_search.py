@@ -1,0 +1,142 @@
+"""The search loop on a real quantized network, small: budget, history, resume, hooks."""
+
+import jax
+import numpy as np
+import pytest
+
+import nemojax as nemo
+
+CONFIG = nemo.NemoConfig(population=10)
+
+
+@pytest.fixture(scope="module")
+def task(small_network):
+    network = small_network()
+    images = jax.random.normal(jax.random.key(1), (6, 16, 16, 3))
+    return nemo.fidelity(nemo.quantize(network, images[:2]), images[2:])
+
+
+@pytest.fixture(scope="module")
+def found(task):
+    return nemo.search(jax.random.key(0), task, budget=45, config=CONFIG)
+
+
+def test_the_budget_is_kept_and_every_evaluation_is_distinct(task, found):
+    assert 45 - CONFIG.population < len(found.bits) <= 45
+    assert len(np.unique(found.bits, axis=0)) == len(found.bits)
+    assert found.finished
+    assert task.space.contains(found.bits).all()
+    assert len({len(shape) for shape in task.network.traced.compilations}) == 1  # one shape
+
+
+def test_the_front_is_that_of_everything_evaluated(task, found):
+    costs = found.costs.astype(np.float64)
+    for row in found.front.costs:
+        assert not ((costs <= row).all(1) & (costs < row).any(1)).any()
+    dominated = [((costs <= c).all(1) & (costs < c).any(1)).any() for c in costs]
+    assert len(found.front) == len(np.unique(costs[~np.array(dominated)], axis=0))
+    again = np.asarray(task.costs(found.front.bits))
+    np.testing.assert_allclose(again, found.front.costs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_first_generation_holds_the_uniform_configurations(task, found):
+    uniform = {row.tobytes() for row in nemo.uniform_bits(task)}
+    assert len(uniform) == 7
+    assert uniform <= {row.tobytes() for row in found.bits[: CONFIG.population]}
+
+
+def test_history_rises(found):
+    assert (np.diff(found.history["evaluations"]) >= 0).all()
+    assert (np.diff(found.history["hypervolume"]) >= 0).all()
+    assert 0 < found.history["hypervolume"][-1] < 1
+
+
+def test_a_stopped_search_goes_on_bit_for_bit(task, found, tmp_path):
+    file = tmp_path / "search.ckpt"
+    half = nemo.search(
+        jax.random.key(0),
+        task,
+        budget=45,
+        config=CONFIG,
+        checkpoint=file,
+        on_chunk=lambda r: r.generation == 2,
+    )
+    assert not half.finished
+    assert len(half.bits) < len(found.bits)
+    whole = nemo.search(jax.random.key(0), task, budget=45, config=CONFIG, checkpoint=file)
+    np.testing.assert_array_equal(whole.bits, found.bits)
+    np.testing.assert_array_equal(whole.costs, found.costs)
+    for one, two in zip(jax.tree.leaves(whole.state), jax.tree.leaves(found.state), strict=True):
+        np.testing.assert_array_equal(one, two)
+    for name, column in found.history.items():
+        np.testing.assert_array_equal(whole.history[name], column)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [({"key": 1}, "key"), ({"config": nemo.NemoConfig(population=12)}, "config"), ({"images": True}, "task")],
+)
+def test_a_checkpoint_of_another_search_is_refused(task, tmp_path, change, name):
+    file = tmp_path / "search.ckpt"
+    nemo.search(jax.random.key(0), task, budget=10, config=CONFIG, checkpoint=file)
+    before = file.read_bytes()
+    other = task.on(task.images + 1) if "images" in change else task
+    with pytest.raises(ValueError, match=f"other settings.*{name} was"):
+        nemo.search(
+            jax.random.key(change.get("key", 0)),
+            other,
+            budget=20,
+            config=change.get("config", CONFIG),
+            checkpoint=file,
+        )
+    assert file.read_bytes() == before
+
+
+def test_the_time_limit_ends_it_after_a_generation(task):
+    found = nemo.search(jax.random.key(3), task, budget=1000, config=CONFIG, time_limit_s=0.0)
+    assert not found.finished
+    assert len(found.bits) <= CONFIG.population
+
+
+def test_a_budget_below_the_population_is_refused(task):
+    with pytest.raises(ValueError, match="budget must be at least the population, 10 evaluations, got 9"):
+        nemo.search(jax.random.key(0), task, budget=9, config=CONFIG)
+
+
+def test_a_space_of_one_configuration_runs_dry(task):
+    space = nemo.search_space(task.network, bits=(8,))
+    found = nemo.search(jax.random.key(0), task.replace(space=space), budget=100, config=CONFIG)
+    assert len(found.bits) == 1
+
+
+def test_pins_hold_in_every_configuration(task):
+    space = nemo.search_space(task.network, bits=(2, 4, 8), pins={"stem.*": 4, "input": 8})
+    found = nemo.search(jax.random.key(0), task.replace(space=space), budget=20, config=CONFIG)
+    names = np.array(space.names)
+    assert (found.bits[:, [n.startswith("stem.") for n in names]] == 4).all()
+    assert (found.bits[:, names == "input"] == 8).all()
+    assert set(np.unique(found.bits)) <= {2, 4, 8}
+
+
+def test_initial_bits_are_of_the_space_and_uniform_first(task):
+    drawn = nemo.initial_bits(jax.random.key(0), task.space, 50)
+    assert drawn.shape == (50, task.space.size)
+    assert task.space.contains(drawn).all()
+    assert [len(set(row)) == 1 for row in drawn[:7].tolist()] == [True] * 7
+    spread = drawn[7:].std(axis=1)
+    assert 0.4 < spread.mean() < 1.2  # near N(level, 1), narrower at the ends of the range
+
+
+def test_reference_counts_a_flat_guess_as_nothing(task):
+    np.testing.assert_allclose(nemo.reference(task), [np.log(1000), 1, 1], rtol=1e-6)
+
+
+def test_progress_prints_a_line_per_generation_into_a_pipe(task, tmp_path):
+    with (tmp_path / "log").open("w+") as file:
+        bar = nemo.progress(file)
+        nemo.search(jax.random.key(0), task, budget=20, config=CONFIG, on_chunk=bar)
+        bar.close()
+        file.seek(0)
+        lines = file.read().splitlines()
+    assert lines[0].startswith("search 10/20 evaluations")
+    assert "hypervolume 0." in lines[-1]
