@@ -170,8 +170,13 @@ class EfficientNetLite0:
         return F.linear(torch.cat(list(run(forward, chunks))), candidate.classifier, self.bias)
 
     @torch.inference_mode()
-    def plain(self, images: Tensor, bits: Sequence[int] = (), seen: dict | None = None) -> Tensor:
-        """The definition, slowly: x^ = s·round(clip(x/s, first, last)); `seen` gets every x."""
+    def plain(
+        self, images: Tensor, bits: Sequence[int] = (), seen: dict | None = None, operator: bool = False
+    ) -> Tensor:
+        """The definition, slowly: x^ = s·round(clip(x/s, first, last)); `seen` gets every x.
+
+        With `operator` by PyTorch's own fake-quantize operators: what a user of PyTorch would write.
+        """
         width = dict(zip(self.points, bits or [FULL_BITS] * len(self.points), strict=True))
 
         def point(name, x):
@@ -182,13 +187,22 @@ class EfficientNetLite0:
             low, span = self.weight_ranges.get(name) or x.new_tensor(_range(*self.ranges[name]))
             s = span / (2 ** width[name] - 1)
             first = torch.round(low / s)
+            if operator and name in self.weight_ranges:
+                scales, zeros = s.reshape(-1), (-first).reshape(-1).int()
+                return torch.fake_quantize_per_channel_affine(x, scales, zeros, 0, 0, 2 ** width[name] - 1)
+            if operator:
+                return torch.fake_quantize_per_tensor_affine(
+                    x, float(s), -int(first), 0, 2 ** width[name] - 1
+                )
             return s * torch.round(torch.clamp(x / s, first, first + 2 ** width[name] - 1))
 
         x = shortcut = point("input", images)
         for op in self.ops:
             shortcut = x if op.name.endswith("expand") else shortcut
-            x = F.pad(x, _same_padding(x.shape[-1], op.kernel.shape[-1], op.stride) * 2)
-            x = F.conv2d(x, point(op.points[0], op.kernel), op.bias, op.stride, groups=op.groups)
+            before, after = _same_padding(x.shape[-1], op.kernel.shape[-1], op.stride)
+            x = F.pad(x, (before, after) * 2) if before != after else x
+            pad = before if before == after else 0
+            x = F.conv2d(x, point(op.points[0], op.kernel), op.bias, op.stride, pad, groups=op.groups)
             x = point(op.points[1], F.relu6(x) if op.relu else x)
             x = point(op.points[2], x + shortcut) if len(op.points) == 3 else x
         x = point("pool.pool", x.mean((2, 3)))

@@ -73,6 +73,9 @@ class _Tracer:
             self.residual(i, eqn, active)
         else:
             uses = f" of {len(active)} activations" if len(active) > 1 else ""
+            if eqn.name in VIEWS:
+                before, after = (self.program.values[v] for v in (eqn.inputs[0], eqn.outputs[0]))
+                uses = f" from {before.dtype}{before.shape} to {after.dtype}{after.shape}"
             raise ValueError(
                 f"trace does not know primitive {eqn.name!r}{uses} at {eqn.where}; "
                 f"it knows {', '.join(_KNOWN)}"

@@ -79,6 +79,10 @@ def activation_ranges(
 ) -> tuple[Float[Array, "points rows"], Float[Array, "points rows"]]:
     """(points, ROWS) low and high of all activations; zeros for weights."""
     extremes = image_extremes(traced, folded, images)  # (N, points, 2)
+    finite = np.isfinite(extremes).all((0, 2))
+    if not finite.all():
+        name = traced.workload().point_names[int(np.argmin(finite))]
+        raise ValueError(f"activation {name!r} is not finite on these images: check images and weights")
     low, high = extremes[..., 0].min(0), extremes[..., 1].max(0)
     if config.activation_range == "mean_minmax":
         batches = [extremes[i : i + config.batch] for i in range(0, len(extremes), config.batch)]

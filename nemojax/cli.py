@@ -129,9 +129,7 @@ def search(
     files = write_outcome(out, outcome, found)
     _say(f"done in {time.monotonic() - started:.0f} s; {len(found.bits)} configurations evaluated\n")
     print(outcome.front.table(knee=outcome.knee.index))
-    print(
-        f"\nThe knee, point {outcome.knee.index}, against uniform bit-widths on the images kept for the report:"
-    )
+    print(f"\nThe knee, point {outcome.knee.index}, and uniform bit-widths on the images of the report:")
     print(_against_uniform(outcome.knee, outcome.baselines["uniform"], prepared))
     print(f"\nWritten: {', '.join(str(file) for file in files)}")
     print(

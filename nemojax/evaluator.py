@@ -30,9 +30,8 @@ def scores(task: Task, bits: Int[Any, "K n"], others: Sequence[Score]) -> dict[s
     for row in np.asarray(bits, np.int32):
         logits = compiled_logits(task.network, jnp.asarray(row)[None], task.images)[0]
         rows.append([float(_score(score, logits, task.target)) for score in others])
-    return {
-        score.name: np.array(column) for score, column in zip(others, zip(*rows, strict=True), strict=True)
-    }
+    table = np.array(rows).reshape(-1, len(others))
+    return {score.name: column for score, column in zip(others, table.T, strict=True)}
 
 
 @partial(jax.jit, static_argnums=0)

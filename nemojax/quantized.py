@@ -42,23 +42,38 @@ class QuantizedNetwork:
         return self.traced.run(self.folded, images, chunk=chunk)
 
     def quantized_logits(
-        self, bits: Int[Array, " n"], images: Float[Array, "N ..."], *, chunk: int | None = None
+        self,
+        bits: Int[Array, " n"],
+        images: Float[Array, "N ..."],
+        *,
+        chunk: int | None = None,
+        straight_through: bool = False,
     ) -> Float[Array, "N classes"]:
-        """With point i at bits[i] bits, 2 to 16, or 32 for as it is; `chunk` images at a time."""
+        """With point i at bits[i] bits, 2 to 16, or 32 for as it is; `chunk` images at a time.
+
+        `straight_through` gives roundings a gradient, for training; the numbers are the same.
+        """
         row = jnp.minimum(bits, HIGHEST_BITS)
-        folded = self._quantized_weights(bits, row)
+        folded = self._quantized_weights(bits, row, straight_through)
         points, low, high = self.workload.points, self.ranges.low, self.ranges.high
 
         def quantize(i: int, x: Array) -> Array:
             if points[i].is_weight:  # once per call, above, not once per chunk
                 return x
             return fake_quantize(
-                x, low[i, row[i]], high[i, row[i]], bits[i], symmetric=self.config.symmetric_activations
+                x,
+                low[i, row[i]],
+                high[i, row[i]],
+                bits[i],
+                symmetric=self.config.symmetric_activations,
+                straight_through=straight_through,
             )
 
         return self.traced.run(folded, images, quantize, chunk)
 
-    def _quantized_weights(self, bits: Int[Array, " n"], row: Int[Array, " n"]) -> Folded:
+    def _quantized_weights(
+        self, bits: Int[Array, " n"], row: Int[Array, " n"], straight_through: bool
+    ) -> Folded:
         kernels = dict(self.folded.kernels)
         for op in self.workload.operations:
             if (i := op.weight_point) >= 0:
@@ -69,6 +84,7 @@ class QuantizedNetwork:
                     high[row[i]],
                     bits[i],
                     symmetric=self.config.symmetric_weights,
+                    straight_through=straight_through,
                 )
         return self.folded._replace(kernels=kernels)
 

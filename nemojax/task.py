@@ -169,6 +169,8 @@ def _task(
         costs = {name: known[name] for name in costs}
     if not costs:
         raise ValueError("costs is empty: a multi-objective search needs one besides the error")
+    if score.name in costs:
+        raise ValueError(f"costs holds {score.name!r}, which is the error's name: choose another")
     return Task(network, images, target, score, tuple(costs.items()), space)
 
 

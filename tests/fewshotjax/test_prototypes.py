@@ -24,7 +24,10 @@ def test_against_numpy(seed):
 def test_against_scikit_learn():
     neighbors = pytest.importorskip("sklearn.neighbors")
     rng = np.random.default_rng(0)
-    support, queries = rng.normal(size=(40, 3)).astype(np.float32), rng.normal(size=(200, 3)).astype(np.float32)
+    support, queries = (
+        rng.normal(size=(40, 3)).astype(np.float32),
+        rng.normal(size=(200, 3)).astype(np.float32),
+    )
     labels = np.arange(40) % 5
     expected = neighbors.NearestCentroid().fit(support, labels).predict(queries)
     found = log_probabilities(prototypes(jnp.asarray(support), jnp.asarray(labels), 5), jnp.asarray(queries))

@@ -361,8 +361,10 @@ REFUSED = {
     "dot_general": lambda p, x: jnp.einsum("bijc,bijd->bcd", x, conv(x, p)),
     "transpose": lambda p, x: conv(x, p).transpose(0, 3, 1, 2),
     "exp": lambda p, x: jnp.exp(conv(x, p)),
-    "convert_element_type": lambda p, x: conv(x, p).astype(jnp.bfloat16),
-    "broadcast_in_dim": lambda p, x: jnp.broadcast_to(jnp.mean(x, (1, 2), keepdims=True), x.shape),
+    r"convert_element_type' from float32\(2, ": lambda p, x: conv(x, p).astype(jnp.bfloat16),
+    r"broadcast_in_dim' from float32\(2, 1, 1, 4\) to float32\(2, 8, 8, 4\)": lambda p, x: jnp.broadcast_to(
+        jnp.mean(x, (1, 2), keepdims=True), x.shape
+    ),
     "add' of 2 activations": lambda p, x: x + jnp.mean(x, (1, 2), keepdims=True),
     "concatenate": lambda p, x: jnp.concatenate([x, conv(x, p)], 3),
     "an activation on the left": lambda p, x: p.reshape(9, 16) @ x.reshape(16, 32),

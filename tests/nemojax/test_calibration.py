@@ -289,6 +289,16 @@ def test_no_images_are_refused(network, images):
         calibrate(*network, images[:0], QuantizerConfig())
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_activations_that_are_not_finite_are_refused_by_name(network, params, images, value):
+    traced, folded = network
+    with pytest.raises(ValueError, match="activation 'input' is not finite on these images"):
+        calibrate(traced, folded, images.at[6, 0, 0, 0].set(value), QuantizerConfig())
+    broken = fold(traced.workload(), params | {"b": params["b"].at[0].set(value)})
+    with pytest.raises(ValueError, match=r"activation 'b.linear' is not finite"):
+        calibrate(traced, broken, images, QuantizerConfig())
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nemojax.loop import run, run_chunk
+from nemojax.loop import run
 from nemojax.nemo import NemoConfig, nemo
 from nemojax.space import BitSpace
 
@@ -25,14 +25,6 @@ def algo():
 
 
 @pytest.fixture(scope="module")
-def light():
-    """One that compiles faster, where the search itself does not matter."""
-    return nemo(
-        NemoConfig(population=12, species=("floor",), survival="nsga2", archive_capacity=32), SPACE, 2
-    )
-
-
-@pytest.fixture(scope="module")
 def whole(algo):
     """Six generations in one chunk."""
     return run(algo, evaluate, algo.init(jax.random.key(0)), generations=6, every=6)
@@ -43,23 +35,45 @@ def assert_trees_equal(a, b):
         np.testing.assert_array_equal(x, y)
 
 
-def test_chunks_change_nothing(algo, whole):
-    assert_trees_equal(run(algo, evaluate, algo.init(jax.random.key(0)), generations=6, every=2), whole)
+def test_chunks_change_nothing_and_compile_once(algo, whole):
+    """Three chunks of two generations, then a second run: one trace of the evaluation and of ask."""
+    traces, calls = [], []
+
+    def counted(bits):
+        traces.append(bits.shape)
+        return evaluate(bits)
+
+    def ask(state):
+        calls.append("ask")
+        return algo.ask(state)
+
+    watched = algo._replace(ask=ask)
+    for _ in range(2):
+        result = run(watched, counted, algo.init(jax.random.key(0)), generations=6, every=2)
+        assert_trees_equal(result, whole)
+    assert traces == [(12, 5)]
+    assert calls == ["ask"]
 
 
-@pytest.mark.parametrize("every", [2, 6])
-def test_the_host_path_gives_the_same(algo, whole, every):
-    seen = []
+def test_the_host_path_gives_the_same_and_compiles_once(algo, whole):
+    seen, calls = [], []
 
     def on_host(bits):
         assert isinstance(bits, np.ndarray)
         seen.append(bits.shape)
         return np.asarray(evaluate(bits)).tolist()
 
-    state = algo.init(jax.random.key(0))
-    result = run(algo, on_host, state, generations=6, every=every, jit_evaluate=False)
-    assert_trees_equal(result, whole)
-    assert seen == [(12, 5)] * 6
+    def tell(state, ticket, costs):
+        calls.append("tell")
+        return algo.tell(state, ticket, costs)
+
+    watched = algo._replace(tell=tell)
+    for every in (2, 6):
+        state = algo.init(jax.random.key(0))
+        result = run(watched, on_host, state, generations=6, every=every, jit_evaluate=False)
+        assert_trees_equal(result, whole)
+    assert seen == [(12, 5)] * 12
+    assert calls == ["tell"]
 
 
 def test_metrics_cover_every_generation(whole):
@@ -95,45 +109,6 @@ def test_continuing_equals_not_stopping(algo, whole):
     assert_trees_equal(state, whole[0])
 
 
-def test_everything_is_traced_once(light):
-    """One compile for all chunks, for a second run, and for another key."""
-    traces = 0
-
-    def counted(bits):
-        nonlocal traces
-        traces += 1
-        return evaluate(bits)
-
-    calls = []
-    watched = light._replace(ask=lambda state: (calls.append("ask"), light.ask(state))[1])
-    for key in (0, 0, 1):
-        run(watched, counted, light.init(jax.random.key(key)), generations=6, every=2)
-    assert traces == 1
-    assert calls == ["ask"]
-
-
-def test_the_host_path_is_traced_once(light):
-    calls = []
-
-    def told(state, ticket, costs):
-        calls.append("tell")
-        return light.tell(state, ticket, costs)
-
-    watched = light._replace(tell=told)
-    for key in (0, 1):
-        state = light.init(jax.random.key(key))
-        run(watched, evaluate, state, generations=4, every=2, jit_evaluate=False)
-    assert calls == ["tell"]
-
-
-def test_a_chunk_vmaps_over_runs(light):
-    keys = jax.random.split(jax.random.key(0), 2)
-    states, metrics = jax.jit(jax.vmap(lambda k: run_chunk(light, evaluate, light.init(k), 2)))(keys)
-    assert metrics.best.shape == (2, 2, 2)
-    one, _ = run(light, evaluate, light.init(keys[1]), generations=2, every=2)
-    assert_trees_equal(one, jax.tree.map(lambda leaf: leaf[1], states))
-
-
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
@@ -142,17 +117,17 @@ def test_a_chunk_vmaps_over_runs(light):
         ({"generations": 4, "every": 0}, "every must be at least 1, got 0"),
     ],
 )
-def test_errors_name_the_numbers(light, numbers, message):
+def test_errors_name_the_numbers(algo, numbers, message):
     with pytest.raises(ValueError, match=message):
-        run(light, evaluate, light.init(jax.random.key(0)), **numbers)
+        run(algo, evaluate, algo.init(jax.random.key(0)), **numbers)
 
 
-def test_wrong_costs_from_the_host_are_refused(light):
+def test_wrong_costs_from_the_host_are_refused(algo):
     with pytest.raises(ValueError, match=r"costs must have the shape \(12, 2\), got \(12, 1\)"):
         run(
-            light,
+            algo,
             lambda bits: np.zeros((12, 1)),
-            light.init(jax.random.key(0)),
+            algo.init(jax.random.key(0)),
             generations=1,
             every=1,
             jit_evaluate=False,

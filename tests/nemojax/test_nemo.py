@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from evosax.algorithms import DifferentialEvolution
+from jax.errors import KeyReuseError
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from moocore import hypervolume, is_nondominated
 
@@ -241,7 +242,9 @@ def test_costs_of_the_wrong_shape_are_refused(small):
 def test_repeats_come_behind_every_other_member(demote):
     """Four configurations, eight members: the four have the first positions if repeats are demoted."""
     space = BitSpace.create(["a", "b"], bits=(2, 8))
-    config = NemoConfig(population=8, survival="nsga2", archive_capacity=8, demote_repeats=demote)
+    config = NemoConfig(
+        population=8, species=("floor",), survival="nsga2", archive_capacity=8, demote_repeats=demote
+    )
     algo = nemo(config, space, 2)
 
     def evaluate(bits):  # all four are on the front
@@ -250,8 +253,7 @@ def test_repeats_come_behind_every_other_member(demote):
 
     state = algo.init(jax.random.key(0), np.array([[2, 2], [2, 8], [8, 2], [8, 8]]))
     state, metrics = jax.jit(lambda s: run_chunk(algo, evaluate, s, 4))(state)
-    position = np.concatenate([own.fitness for own in state.species])
-    first = np.concatenate(state.bits)[np.argsort(position)][:4]
+    first = state.bits[0, :4]  # a species holds its members in the order of their positions
     assert (len(np.unique(first, axis=0)) == 4) == demote
     assert (np.asarray(metrics.repeated)[1:] == 8).all()
     assert int(metrics.archived[-1]) == 4
@@ -330,22 +332,34 @@ def test_recovers_the_enumerated_front(survival, enumerated):
 # Several runs, plug-ins, keys
 
 
-def test_vmapped_and_sharded_runs_equal_separate_ones():
+@pytest.fixture(scope="module")
+def four_runs():
+    """A search, four keys, and the states and metrics of the four runs under vmap."""
     algo = nemo(replace(SMALL, survival="nsga2", species=("floor",)), SIX, 3)
     keys = jax.random.split(jax.random.key(7), 4)
-    mesh = jax.make_mesh((4,), ("run",), axis_types=(AxisType.Auto,))
-    spread = NamedSharding(mesh, PartitionSpec("run"))
-    alone = jax.jit(lambda key: run_chunk(algo, proxy, algo.init(key), 5))
     together = jax.jit(jax.vmap(lambda key: run_chunk(algo, proxy, algo.init(key), 5)))
-    batch, sharded = together(keys), together(jax.device_put(keys, spread))
-    assert len(jax.tree.leaves(sharded)[0].sharding.device_set) == 4
+    return algo, keys, together, together(keys)
+
+
+def test_vmapped_runs_equal_separate_ones(four_runs):
+    algo, keys, _, batch = four_runs
     for row in range(4):
-        one = alone(keys[row])
-        for x, y, z in zip(*map(jax.tree.leaves, (one, batch, sharded)), strict=True):
-            np.testing.assert_array_equal(x, y[row])
-            np.testing.assert_array_equal(x, z[row])
+        one = run(algo, proxy, algo.init(keys[row]), generations=5, every=5)
+        for x, y in zip(*map(jax.tree.leaves, (one, batch)), strict=True):
+            np.testing.assert_array_equal(x, y[row].reshape(x.shape))
 
 
+@pytest.mark.slow
+def test_runs_sharded_over_devices_equal_those_on_one(four_runs):
+    _, keys, together, batch = four_runs
+    mesh = jax.make_mesh((4,), ("run",), axis_types=(AxisType.Auto,))
+    sharded = together(jax.device_put(keys, NamedSharding(mesh, PartitionSpec("run"))))
+    assert len(jax.tree.leaves(sharded)[0].sharding.device_set) == 4
+    for x, y in zip(*map(jax.tree.leaves, (sharded, batch)), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.slow
 def test_an_evosax_strategy_is_one_more_species(monkeypatch):
     """Differential evolution on real bit-widths, rounded; nothing of it is known to the core."""
 
@@ -375,11 +389,18 @@ def test_an_evosax_strategy_is_one_more_species(monkeypatch):
 
 
 def test_no_key_is_used_twice():
-    algo = nemo(NemoConfig(population=8, species=("floor",), archive_capacity=8), SIX, 3)
+    """The check runs while tracing; the second half shows that it would notice."""
+    algo = nemo(SMALL, SIX, 3)
+
+    def generation(state):
+        bits, ticket, state = algo.ask(state)
+        return algo.tell(state, ticket, proxy(bits))
+
     with jax.debug_key_reuse(True):
-        state = algo.init(jax.random.key(0))
-        bits, ticket, state = jax.jit(algo.ask)(state)
-        state, _ = jax.jit(algo.tell)(state, ticket, proxy(bits))
+        jax.jit(generation).trace(algo.init(jax.random.key(0)))
+        twice = jax.jit(lambda key: jax.random.bits(key) + jax.random.bits(key))
+        with pytest.raises(KeyReuseError):
+            twice.trace(jax.random.key(0))
 
 
 def test_different_keys_differ_and_equal_keys_agree(small):

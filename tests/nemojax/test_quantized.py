@@ -115,13 +115,18 @@ def images(seed, count):
     return jnp.asarray(np.random.default_rng(seed).normal(size=(count, 16, 16, 3)), jnp.float32)
 
 
-def make(params, config, lowering="xla", fn=apply) -> QuantizedNetwork:
+def make(params, config=CONFIGS["default"], lowering="xla", fn=apply) -> QuantizedNetwork:
     return quantize(Network("tiny", fn, params), images(1, 6), config, lowering=lowering)
 
 
 @pytest.fixture(scope="module")
 def network(params):
-    return make(params, CONFIGS["default"])
+    return make(params)
+
+
+@pytest.fixture(scope="module")
+def cpu_network(params):
+    return make(params, lowering="cpu")
 
 
 def random_bits(seed, network, choices=(2, 3, 4, 5, 6, 8, 12, 16, 32)):
@@ -130,12 +135,12 @@ def random_bits(seed, network, choices=(2, 3, 4, 5, 6, 8, 12, 16, 32)):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_equals_the_network_by_hand(params, config):
-    network, x = make(params, CONFIGS[config]), images(2, 3)
+def test_equals_the_network_by_hand(params, network, config):
+    network, x = network if config == "default" else make(params, CONFIGS[config]), images(2, 3)
     names = network.workload.point_names
     assert names == tuple(name for name in POINTS if "no pooled" not in config or name != "pool_2.pool")
     run = jax.jit(QuantizedNetwork.quantized_logits)
-    for seed in range(4):
+    for seed in range(3):
         bits = random_bits(seed, network)
         seen = []
 
@@ -160,17 +165,16 @@ def test_equals_the_network_by_hand(params, config):
         assert np.abs(found - apply(params, x)).max() > 1e-2  # it does quantize
 
 
-@pytest.mark.parametrize("lowering", ["xla", "cpu"])
-def test_thirty_two_bits_are_full_precision(params, lowering):
-    network, x = make(params, CONFIGS["default"], lowering), images(3, 3)
-    bits = jnp.full(len(POINTS), 32, jnp.int32)
+def test_thirty_two_bits_are_full_precision(params, network, cpu_network):
+    x, bits = images(3, 3), jnp.full(len(POINTS), 32, jnp.int32)
 
     @jax.jit
-    def run(network, x):
-        return network.logits(x), network.logits(x, chunk=2), network.quantized_logits(bits, x)
+    def run(x):
+        full = [net.logits(x, chunk=chunk) for net in (network, cpu_network) for chunk in (None, 2)]
+        return [*full, *(net.quantized_logits(bits, x) for net in (network, cpu_network))]
 
     expected = jax.jit(apply)(params, x)
-    for found in run(network, x):
+    for found in run(x):
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
@@ -198,29 +202,27 @@ def test_the_chunk_changes_nothing(network, chunk):
     np.testing.assert_array_equal(parts.argmax(1), whole.argmax(1))
 
 
-def test_the_lowerings_agree(params, network):
-    other = make(params, CONFIGS["default"], "cpu")
+def test_the_lowerings_agree(network, cpu_network):
+    other = cpu_network
     assert other.workload.point_names == network.workload.point_names
     np.testing.assert_allclose(other.ranges.low, network.ranges.low, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(other.ranges.high, network.ranges.high, rtol=1e-5, atol=1e-6)
     x = images(6, 3)
-    for seed in range(3):
-        bits = random_bits(20 + seed, network)
-        left = compiled_logits(network, bits[None], x)
-        right = compiled_logits(other.replace(ranges=network.ranges), bits[None], x)
-        np.testing.assert_allclose(right, left, atol=1e-4)
+    bits = jnp.stack([random_bits(20 + seed, network) for seed in range(4)])
+    left, right = (compiled_logits(net.replace(ranges=network.ranges), bits, x) for net in (network, other))
+    np.testing.assert_allclose(right, left, atol=1e-4)
 
 
-def test_compiled_logits_is_one_compilation_for_all_bits(params):
-    network, x = make(params, CONFIGS["default"]), images(8, 2)
+def test_compiled_logits_is_one_compilation_for_all_bits(network):
+    x, before = images(8, 5), len(network.traced.compilations)
     several = jnp.stack([random_bits(seed, network) for seed in range(5)])
     together = compiled_logits(network, several, x)
-    assert network.traced.compilations == [(5, 12, 2, 16, 16, 3)]
+    assert network.traced.compilations[before:] == [(5, 12, 5, 16, 16, 3)]
     alone = [compiled_logits(network, row[None], x)[0] for row in several]
-    assert network.traced.compilations[1:] == [(1, 12, 2, 16, 16, 3)]
+    assert network.traced.compilations[before + 1 :] == [(1, 12, 5, 16, 16, 3)]
     np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)
     compiled_logits(jax.tree.map(jnp.copy, network), several[::-1], x + 1)
-    assert len(network.traced.compilations) == 2
+    assert len(network.traced.compilations) == before + 2
 
 
 def test_it_is_a_pytree_of_arrays(network):
@@ -251,12 +253,18 @@ def test_python_numbers_as_parameters():
         return jax.nn.relu(x.reshape(x.shape[0], -1) * p["s"]) @ p["w"]
 
     w = np.float32(np.random.default_rng(0).normal(size=(768, 5)))
-    network = make({"s": 0.5, "w": w}, CONFIGS["default"], fn=scaled)
+    network = make({"s": 0.5, "w": w}, fn=scaled)
     x = images(10, 2)
     expected = np.maximum(0.5 * np.asarray(x).reshape(2, -1), 0) @ w
     np.testing.assert_allclose(jax.jit(QuantizedNetwork.logits)(network, x), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("chunk", [0, -1])
+def test_an_impossible_chunk_is_refused(network, chunk):
+    with pytest.raises(ValueError, match=f"chunk must be at least 1, got {chunk}"):
+        network.logits(images(11, 2), chunk=chunk)
+
+
 def test_an_unknown_primitive_is_named(params):
     with pytest.raises(ValueError, match=r"does not know primitive 'sort' at .*test_quantized.py"):
-        make(params, CONFIGS["default"], fn=lambda p, x: jnp.sort(apply(p, x)))
+        make(params, fn=lambda p, x: jnp.sort(apply(p, x)))

@@ -9,7 +9,7 @@ import onnx.helper
 import onnx.reference
 import pytest
 
-from nemojax.quantizers import Grid, fake_quantize, grid, snap
+from nemojax.quantizers import fake_quantize, grid
 
 BITS = (*range(2, 17), 32)
 ROUNDING = 3e-7  # relative, of a float32 division and a product
@@ -166,14 +166,21 @@ def test_the_gradient_is_straight_through():
         np.testing.assert_allclose(found, inside, atol=1e-6)
 
 
-def test_snap_is_fake_quantize_on_a_ready_grid():
-    x, low, high = case(2, axis=1)
-    low, high, bits = jnp.asarray(low), jnp.asarray(high), jnp.asarray(5)
-    to = grid(low, high, bits)
-    assert isinstance(to, Grid)
-    np.testing.assert_array_equal(
-        jax.jit(snap)(jnp.asarray(x), to, bits), jax.jit(fake_quantize)(jnp.asarray(x), low, high, bits)
-    )
+@pytest.mark.parametrize("axis", [None, 1])
+def test_without_straight_through_the_numbers_are_the_same_and_the_gradient_is_none(axis):
+    x, low, high = map(jnp.asarray, case(2, axis))
+
+    @jax.jit(static_argnums=1)
+    def run(bits, straight_through):
+        def out(x):
+            return fake_quantize(x, low, high, bits, straight_through=straight_through)
+
+        return out(x), jax.grad(lambda x: out(x).sum())(x)
+
+    for bits in BITS:
+        (left, _), (right, gradient) = run(bits, True), run(bits, False)
+        np.testing.assert_array_equal(left, right)
+        np.testing.assert_array_equal(gradient, 1.0 if bits == 32 else 0.0)
 
 
 def onnx_round_trip(x, scale, zero_point, axis):

@@ -1,0 +1,88 @@
+"""The public names exist, and importing the packages computes nothing."""
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGES = ("hwmodel", "egrljax", "nemojax", "fewshotjax")
+EXTRAS = {
+    "torch",
+    "onnx",
+    "sklearn",
+    "skimage",
+    "pymoo",
+    "beartype",
+    "hypothesis",
+    "psutil",
+    "matplotlib.pyplot",
+}
+
+
+def exported(package: str) -> list[str]:
+    """Names that the package's __init__ re-exports, each as `x as x`."""
+    source = Path(importlib.import_module(package).__file__ or "")
+    names = []
+    for node in ast.parse(source.read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 1 or (node.module or "").startswith(package)
+            for alias in node.names:
+                assert alias.asname == alias.name, f"{package}: write `{alias.name} as {alias.name}`"
+                names.append(alias.name)
+    return names
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_is_there_once_and_explained(package):
+    module, names = importlib.import_module(package), exported(package)
+    assert module.__doc__
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert not name.startswith("_")
+        public = getattr(module, name)
+        explained = isinstance(public, dict | tuple) or getattr(public, "__doc__", None)
+        assert explained, f"{package}.{name} has no docstring"
+
+
+def test_the_main_names_of_the_documentation():
+    wanted = {
+        "hwmodel": "trace model_ratio bit_operations_ratio Workload Operation Point",
+        "nemojax": "quantize classification fidelity search nemo Evaluator Front BitSpace QuantizerConfig "
+        "efficientnet_lite0 load_bits save_bits progress plot_front",
+    }
+    for package, names in wanted.items():
+        assert set(names.split()) <= set(exported(package))
+
+
+IMPORT_ALL = """
+import importlib, sys
+import evosax.algorithms  # it makes arrays at import itself
+import jax
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: compiled.append(event))
+before = len(jax.live_arrays())
+for name in {modules!r}:
+    importlib.import_module(name)
+print(len(jax.live_arrays()) - before, [event for event in compiled if "compile" in event])
+print(sorted({extras!r} & set(sys.modules)))
+"""
+
+
+def test_importing_every_module_computes_nothing_and_needs_no_extra():
+    modules = [
+        info.name
+        for package in PACKAGES
+        for info in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")
+        if not info.name.endswith(".__main__")
+    ]
+    assert len(modules) > 20
+    code = IMPORT_ALL.format(modules=[*PACKAGES, *modules], extras=EXTRAS)
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == ["0 []", "[]"]
