@@ -1,10 +1,10 @@
 """One quantized candidate of EfficientNet-Lite0 against full precision and against PyTorch, in one process.
 
-64 images at 160², each of the 110 points at 2-8 random bits. Two rivals, both channels-last, batch norms folded,
-inference mode, at the thread count that is fastest here:
+64 images at 160², each of the 110 points at 2-8 random bits. Two rivals, both channels-last, batch norms
+folded, inference mode, at the thread count that is fastest here:
   torch        what a user of PyTorch writes: the 64 images in one call, PyTorch's own fake-quantize operators
-  torch_tuned  as fast as we could make eager PyTorch (benchmarks/torch_rival.py): micro-batches, scales folded
-               into kernels, hand-written in-place rounding, oneDNN's packed kernels
+  torch_tuned  eager PyTorch as fast as we could make it (benchmarks/torch_rival.py): micro-batches, scales
+               folded into kernels, hand-written in-place rounding, oneDNN's packed kernels
 `ratio_vs_torch` is the first's time over ours. All runs take turns, and a ratio is of the two medians.
 """
 
@@ -86,9 +86,15 @@ def main() -> None:
         "candidate_speed",
         {
             "settings": {
-                "images": IMAGES, "resolution": RESOLUTION, "points": int(bits.size), "rounds": ROUNDS, "seed": 0,
+                "images": IMAGES,
+                "resolution": RESOLUTION,
+                "points": int(bits.size),
+                "rounds": ROUNDS,
+                "seed": 0,
                 "micro_batch": quantized.traced.micro_batch,
-                "torch_threads": threads, "torch_tuned": rival.settings._asdict(), "torch": torch.__version__,
+                "torch": torch.__version__,
+                "torch_threads": threads,
+                "torch_tuned": rival.settings._asdict(),
             },
             "ratio_vs_fp32": median["quantized"] / median["fp32"],
             "ratio_vs_torch": median["torch_quantized"] / median["quantized"],
@@ -104,7 +110,7 @@ def main() -> None:
                 "8 bits": float((ours8.argmax(1) == theirs8.argmax(1)).mean()),
             },
         },
-    )  # fmt: skip
+    )
 
 
 def _best_threads(rival: torch_rival.EfficientNetLite0, pixels: torch.Tensor) -> int:

@@ -21,10 +21,10 @@ import nemojax as nemo
 from .common import QUICK, finish, interval, say
 
 RESOLUTION = 128
-CALIBRATION, SEARCHED = (16, 32) if QUICK else (32, 96)
-REPORTED = 48 if QUICK else None  # None: the whole other half
-BUDGET = 60 if QUICK else 300
-POPULATION = 20 if QUICK else 30
+CALIBRATION, SEARCHED = (16, 24) if QUICK else (32, 64)
+REPORTED = 32 if QUICK else None  # None: the whole other half
+BUDGET = 40 if QUICK else 400
+POPULATION = 20
 SEEDS = 2 if QUICK else 5
 
 

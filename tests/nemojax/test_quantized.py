@@ -1,5 +1,7 @@
 """The quantized network against the same network written out with a quantizer at every point by hand."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -192,7 +194,7 @@ def test_each_point_changes_the_logits(network):
     assert (errors[1] > 8 * errors[2]).all()
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 20])
+@pytest.mark.parametrize("chunk", [3, 20])
 def test_the_chunk_changes_nothing(network, chunk):
     x, bits = images(5, 7), random_bits(7, network)
     run = jax.jit(QuantizedNetwork.quantized_logits, static_argnames="chunk")
@@ -223,6 +225,32 @@ def test_compiled_logits_is_one_compilation_for_all_bits(network):
     np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)
     compiled_logits(jax.tree.map(jnp.copy, network), several[::-1], x + 1)
     assert len(network.traced.compilations) == before + 2
+
+
+def test_straight_through_gives_the_weights_a_gradient_and_the_same_numbers(network):
+    x, bits = images(12, 2), jnp.full(len(POINTS), 16, jnp.int32)
+
+    @partial(jax.jit, static_argnames="option")
+    def run(kernels, option):
+        def loss(kernels):
+            net = network.replace(folded=network.folded._replace(kernels=kernels))
+            if option is None:
+                return jnp.sum(net.logits(x)), net.logits(x)
+            logits = net.quantized_logits(bits, x, straight_through=option)
+            return jnp.sum(logits), logits
+
+        return jax.grad(loss, has_aux=True)(kernels)
+
+    (exact, _), (through, left), (stopped, right) = (
+        run(network.folded.kernels, option) for option in (None, True, False)
+    )
+    np.testing.assert_array_equal(left, right)
+    for name in ("stem", "expand", "depthwise", "project", "fc"):
+        assert not stopped[name].any()
+        size = np.abs(exact[name]).max()
+        # the largest and smallest weights lie on the ends of their range, where half of the gradient passes
+        near = np.isclose(through[name], exact[name], atol=0.05 * size)
+        assert near.mean() > 0.6
 
 
 def test_it_is_a_pytree_of_arrays(network):

@@ -1,0 +1,30 @@
+"""The suite runs against the source and, in `make test-wheel`, against the wheel that users install."""
+
+import os
+from importlib.metadata import entry_points, version
+from importlib.resources import files
+from pathlib import Path
+
+import egrljax
+import fewshotjax
+import hwmodel
+import nemojax
+
+
+def test_the_tested_packages_are_the_ones_meant():
+    installed = os.environ.get("FRUGALJAX_INSTALLED")
+    expected = Path(installed).resolve() if installed else Path(__file__).resolve().parents[1]
+    for package in (hwmodel, egrljax, nemojax, fewshotjax):
+        assert Path(package.__file__).resolve().parent.parent == expected
+
+
+def test_what_is_not_python_is_shipped():
+    for package in (hwmodel, egrljax, nemojax, fewshotjax):
+        assert files(package).joinpath("py.typed").is_file()
+    assert files(nemojax).joinpath("schemas/front.schema.json").is_file()
+
+
+def test_the_console_script_is_declared():
+    script = next(e for e in entry_points(group="console_scripts") if e.name == "nemojax")
+    assert script.value == "nemojax.cli:main"
+    assert version("frugaljax").count(".") == 2
