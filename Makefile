@@ -25,7 +25,7 @@ $(VENV)/.has-%: pyproject.toml
 	@touch $@
 
 demo: $(VENV)/.has-pretrained
-	$(BIN)/nemojax demo --out $(OUT)
+	$(BIN)/nemojax search --out $(OUT) --budget 600 --time-limit 75 --resume
 
 lint: $(VENV)/.has-dev,pretrained
 	$(BIN)/ruff check .

@@ -4,8 +4,8 @@ Searched on one half of the photographs (one a class, so the classes differ too)
 half, re-filtered there, and compared by hypervolume up to (1, 1, 1). All rivals hold the uniform
 configurations and spend the same number of evaluations:
   random      every quantizer by itself, uniform over 2-8 bits
-  perturbed   a level for the configuration, N(level, 1) bits for each quantizer; it is also NEMO's first
-              generation, so what NEMO gains over it is the evolution's own
+  perturbed   a level and a spread for the configuration, N(level, spread²) bits for each quantizer
+              (`initial_bits`); NEMO's first generation is drawn so, what it gains over it is the evolution's own
 Needs FRUGALJAX_DATA. Stored under results/ with every seed's figures.
 """
 
@@ -23,7 +23,7 @@ from .common import QUICK, finish, interval, say
 RESOLUTION = 128
 CALIBRATION, SEARCHED = (16, 24) if QUICK else (32, 64)
 REPORTED = 32 if QUICK else None  # None: the whole other half
-BUDGET = 40 if QUICK else 400
+BUDGET = 40 if QUICK else 300
 POPULATION = 20
 SEEDS = 2 if QUICK else 5
 

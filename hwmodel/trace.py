@@ -132,7 +132,7 @@ class _Tracer:
         """An add of two activations joins the later of their producers; the other one becomes a parent."""
         latest = max(active, key=lambda v: self.owner[v])
         draft = self.sole_reader(latest)
-        if draft is None or active[0] == active[1] or draft.source == "pool":
+        if draft is None or draft.source == "pool":
             self.open(i, eqn, pointwise(self.program, eqn, "add"), "sum", active)
             return
         draft.inner.append((draft.tail, draft.source))

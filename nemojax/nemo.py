@@ -214,7 +214,8 @@ def nemo(config: NemoConfig, space: BitSpace, num_objectives: int) -> Nemo:
             # Survival is ours, whatever the strategy did: one permutation for genotypes, bits and costs.
             best = jnp.argsort(position[:, s].reshape(-1), stable=True)[:slots]
             genotypes = jnp.concatenate([parents, ticket.genotypes[s]])[best]
-            states.append(own.replace(population=genotypes, fitness=fitness[:, s].reshape(-1)[best]))
+            score = jnp.where(living[s], fitness[:, s].reshape(-1)[best], worst)
+            states.append(own.replace(population=genotypes, fitness=score))
             bits.append(everyone.bits[:, s].reshape(-1, space.size)[best])
             kept = everyone.costs[:, s].reshape(-1, num_objectives)[best]
             kept_costs.append(jnp.where(living[s][:, None], kept, jnp.inf))

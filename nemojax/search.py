@@ -69,12 +69,14 @@ def initial_bits(key: jax.Array, space: BitSpace, count: int) -> Int[np.ndarray,
 
     Departs from drawing each bit-width by itself: of 110 quantizers drawn from 2-8 bits some are always at
     2, which ruins the network, so such a generation holds no usable configuration. Here a member has a level
-    of its own, uniform between the lowest and highest bit-width, and every quantizer is N(level, 1) bits.
+    of its own, uniform between the lowest and highest bit-width, and a spread of its own, uniform in 0-1 bit;
+    every quantizer is N(level, spread²) bits, rounded to an allowed one.
     """
-    k_level, k_noise = jax.random.split(key)
+    k_level, k_spread, k_noise = jax.random.split(key, 3)
     low, high = float(space.low.min()), float(space.high.max())
     level = jax.random.uniform(k_level, (count, 1), minval=low, maxval=high)
-    genes = level + jax.random.normal(k_noise, (count, space.size))
+    spread = jax.random.uniform(k_spread, (count, 1))
+    genes = level + spread * jax.random.normal(k_noise, (count, space.size))
     drawn = np.asarray(jax.vmap(space.nearest)(genes))
     widths = np.stack([space.uniform(b) for b in range(int(low), int(high) + 1)])
     uniform = np.unique(widths, axis=0)[:count]

@@ -37,7 +37,7 @@ class RunSettings:
     pins: tuple[tuple[str, int], ...] = ()  # (quantizer or glob pattern, bit-width)
     activation_range: str = "mse"  # see QuantizerConfig
     weight_range: str = "minmax"
-    population: int = 40
+    population: int = 20
     survival: str = "nsga3"
     seed: int = 0
 

@@ -102,20 +102,22 @@ def test_one_more_bit_never_costs_less(work, seed):
 
 
 def test_tied_weights_count_once_in_size_and_twice_in_operations():
-    def tied(w, x):
-        return conv(jax.nn.relu(conv(x, w)), w)
+    def net(p, x):
+        y = jax.nn.relu(conv(x, p["first"]))
+        return conv(jax.nn.relu(conv(y, p.get("second", p["first"]))), p["wide"])
 
-    def untied(pair, x):
-        return conv(jax.nn.relu(conv(x, pair[0])), pair[1])
-
-    w, x = jax.ShapeDtypeStruct((3, 3, 4, 4), jnp.float32), jax.ShapeDtypeStruct((1, 6, 6, 4), jnp.float32)
-    one, two = trace(tied, w, x), trace(untied, (w, w), x)
-    bits = jnp.asarray([8, 4, 2], jnp.int32)  # input, weight, activation
-    assert model_ratio(one, bits) == pytest.approx(4 / 32)
-    assert bit_operations_ratio(one, bits) == pytest.approx((8 + 4) / 64)
-    both = jnp.asarray([8, 4, 2, 6], jnp.int32)
-    assert two.point_names[1:] == ("0.weight", "0.activation", "1.weight")
-    assert model_ratio(two, both) == pytest.approx(5 / 32)
+    w, wide = (jax.ShapeDtypeStruct((3, 3, 4, n), jnp.float32) for n in (4, 8))
+    x = jax.ShapeDtypeStruct((1, 6, 6, 4), jnp.float32)
+    one = trace(net, {"first": w, "wide": wide}, x)
+    two = trace(net, {"first": w, "second": w, "wide": wide}, x)
+    points = ["input", "first.weight", "first.activation", "first_2.activation", "wide.weight"]
+    assert list(one.point_names) == points
+    bits = jnp.asarray([8, 4, 2, 3, 6], jnp.int32)
+    assert model_ratio(one, bits) == pytest.approx((144 * 4 + 288 * 6) / (432 * 32))
+    assert bit_operations_ratio(one, bits) == pytest.approx((1 * 8 + 1 * 4 + 2 * 6) / (4 * 32))
+    bits = jnp.asarray([8, 4, 2, 5, 3, 6], jnp.int32)
+    assert two.point_names[3:] == ("second.weight", "second.activation", "wide.weight")
+    assert model_ratio(two, bits) == pytest.approx((144 * 4 + 144 * 5 + 288 * 6) / (576 * 32))
 
 
 def test_a_norm_that_stands_alone_is_stored_in_full():

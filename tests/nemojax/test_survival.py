@@ -258,6 +258,9 @@ def test_nadir_by_hand():
     one = jnp.array([[1.0, 2.0], [1.0, 2.0], [4.0, 5.0]])
     _, nadir = normalise(init_normalisation(2), one, rank_of(one))
     np.testing.assert_array_equal(nadir, [4.0, 5.0])  # the front has no span: the worst of the generation
+    near = jnp.array([[2.0, 5e-4], [4.0, 0.0], [0.0, 3.0]])  # 5e-4 counts as on the axis, and 2 is nearer
+    _, nadir = normalise(init_normalisation(2), near, rank_of(near))
+    np.testing.assert_allclose(nadir, [2 / (1 - 5e-4 / 3), 3], rtol=1e-6)
 
 
 def test_association_by_hand():
