@@ -4,8 +4,8 @@ Searched on one half of the photographs (one a class, so the classes differ too)
 half, re-filtered there, and compared by hypervolume up to (1, 1, 1). All rivals hold the uniform
 configurations and spend the same number of evaluations:
   random      every quantizer by itself, uniform over 2-8 bits
-  perturbed   a level and a spread for the configuration, N(level, spread²) bits for each quantizer
-              (`initial_bits`); NEMO's first generation is drawn so, what it gains over it is the evolution's own
+  perturbed   a level and a spread for the configuration, N(level, spread²) bits for each quantizer, as
+              `initial_bits` draws NEMO's first generation: what NEMO gains over it is the evolution's own
 Needs FRUGALJAX_DATA. Stored under results/ with every seed's figures.
 """
 

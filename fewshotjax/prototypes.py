@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 
 def prototypes(support: Float[Array, "n d"], labels: Int[Array, " n"], ways: int) -> Float[Array, "ways d"]:
-    """c_k = Σ_{i: y_i = k} z_i / |{i: y_i = k}|   (Snell et al. 2017, Eq. 1).
+    """c_k = Σ_{i: y_i = k} z_i / n_k, with n_k examples of class k   (Snell et al. 2017, Eq. 1).
 
     Args:
         support: features of the support examples.

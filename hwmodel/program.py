@@ -36,7 +36,7 @@ class Value(NamedTuple):
 
 
 class Equation(NamedTuple):
-    """outputs = primitive(inputs, **params); inputs and outputs are indices into Program.values."""
+    """A primitive with its parameters; inputs and outputs are indices into Program.values."""
 
     primitive: jex.Primitive
     params: Mapping[str, Any]

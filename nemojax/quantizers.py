@@ -39,7 +39,7 @@ def grid(
     Args:
         low, high: x_min and x_max, scalars or broadcastable per channel.
         bits: () bit-width, traced; 2 to 16, or 32 (see `fake_quantize`).
-        symmetric: z = 0, s = max(|x_min|, |x_max|) / (2^(b-1) - 1); a range without negative numbers gets
+        symmetric: z = 0, s = max(-x_min, x_max) / (2^(b-1) - 1); a range without negative numbers gets
             the unsigned grid 0 ... 2^b - 1 instead, which wastes no half of it.
 
     A range of width zero gets s = 1, so that nothing is divided by zero; it can hold only zeros.
