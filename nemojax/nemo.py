@@ -75,7 +75,7 @@ class NemoConfig:
 class NemoState:
     """S species of C slots each, n quantizers, M objectives. Slot j of species s lives iff j < alloc[s]."""
 
-    run_key: jax.Array  # (2,) uint32, data of the key given to init; never changes
+    run_key: jax.Array  # (2,) uint32, data of the key that every generation's is folded from
     generation: jax.Array  # () int32, generations told
     evaluations: jax.Array  # () int32, candidates handed out
     params: tuple[Any, ...]  # each species' evosax parameters
@@ -136,12 +136,16 @@ def nemo(config: NemoConfig, space: BitSpace, num_objectives: int) -> Nemo:
         """Random members, with `seeds` in the place of the first of them; nothing is evaluated yet.
 
         Raises:
-            ValueError: too many seeds, or one outside the space.
+            ValueError: a key of another generator, too many seeds, or one outside the space.
         """
+        given, usual = jax.random.key_impl(key), jax.random.key_impl(jax.random.key(0))
+        if given != usual:
+            raise ValueError(f"key must be of JAX's default generator {usual}, got {given}")
         planted = _plant(seeds, config, species, space)
+        k_run, k_members = jax.random.split(key)
         states, bits = [], []
         for kind, k_init, size, own in zip(
-            species, jax.random.split(key, kinds), config.sizes, planted, strict=True
+            species, jax.random.split(k_members, kinds), config.sizes, planted, strict=True
         ):
             k_genotypes, k_state = jax.random.split(k_init)
             genotypes = kind.init(k_genotypes)
@@ -151,7 +155,7 @@ def nemo(config: NemoConfig, space: BitSpace, num_objectives: int) -> Nemo:
             states.append(state.replace(live=jnp.int32(size)) if hasattr(state, "live") else state)
             bits.append(kind.decode(genotypes))
         state = NemoState(
-            run_key=jax.random.key_data(key),
+            run_key=jax.random.key_data(k_run),
             generation=jnp.int32(0),
             evaluations=jnp.int32(0),
             params=tuple(kind.params for kind in species),
@@ -162,8 +166,7 @@ def nemo(config: NemoConfig, space: BitSpace, num_objectives: int) -> Nemo:
             survival=survival.init(num_objectives),
             archive=init_archive(config.archive_capacity, space.size, num_objectives),
         )
-        # Python numbers in evosax's states would become arrays of another type after one step, and recompile.
-        return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), state)
+        return jax.tree.map(_fixed, state)
 
     def ask(state: NemoState) -> tuple[jax.Array, Ticket, NemoState]:
         """N candidates: the initial members in generation 0, children after that."""
@@ -278,6 +281,15 @@ def _joint_order(
     behind = jnp.where(ranked, 0, jnp.where(valid, 1, jnp.where(living, 2, 3)))
     position = jnp.zeros_like(index).at[jnp.lexsort((place, behind))].set(index)
     return position.reshape(shape), unique.reshape(shape), state
+
+
+def _fixed(x: Any) -> jax.Array:
+    """Of the type it will keep: evosax's Python numbers would change theirs in the first step, and recompile.
+
+    32 bits also where JAX's 64-bit mode is on.
+    """
+    kind = jnp.result_type(x)
+    return jnp.asarray(x, {"float64": jnp.float32, "int64": jnp.int32}.get(kind.name, kind))
 
 
 def _survival(config: NemoConfig, num_objectives: int) -> Survival:

@@ -1,25 +1,22 @@
-"""The search as a whole: its invariants, an enumerated problem, failures, seeds, many runs at once."""
+"""One generation after another: what always holds, failures, repeats, seeds, keys."""
 
-import itertools
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from evosax.algorithms import DifferentialEvolution
 from jax.errors import KeyReuseError
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from moocore import hypervolume, is_nondominated
+from moocore import is_nondominated
 
-from nemojax.loop import run, run_chunk
+from nemojax.loop import run_chunk
 from nemojax.nemo import NemoConfig, nemo
 from nemojax.pareto import pareto_rank
 from nemojax.space import BitSpace
-from nemojax.species import SPECIES, Species
+from nemojax.species import SPECIES
 
 SIX = BitSpace.create([f"q{i}" for i in range(6)])
-SMALL = NemoConfig(population=21, archive_capacity=64)
+SMALL = NemoConfig(population=21, archive_capacity=256)  # room for all of 12 generations
 
 # An additive proxy of three layers, each with a weight and an activation quantizer (w0 a0 w1 a1 w2 a2).
 SENSITIVITY = np.array([3, 1, 0.6, 0.9, 0.25, 0.4], np.float32)
@@ -97,6 +94,12 @@ def test_construction_errors():
         nemo(SMALL, SIX, 1)
     with pytest.raises(ValueError, match="at least the number of objectives 3, got 2"):
         nemo(NemoConfig(archive_capacity=2), SIX, 3)
+
+
+def test_a_key_of_another_generator_is_refused(small):
+    """Only the numbers of the key are saved, so its generator must be the one assumed on loading."""
+    with pytest.raises(ValueError, match="key must be of JAX's default generator threefry2x32, got rbg"):
+        small.init(jax.random.key(0, impl="rbg"))
 
 
 def test_sizes_differ_by_at_most_one():
@@ -206,16 +209,37 @@ def test_the_strategys_own_tell_agrees_with_the_core(small):
         assert float(state.species[s].best_fitness) >= 0
 
 
-def test_best_fitness_is_of_this_generation_only(small):
-    """Positions of different generations do not compare: evosax's record is the best child's position."""
-    state = small.init(jax.random.key(4))
-    for _ in range(6):
-        bits, ticket, state = small.ask(state)
-        state, _ = small.tell(state, ticket, proxy(bits))
-    worst = jnp.full((21, 3), jnp.inf)
-    bits, ticket, state = small.ask(state)
-    state, _ = small.tell(state, ticket, worst)
-    assert all(float(own.best_fitness) >= 21 for own in state.species)
+def test_strategies_are_told_positions_in_the_joint_order(monkeypatch):
+    """42 living parents and children have the positions 0 to 41; the two dead slots the same 44."""
+    told = []
+
+    def recorded(make):
+        def build(space, size):
+            species = make(space, size)
+            tell = species.algorithm.tell
+
+            def watched(key, population, fitness, state, params):
+                jax.debug.callback(
+                    lambda *seen: told.append(seen), state.fitness, fitness, state.best_fitness, ordered=True
+                )
+                return tell(key, population, fitness, state, params)
+
+            species.algorithm.tell = watched
+            return species
+
+        return build
+
+    for name in SMALL.species:
+        monkeypatch.setitem(SPECIES, name, recorded(SPECIES[name]))
+    algo = nemo(replace(SMALL, survival="nsga2"), SIX, 3)
+    jax.block_until_ready(jax.jit(lambda s: run_chunk(algo, proxy, s, 3))(algo.init(jax.random.key(0))))
+    jax.effects_barrier()
+    assert len(told) == 6
+    for one, other in zip(told[::2], told[1::2], strict=True):
+        assert other[0][10] == other[1][10] == 44
+        living = np.concatenate([one[0], one[1], other[0][:10], other[1][:10]])
+        np.testing.assert_array_equal(np.sort(living), np.arange(42))
+        assert np.isinf([one[2], other[2]]).all(), "evosax's record of other generations is forgotten"
 
 
 def test_a_generation_of_failures_changes_no_member(small):
@@ -297,98 +321,7 @@ def test_seed_errors(small, seeds, message):
         small.init(jax.random.key(0), seeds)
 
 
-# The enumerated problem
-
-
-@pytest.fixture(scope="module")
-def enumerated():
-    """The configurations on the front, and its hypervolume."""
-    everything = np.array(list(itertools.product(range(2, 9), repeat=6)), np.int32)
-    costs = np.asarray(jax.jit(proxy)(everything), np.float64)
-    on_front = is_nondominated(costs, keep_weakly=True)
-    return {tuple(row) for row in everything[on_front]}, hypervolume(costs[on_front], ref=[1.1] * 3)
-
-
-@pytest.mark.parametrize("survival", ["nsga3", pytest.param("nsga2", marks=pytest.mark.slow)])
-def test_recovers_the_enumerated_front(survival, enumerated):
-    """All 7^6 = 117,649 configurations; 953 are on the front. 50 generations of 120, three runs.
-
-    A run must find 30 % of the front by 6,000 evaluations and 99.5 % of its hypervolume; as many
-    uniform draws find about 5 %, and must stay below a quarter of the run's share.
-    """
-    front, volume = enumerated
-    assert len(front) == 953
-    algo = nemo(NemoConfig(survival=survival), SIX, 3)
-    for seed in range(3):
-        state, metrics = run(algo, proxy, algo.init(jax.random.key(seed)), generations=50, every=50)
-        assert metrics.evaluations[-1] == 6000
-        valid = np.asarray(state.archive.valid)
-        found = {tuple(row) for row in np.asarray(state.archive.bits)[valid]}
-        random = {tuple(row) for row in np.random.default_rng(seed).integers(2, 9, (6000, 6))}
-        share = len(found & front) / len(front)
-        assert share >= 0.3
-        assert len(random & front) / len(front) <= share / 4
-        found_costs = np.asarray(state.archive.costs, np.float64)[valid]
-        assert hypervolume(found_costs, ref=[1.1] * 3) >= 0.995 * volume
-
-
-# Several runs, plug-ins, keys
-
-
-@pytest.fixture(scope="module")
-def four_runs():
-    """A search, four keys, and the states and metrics of the four runs under vmap."""
-    algo = nemo(replace(SMALL, survival="nsga2", species=("floor",)), SIX, 3)
-    keys = jax.random.split(jax.random.key(7), 4)
-    together = jax.jit(jax.vmap(lambda key: run_chunk(algo, proxy, algo.init(key), 5)))
-    return algo, keys, together, together(keys)
-
-
-def test_vmapped_runs_equal_separate_ones(four_runs):
-    algo, keys, _, batch = four_runs
-    for row in range(4):
-        one = run(algo, proxy, algo.init(keys[row]), generations=5, every=5)
-        for x, y in zip(*map(jax.tree.leaves, (one, batch)), strict=True):
-            np.testing.assert_array_equal(x, y[row].reshape(x.shape))
-
-
-@pytest.mark.slow
-def test_runs_sharded_over_devices_equal_those_on_one(four_runs):
-    _, keys, together, batch = four_runs
-    mesh = jax.make_mesh((4,), ("run",), axis_types=(AxisType.Auto,))
-    sharded = together(jax.device_put(keys, NamedSharding(mesh, PartitionSpec("run"))))
-    assert len(jax.tree.leaves(sharded)[0].sharding.device_set) == 4
-    for x, y in zip(*map(jax.tree.leaves, (sharded, batch)), strict=True):
-        np.testing.assert_array_equal(x, y)
-
-
-@pytest.mark.slow
-def test_an_evosax_strategy_is_one_more_species(monkeypatch):
-    """Differential evolution on real bit-widths, rounded; nothing of it is known to the core."""
-
-    def evolution(space, size):
-        algorithm = DifferentialEvolution(size, jnp.zeros(space.size))
-        params = algorithm.default_params.replace(elitism=False)
-        return Species(
-            algorithm=algorithm,
-            params=params,
-            init=lambda key: space.sample(key, size).astype(jnp.float32),
-            decode=jax.vmap(space.nearest),
-            encode=None,
-        )
-
-    monkeypatch.setitem(SPECIES, "differential evolution", evolution)
-    config = replace(SMALL, population=30, survival="nsga2", species=("differential evolution", "floor"))
-    algo = nemo(config, SIX, 3)
-    species = [SPECIES[name](SIX, config.slots) for name in config.species]
-    state = algo.init(jax.random.key(0), np.full((2, 6), 8))
-    assert (np.asarray(state.bits[1, :2]) == 8).all(), "seeds go to the species that can encode them"
-    first = state.bits
-    with jax.numpy_dtype_promotion("standard"):  # evosax needs it here
-        state, metrics = jax.jit(lambda s: run_chunk(algo, proxy, s, 20))(state)
-    check_invariants(species, state, proxy, 30)
-    assert not np.array_equal(first[0], state.bits[0])
-    assert int(metrics.front[-1, 0]) > 0
+# Keys
 
 
 def test_no_key_is_used_twice():
@@ -410,3 +343,11 @@ def test_different_keys_differ_and_equal_keys_agree(small):
     a, b, c = (small.ask(small.init(jax.random.key(k)))[0] for k in (0, 0, 1))
     np.testing.assert_array_equal(a, b)
     assert not np.array_equal(a, c)
+
+
+def test_64_bit_mode_changes_no_type():
+    """Types agree between steps there too, so that a scan accepts them."""
+    algo = nemo(replace(SMALL, survival="nsga3"), SIX, 3)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        state = algo.init(jax.random.key(0))
+        after, _ = jax.eval_shape(lambda s: run_chunk(algo, proxy, s, 2), state)

@@ -13,9 +13,10 @@ from nemojax.quantized import QuantizedNetwork, compiled_logits, quantize
 
 CONFIGS = {
     "default": QuantizerConfig(),
-    "paper": QuantizerConfig(activation_range="mean_minmax", per_channel=False, batch=4),
+    "per tensor, no pooled point": QuantizerConfig(
+        activation_range="mean_minmax", per_channel=False, batch=4, quantize_pooled_input=False
+    ),
     "symmetric": QuantizerConfig(symmetric_weights=True, symmetric_activations=True, weight_range="mse"),
-    "no pooled point": QuantizerConfig(quantize_pooled_input=False, activation_range="percentile"),
 }
 
 
