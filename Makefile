@@ -12,8 +12,8 @@ help:
 	@echo "make demo            search the bits of a real ImageNet network (3 minutes after install)"
 	@echo "make test            lint, types and tests          make test-slow   the long ones"
 	@echo "make bench NAME=x    one benchmark (QUICK=1: within 2 minutes); there are:"
-	@ls benchmarks/*.py | grep -v -e _ -e torch | sed 's|benchmarks/||; s|.py||; s|^|                       |'; \
-	 ls benchmarks/*_*.py | grep -v -e torch_rival | sed 's|benchmarks/||; s|.py||; s|^|                       |'
+	@ls benchmarks/*.py | sed 's|benchmarks/||; s|.py||' | grep -v -x -e __init__ -e common -e torch_rival \
+	  | sed 's|^|                       |'
 	@echo "make notebooks       executes them (FAST=1)         make docs        builds docs/_build/html"
 
 # One stamp per set of extras: installed again when pyproject.toml changes.

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-QUICK = bool(os.environ.get("QUICK"))
+QUICK = os.environ.get("QUICK", "") not in ("", "0")
 RESULTS = Path(__file__).parent / "results"
 
 

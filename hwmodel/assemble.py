@@ -63,9 +63,10 @@ def assemble(program: Program, drafts: list[Draft], quantize_pooled_input: bool)
         input_point = feeds.get(draft.reads[0], -1)
         for value, source in draft.inner:
             feeds[value] = point(f"{name}.{source}", source, i, value, g.channel_axis)
-        silent = draft.keeps_values(program) or (draft.source == "pool" and not quantize_pooled_input)
-        if silent or draft.tail not in read:
+        if draft.keeps_values(program) or draft.tail not in read:
             feeds[draft.tail] = input_point
+        elif draft.source == "pool" and not quantize_pooled_input:
+            feeds[draft.tail] = -1  # a mean of quantized values is not on their grid
         else:
             feeds[draft.tail] = point(f"{name}.{draft.source}", draft.source, i, draft.tail, g.channel_axis)
         outside = [v for v in draft.reads if v in program.inputs]

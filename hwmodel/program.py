@@ -223,6 +223,6 @@ def user_line(eqn: jex.JaxprEqn) -> str:
     """file:line of the innermost frame outside jax and flax; empty where there is none."""
     traceback = getattr(eqn.source_info, "traceback", None)
     for frame in getattr(traceback, "frames", ()):
-        if not any(f"/{library}/" in frame.file_name for library in _LIBRARIES):
+        if not any(f"/site-packages/{library}/" in frame.file_name for library in _LIBRARIES):
             return f"{frame.file_name}:{frame.line_num}"
     return ""

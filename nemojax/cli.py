@@ -2,8 +2,9 @@
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,11 @@ from .front_table import number_text, text_table
 from .outputs import evaluate_outcome, knee, write_outcome
 from .plots import plot_bits
 from .progress import progress
+from .quantizers import FULL_BITS
 from .run_folder import CHECKPOINT, check_folder, start_folder
 from .search import search as run_search
 from .setup_run import Prepared, RunSettings, prepare
-from .space import PAPER_BITS
+from .space import HIGHEST_BITS, LOWEST_BITS, PAPER_BITS
 from .task import costs_by_name
 
 app = typer.Typer(
@@ -108,32 +110,36 @@ def search(
         raise ValueError(f"--budget must be at least the --population, {population}, got {budget}")
     check_folder(out, settings, resume=resume)
     prepared = prepare(settings, _say)
+    _say("compiling the network, about 10 s; then one configuration after the other")
     start_folder(out, settings)
-    _say("the first evaluation compiles, about 10 s; then one configuration after the other")
-    bar = progress()
+    full = prepared.task.full_precision()[0]  # compiles what every configuration will use
+    _say(f"full precision: {prepared.task.objectives[0]} {float(full):.4g} on the images of the search")
     try:
         found = run_search(
-            jax.random.key(seed),
+            jax.random.fold_in(prepared.key, 1),
             prepared.task,
             budget=budget,
             config=settings.nemo,
-            on_chunk=bar,
+            on_chunk=progress(),
             time_limit_s=time_limit,
             checkpoint=out / CHECKPOINT,
             settings={"run": settings.as_dict(), "budget": budget},
         )
-    finally:
-        bar.close()
+    except KeyboardInterrupt:
+        kept = "continue with --resume" if (out / CHECKPOINT).exists() else "no generation was finished"
+        _say(f"nemojax: stopped; {kept}")
+        raise typer.Exit(130) from None
     _say(f"evaluating {len(found.front)} points and the baselines on {settings.report} images kept for this")
-    outcome = evaluate_outcome(found, prepared, seed=seed)
+    outcome = evaluate_outcome(found, prepared)
     files = write_outcome(out, outcome, found)
     _say(f"done in {time.monotonic() - started:.0f} s; {len(found.bits)} configurations evaluated\n")
     print(outcome.front.table(knee=outcome.knee.index))
     print(f"\nThe knee, point {outcome.knee.index}, and uniform bit-widths on the images of the report:")
     print(_against_uniform(outcome.knee, outcome.baselines["uniform"], prepared))
     print(f"\nWritten: {', '.join(str(file) for file in files)}")
+    limit = float(np.median(outcome.front.costs[:, 1]))
     print(
-        f"Next:  nemojax show {out} --pick model_ratio=0.2     choose by a limit\n"
+        f"Next:  nemojax show {out} --pick model_ratio={limit:.2g}     choose by a limit\n"
         f"       nemojax evaluate {out / 'knee.json'}     its figures, and the full-precision network's\n"
         f"       nemojax search --images FOLDER --out other     your photographs, by their labels"
     )
@@ -144,37 +150,37 @@ def evaluate(
     configuration: Annotated[
         str, typer.Argument(help="A file such as knee.json, or a number: that many bits.")
     ],
-    images: Images = DEFAULT.images,
-    weights: Weights = DEFAULT.weights,
-    resolution: Resolution = DEFAULT.resolution,
-    calibration: Calibration = DEFAULT.calibration,
-    report: Reported = DEFAULT.report,
-    top_k: TopK = DEFAULT.top_k,
-    activation_range: Activation = DEFAULT.activation_range,
-    seed: Seed = DEFAULT.seed,
+    images: Annotated[
+        str | None, typer.Option(help="Other photographs: see `nemojax search --help`.")
+    ] = None,
+    resolution: Annotated[int | None, typer.Option(help="Another resolution, in pixels of a side.")] = None,
+    report: Annotated[int | None, typer.Option(help="Another number of images of the report.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Other weights, as `search` takes them.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another draw of the images.")] = None,
 ) -> None:
-    """Measure one configuration beside the full-precision network, on images of the report."""
-    settings = RunSettings(
-        images=images,
-        weights=weights,
-        resolution=resolution,
-        calibration=calibration,
-        search=1,
-        report=report,
-        top_k=top_k,
-        activation_range=activation_range,
-        seed=seed,
-    )
+    """Measure one configuration beside the full-precision network, on images of the report.
+
+    A file of a search is measured as that search was set up (photographs, resolution, ranges, seed), on the
+    images that it kept for the report; options change that. A number uses the defaults of `nemojax search`.
+    """
+    known = [] if configuration.isdigit() else [load_bits(configuration)]
+    settings = RunSettings.from_dict(known[0].settings.get("run", {})) if known else DEFAULT
+    changes: dict[str, Any] = {
+        "images": images,
+        "resolution": resolution,
+        "report": report,
+        "weights": weights,
+        "seed": seed,
+    }
+    settings = replace(settings, **{name: value for name, value in changes.items() if value is not None})
+    width = int(configuration) if configuration.isdigit() else FULL_BITS
+    if width != FULL_BITS and not LOWEST_BITS <= width <= HIGHEST_BITS:
+        raise ValueError(f"CONFIGURATION is {width} bits: give 2-16, 32, or a file such as knee.json")
     prepared = prepare(settings, _say)
-    space, work = prepared.task.space, prepared.task.network.workload
-    if configuration.isdigit():
-        width = int(configuration)
-        if width not in (*range(2, 17), 32):
-            raise ValueError(f"CONFIGURATION is {width} bits: give 2-16, 32, or a file such as knee.json")
-        chosen = np.full(space.size, width, np.int32)
-    else:
-        chosen = load_bits(configuration, work.point_names).bits
-    rows = np.stack([np.full(space.size, 32, np.int32), chosen])
+    names = prepared.task.network.workload.point_names
+    full = np.full(len(names), FULL_BITS, np.int32)
+    chosen = load_bits(configuration, names).bits if known else np.full_like(full, width)
+    rows = np.stack([full, chosen])
     columns = scores(prepared.report, rows, prepared.report_scores)
     for name, cost in costs_by_name(prepared.task.network).items():
         columns[name] = np.asarray(jax.vmap(cost)(jnp.asarray(rows)))
@@ -223,9 +229,9 @@ def main() -> None:
     except ValueError as error:
         print(f"nemojax: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("nemojax: stopped; the same command with --resume continues", file=sys.stderr)
-        raise SystemExit(130) from None
+    except OSError as error:
+        print(f"nemojax: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def _say(line: str) -> None:

@@ -67,7 +67,7 @@ def load_labelled(
 
     Args:
         count: take this many, spread evenly over that order, instead of all.
-        classes: refuse labels from here on.
+        classes: of the network: labels from here on are refused, and so is another number of class folders.
         threads: decoding threads, by default one per processor up to 8.
 
     Raises:
@@ -75,7 +75,7 @@ def load_labelled(
     """
     with Source(place) as source:
         tables = [name for name in source.names if name.split("/")[-1] == LABELS and name.count("/") <= 1]
-        entries = _from_table(source, tables[0]) if len(tables) == 1 else _from_folders(source)
+        entries = _from_table(source, tables[0]) if len(tables) == 1 else _from_folders(source, classes)
         for name, label in entries:
             if classes is not None and label >= classes:
                 raise ValueError(
@@ -163,7 +163,7 @@ def _from_table(source: Source, table: str) -> list[tuple[str, int]]:
     return list(entries.items())
 
 
-def _from_folders(source: Source) -> list[tuple[str, int]]:
+def _from_folders(source: Source, classes: int | None) -> list[tuple[str, int]]:
     """(file, class index) of the pictures in class folders."""
     here = f"{source.place}"
     hint = f"give a folder with one subfolder per class, or with {LABELS} (columns file,label)"
@@ -177,6 +177,11 @@ def _from_folders(source: Source) -> list[tuple[str, int]]:
         if "/" in name:
             members[name.split("/")[0]].append(name)
     entries = []
+    if classes is not None and len(members) != classes:
+        raise ValueError(
+            f"{here}: has {len(members)} class folders, but the network has {classes} classes, so a folder's "
+            f"place among them is no class: add a {LABELS} with the columns file,label"
+        )
     for label, (folder, names) in enumerate(members.items()):
         if not names:
             raise ValueError(f"{source.place / folder}: holds no pictures: remove the folder or add some")

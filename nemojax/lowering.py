@@ -1,7 +1,7 @@
 """How a convolution or a matrix product is handed to XLA: the same numbers, other speeds.
 
 XLA:CPU runs depthwise and grouped convolutions by slow general code, and 1x1 convolutions slower than
-the matrix product that they are (docs/architecture.md has the measured times). So on a CPU a depthwise
+the matrix product that they are (`make bench NAME=gpu` times both lowerings). So on a CPU a depthwise
 convolution becomes a sum of shifted slices, a 1x1 convolution a matrix product, and a grouped one a row
 of dense ones. On other backends the primitive is left as it is.
 """
@@ -56,7 +56,7 @@ def depthwise(
     # The barrier keeps what made x (a quantizer, say) from being recomputed in each of the slices.
     x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *pad, (0, 0))))
     rows, columns = (x.shape[1] - height) // s + 1, (x.shape[2] - width) // t + 1
-    sums = []  # per row of taps, which XLA:CPU runs some 4 % faster than one long sum
+    sums = []  # per row of taps, which XLA:CPU runs a little faster than one long sum
     for i in range(height):
         band = x[:, i : i + (rows - 1) * s + 1 : s]
         taps = [

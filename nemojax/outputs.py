@@ -4,14 +4,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .configuration import Configuration, save_bits
 from .evaluator import Evaluator, scores
 from .front import Front
 from .plots import plot_bits, plot_front, plot_progress
-from .search import Found, uniform_bits
+from .search import Found, initial_bits, uniform_bits
 from .setup_run import Prepared
+from .task import costs_by_name
 
 KL_LIMIT = 1.0  # nats; beyond it a network is of no use, and would pull the knee to itself
 
@@ -25,26 +27,36 @@ class Outcome(NamedTuple):
     baselines: dict[str, tuple[np.ndarray, np.ndarray]]  # name -> bits and costs on the report's images
 
 
-def evaluate_outcome(found: Found, prepared: Prepared, *, random: int = 40, seed: int = 0) -> Outcome:
-    """Evaluates the front and the baselines (uniform and random bit-widths) on the report's images."""
+def evaluate_outcome(found: Found, prepared: Prepared, *, drawn: int = 20) -> Outcome:
+    """Evaluates the front and the baselines on the report's images."""
     front, report = found.front, prepared.report
     columns = scores(report, front.bits, prepared.report_scores)
-    front = Front(
-        front.bits,
-        front.costs,
-        front.objectives,
-        front.names,
-        {**front.settings, **prepared.facts},
-        {f"report_{name}": column for name, column in columns.items()},
-    )
-    on_report = Evaluator(report)
-    searched = {f"search_{front.objectives[0]}": front.costs[:, 0]}
+    usable = np.isfinite(list(columns.values())).all(axis=0)  # a network may fail on one set of images alone
+    if not usable.any():
+        raise ValueError(
+            "every point of the front fails on the images of the report: is something wrong with them?"
+        )
+    bits, costs = front.bits[usable], front.costs[usable]
+    columns = {f"report_{name}": column[usable] for name, column in columns.items()}
+    product = costs_by_name(prepared.task.network)["bitops_product"]
+    further = {"bitops_product": np.asarray(jax.vmap(product)(jnp.asarray(bits)))}
+    settings = {**front.settings, **prepared.facts}
+    front = Front(bits, costs, front.objectives, front.names, settings, {**columns, **further})
+    error = front.objectives[0]
+    on_report = np.column_stack(
+        [columns[f"report_{error}"], costs[:, 1:]]
+    )  # the others depend on the bits alone
     again = Front.of(
-        front.bits, on_report(front.bits), report.objectives, front.names, front.settings, searched
+        bits, on_report, front.objectives, front.names, settings, {f"search_{error}": costs[:, 0]}
     )
-    drawn = np.asarray(report.space.sample(jax.random.key(seed), random))
-    rivals = {"uniform": uniform_bits(report), "random": drawn}
-    baselines = {name: (bits, on_report(bits)) for name, bits in rivals.items()}
+    k_random, k_perturbed = jax.random.split(prepared.key)
+    rivals = {
+        "uniform": uniform_bits(report),
+        "perturbed uniform": initial_bits(k_perturbed, report.space, drawn + 7)[-drawn:],
+        "random": np.asarray(report.space.sample(k_random, drawn)),
+    }
+    evaluate = Evaluator(report)
+    baselines = {name: (rows, evaluate(rows)) for name, rows in rivals.items()}
     return Outcome(front, again, knee(front), baselines)
 
 

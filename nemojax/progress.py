@@ -59,6 +59,7 @@ class SearchProgress:
         """Leaves the line as it is."""
         if self._task is not None:
             self._bar.stop()
+            self._task = None
 
     def _start(self, total: int | None) -> None:
         if self._task is None:

@@ -70,7 +70,7 @@ def fake_quantize(
     """x rounded to the grid of [low, high] at `bits`; at 32 bits, x itself.
 
     The gradient is the straight-through estimate: 1 inside the range, 0 where x was clipped. Without
-    `straight_through` it is 0, and the same numbers come 4 % sooner over a network.
+    `straight_through` it is 0, and the same numbers come with two operations less.
     """
     to = grid(low, high, bits, symmetric=symmetric)
     u = jnp.clip(x / to.scale, to.first, to.last)

@@ -73,13 +73,14 @@ def initial_bits(key: jax.Array, space: BitSpace, count: int) -> Int[np.ndarray,
     every quantizer is N(level, spread²) bits, rounded to an allowed one.
     """
     k_level, k_spread, k_noise = jax.random.split(key, 3)
-    low, high = float(space.low.min()), float(space.high.max())
+    free = [bits for bits in space.allowed if len(bits) > 1] or list(space.allowed)  # pins set no level
+    widths = sorted({b for bits in free for b in bits})
+    low, high = float(widths[0]), float(widths[-1])
     level = jax.random.uniform(k_level, (count, 1), minval=low, maxval=high)
     spread = jax.random.uniform(k_spread, (count, 1))
     genes = level + spread * jax.random.normal(k_noise, (count, space.size))
     drawn = np.asarray(jax.vmap(space.nearest)(genes))
-    widths = np.stack([space.uniform(b) for b in range(int(low), int(high) + 1)])
-    uniform = np.unique(widths, axis=0)[:count]
+    uniform = np.unique(np.stack([space.uniform(b) for b in widths]), axis=0)[:count]
     return np.concatenate([uniform, drawn[len(uniform) :]])
 
 
@@ -145,18 +146,23 @@ def search(
         state = saved["state"]
         evaluator.restore(saved["cache"])
         history.restore(saved["history"])
-    stale, stop = 0, False
-    while evaluator.evaluations + config.population <= budget and stale < _STALE_GENERATIONS and not stop:
-        before = evaluator.evaluations
-        state, _ = run(algo, evaluator, state, generations=1, every=1, jit_evaluate=False)
-        stale = stale + 1 if evaluator.evaluations == before else 0
-        report = _report(task, state, evaluator, budget, corner, time.monotonic() - started)
-        history.add(report)
-        if checkpoint is not None:
-            parts = {"state": state, "cache": evaluator.table(), "history": history.table()}
-            save_state(checkpoint, parts, identity)
-        stop = on_chunk is not None and on_chunk(report) is True
-        stop = stop or (time_limit_s is not None and report.seconds >= time_limit_s)
+    stale, stop = history.stale(), False
+    try:
+        while evaluator.evaluations + config.population <= budget and stale < _STALE_GENERATIONS and not stop:
+            before = evaluator.evaluations
+            state, _ = run(algo, evaluator, state, generations=1, every=1, jit_evaluate=False)
+            stale = stale + 1 if evaluator.evaluations == before else 0
+            report = _report(task, state, evaluator, budget, corner, time.monotonic() - started)
+            history.add(report)
+            if checkpoint is not None:
+                parts = {"state": state, "cache": evaluator.table(), "history": history.table()}
+                save_state(checkpoint, parts, identity)
+            stop = on_chunk is not None and on_chunk(report) is True
+            stop = stop or (time_limit_s is not None and report.seconds >= time_limit_s)
+    finally:
+        close = getattr(on_chunk, "close", None)  # a progress line gives the terminal back, whatever happened
+        if close is not None:
+            close()
     table = evaluator.table()
     front = Front.of(
         table["bits"], table["costs"], task.objectives, task.space.names, {**(settings or {}), **identity}
@@ -165,11 +171,19 @@ def search(
 
 
 def fingerprint(task: Task) -> str:
-    """Start of a SHA-256 over everything that decides a task's costs; equal tasks have equal ones."""
+    """Start of a SHA-256 over what decides a task's costs; equal tasks have equal ones.
+
+    Objectives that are functions of the bits are told apart by their values at three configurations.
+    """
     digest = hashlib.sha256()
+    for width in (2, 5, 8):
+        bits = task.space.uniform(width)
+        digest.update(np.array([cost(jax.numpy.asarray(bits)) for _, cost in task.costs_of_bits]).tobytes())
     for leaf in jax.tree.leaves(task):
         digest.update(np.ascontiguousarray(leaf).tobytes())
-    text = (task.objectives, task.space.names, task.space.allowed, task.network.config, task.network.name)
+    network = task.network
+    names = (task.objectives, task.space.names, task.space.allowed)
+    text = (*names, network.config, network.name, network.traced.lowering)
     digest.update(repr(text).encode())
     return digest.hexdigest()[:16]
 
@@ -192,6 +206,11 @@ class _History:
             "evaluations": np.array([evaluations for evaluations, _ in self._rows], np.int32),
             "hypervolume": np.array([volume for _, volume in self._rows], np.float32),
         }
+
+    def stale(self) -> int:
+        """Generations at the end that evaluated nothing new."""
+        evaluations = [row[0] for row in self._rows]
+        return sum(e == evaluations[-1] for e in evaluations) - 1 if evaluations else 0
 
     def restore(self, table: Mapping[str, Any]) -> None:
         self._rows = list(zip(table["evaluations"].tolist(), table["hypervolume"].tolist(), strict=True))

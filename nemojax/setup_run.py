@@ -1,8 +1,8 @@
 """From settings to a task: images, network, quantizers. What the console script and notebooks share."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields as dataclass_fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from .networks import efficientnet_lite0
 from .objectives import Disagreement, KLDivergence, Score, TopKError
 from .photographs import sample_photographs
 from .quantized import quantize
-from .space import PAPER_BITS
+from .space import PAPER_BITS, BitSpace
 from .task import Task, classification, fidelity, search_space
 
 Say = Callable[[str], None]
@@ -46,7 +46,12 @@ class RunSettings:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
-        self.quantizers, self.nemo  # their own checks  # noqa: B018
+        for name, least in (("calibration", 1), ("search", 1), ("report", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least} image, got {getattr(self, name)}")
+        for bits in (self.bits, *((width,) for _, width in self.pins)):
+            BitSpace(("any",), (bits,))  # its own checks, before anything is loaded
+        self.quantizers, self.nemo  # likewise  # noqa: B018
 
     @property
     def quantizers(self) -> QuantizerConfig:
@@ -55,6 +60,24 @@ class RunSettings:
     @property
     def nemo(self) -> NemoConfig:
         return NemoConfig(population=self.population, survival=self.survival)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "RunSettings":
+        """What `as_dict` gave.
+
+        Raises:
+            ValueError: a field that there is not, or a value that it cannot have.
+        """
+        unknown = sorted(fields.keys() - {field.name for field in dataclass_fields(cls)})
+        if unknown:
+            raise ValueError(f"the settings hold {unknown[0]!r}, which this version does not know")
+        values = dict(fields)
+        try:
+            values["bits"] = tuple(values.get("bits", PAPER_BITS))
+            values["pins"] = tuple((str(name), int(bits)) for name, bits in values.get("pins", ()))
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"the settings of the run are damaged: {error}") from None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, tuples as lists."""
@@ -69,6 +92,7 @@ class Prepared(NamedTuple):
     report: Task
     report_scores: tuple[Score, ...]
     facts: dict[str, Any]  # JSON-able: sources, digests and versions, kept with the result
+    key: jax.Array  # for whatever else the run draws
 
 
 def prepare(settings: RunSettings, say: Say = lambda _: None) -> Prepared:
@@ -79,7 +103,8 @@ def prepare(settings: RunSettings, say: Say = lambda _: None) -> Prepared:
     """
     network = efficientnet_lite0(settings.weights, resolution=settings.resolution)
     say(f"network: {network.name}, {network.weights_source}")
-    parts, labelled, source = _images(settings, network.preprocess)
+    k_images, k_rest = jax.random.split(jax.random.key(settings.seed))
+    parts, labelled, source = _images(k_images, settings, network.preprocess)
     say(f"images: {source}; {settings.resolution}x{settings.resolution} pixels")
     quantized = quantize(network, parts.calibration.images, settings.quantizers)
     work = quantized.workload
@@ -107,11 +132,10 @@ def prepare(settings: RunSettings, say: Say = lambda _: None) -> Prepared:
         "versions": {name: _version(name) for name in ("frugaljax", "jax", "jaxlib", "numpy")},
         "backend": jax.default_backend(),
     }
-    return Prepared(task, report, report_scores, facts)
+    return Prepared(task, report, report_scores, facts, k_rest)
 
 
-def _images(settings: RunSettings, preprocess: Any) -> tuple[Parts, bool, str]:
-    key = jax.random.key(settings.seed)
+def _images(key: jax.Array, settings: RunSettings, preprocess: Any) -> tuple[Parts, bool, str]:
     counts = {"calibration": settings.calibration, "search": settings.search, "report": settings.report}
     if settings.images is None:
         photographs = sample_photographs(key, preprocess, **counts)

@@ -62,7 +62,8 @@ class Task:
         """`cost`, given what the configuration makes of the images."""
         error = self.score(logits, self.target)
         row = jnp.stack([error, *(cost(bits).astype(error.dtype) for _, cost in self.costs_of_bits)])
-        return jnp.where(jnp.isfinite(row).all(), row, jnp.inf)
+        failed = ~jnp.isfinite(row).all() | jnp.isnan(logits).any()
+        return jnp.where(failed, jnp.inf, row)
 
     def costs(
         self, bits: Int[Array | np.ndarray, "N n"], *, chunk: int | None = None, members: int | None = None
@@ -105,6 +106,7 @@ class Task:
                 f"{score.name} compares with the full-precision logits: leave target out, or change score"
             )
         images, target = _checked(self.network, images, target)
+        _check_score(score, self.network, images)
         return self.replace(images=images, target=target, score=score)  # type: ignore[attr-defined]
 
 
@@ -167,11 +169,20 @@ def _task(
         if unknown:
             raise ValueError(f"costs holds {unknown[0]!r}; by name there are {sorted(known)}")
         costs = {name: known[name] for name in costs}
+    _check_score(score, network, images)
     if not costs:
         raise ValueError("costs is empty: a multi-objective search needs one besides the error")
     if score.name in costs:
         raise ValueError(f"costs holds {score.name!r}, which is the error's name: choose another")
     return Task(network, images, target, score, tuple(costs.items()), space)
+
+
+def _check_score(score: Score, network: QuantizedNetwork, images: Array) -> None:
+    classes = jax.eval_shape(network.logits, images[:1]).shape[1]
+    if isinstance(score, TopKError) and score.k >= classes:
+        raise ValueError(
+            f"top_k must be below the number of classes, {classes}, got {score.k}: nothing could miss"
+        )
 
 
 def _checked(network: QuantizedNetwork, images: Any, labels: Any) -> tuple[Array, Array]:

@@ -12,8 +12,7 @@ from hwmodel import Workload, trace
 from .interpreter import Folded, Quantize, execute
 from .lowering import Lowering
 
-# Activations of one micro-batch on a CPU should stay in its caches. Measured on EfficientNet-Lite0 at 160²
-# (9.8 MB for four images): 64 images in micro-batches of 4 took about half of the time of all at once.
+# A micro-batch on a CPU should stay in its caches: four images of EfficientNet-Lite0 at 160², say.
 CPU_ACTIVATION_BYTES = 10_000_000
 DEVICE_IMAGES = 256
 
@@ -34,9 +33,14 @@ class Traced:
         """The workload at a batch size; points and operations are the same at all of them."""
         if batch not in self._workloads:
             images = jax.ShapeDtypeStruct((batch, *self.image), jnp.float32)
-            self._workloads[batch] = trace(
-                self.apply, self.params, images, quantize_pooled_input=self.quantize_pooled_input
-            )
+            work = trace(self.apply, self.params, images, quantize_pooled_input=self.quantize_pooled_input)
+            for other in self._workloads.values():
+                if _shape_free(work) != _shape_free(other):
+                    raise ValueError(
+                        "the function computes other steps at another batch size, so it cannot be calibrated "
+                        "at one and run at another: make its weights' shapes independent of the batch"
+                    )
+            self._workloads[batch] = work
         return self._workloads[batch]
 
     @property
@@ -53,7 +57,7 @@ class Traced:
     ) -> jax.Array:
         """Logits (N, classes) of images (N, ...), at most `chunk` images (default: `micro_batch`) at a time.
 
-        The chunk changes memory and speed, not the result: images do not meet each other.
+        The chunk changes memory and speed, and the result by rounding alone: images do not meet each other.
         """
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {chunk}")
@@ -70,3 +74,14 @@ class Traced:
         padded = jnp.pad(images, [(0, short)] + [(0, 0)] * (images.ndim - 1))
         logits = jax.lax.map(step, padded.reshape(-1, size, *images.shape[1:]))
         return logits.reshape(-1, *logits.shape[2:])[:count]
+
+
+def _shape_free(work: Workload) -> object:
+    """What must be alike in the traces at all batch sizes: equations, their values, and the points.
+
+    Shapes of weights belong to it, since folded weights are carried from one trace to the others.
+    """
+    program = work.program
+    equations = [(eqn.name, eqn.inputs, eqn.outputs) for eqn in program.equations]
+    weights = [value.shape for value in program.values if value.role == "weight"]
+    return equations, weights, work.point_names

@@ -93,7 +93,7 @@ def test_search_leaves_all_files(finished):
             assert min(picture.size) >= 400
     front = nemo.Front.from_json(finished / "front.json")
     assert front.objectives == ("kl", "model_ratio", "bitops_max")
-    assert set(front.held_out) == {"report_kl", "report_disagreement"}
+    assert set(front.held_out) == {"report_kl", "report_disagreement", "bitops_product"}
     assert front.settings["run"]["population"] == 8
     assert front.settings["images_sha256"]["search"] != front.settings["images_sha256"]["report"]
     with (finished / "front.csv").open() as file:
@@ -135,11 +135,19 @@ def test_show_picks_and_saves(finished, tmp_path, capsys):
 
 
 def test_evaluate_gives_full_precision_and_the_configuration(finished, capsys):
-    common = ["--resolution", "16", "--calibration", "2", "--report", "3"]
-    code, out, _ = run(capsys, "evaluate", finished / "knee.json", *common)
+    code, out, _ = run(capsys, "evaluate", finished / "knee.json")
     assert code == 0
+    knee = nemo.load_bits(finished / "knee.json")
+    own = [float(x) for x in out.splitlines()[-1].split()[1:]]
+    expected = [
+        knee.held_out["report_kl"],
+        knee.held_out["report_disagreement"],
+        *list(knee.costs.values())[1:],
+    ]
+    np.testing.assert_allclose(own[:4], expected, rtol=2e-3)  # the search's report, again, as printed
     full = next(line for line in out.splitlines() if line.startswith("full precision")).split()
     assert [float(x) for x in full[2:]] == [0, 0, 1, 1, 1]
+    common = ["--resolution", "16", "--report", "3"]
     code, out, _ = run(capsys, "evaluate", "8", *common)
     assert code == 0
     eight = [float(x) for x in out.splitlines()[-1].split()[1:]]
@@ -153,7 +161,15 @@ def test_labelled_pictures_are_scored_by_their_labels(tmp_path, capsys):
     assert code == 0, err
     front = nemo.Front.from_json(tmp_path / "run" / "front.json")
     assert front.objectives == ("top5_error", "model_ratio", "bitops_max")
-    assert set(front.held_out) == {"report_top1_error", "report_top5_error"}
+    assert set(front.held_out) == {"report_top1_error", "report_top5_error", "bitops_product"}
+    code, out, err = run(capsys, "evaluate", tmp_path / "run" / "knee.json")
+    assert code == 0, err
+    knee = nemo.load_bits(tmp_path / "run" / "knee.json")
+    own = dict(zip(out.splitlines()[0].split(), out.splitlines()[-1].split()[1:], strict=True))
+    for k in (1, 5):  # on the very images of the search's report
+        np.testing.assert_allclose(
+            float(own[f"top{k}_error"]), knee.held_out[f"report_top{k}_error"], atol=1e-3
+        )
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(tmp_path, capsys):
@@ -229,6 +245,31 @@ def test_wrong_weights_are_refused(tmp_path, capsys, monkeypatch):
         line = refused(capsys, "search", "--weights", weights, "--out", tmp_path / "run", *BASE)
         assert words in line
         assert not (tmp_path / "run").exists()
+
+
+def test_class_folders_that_are_not_the_networks_are_refused(tmp_path, capsys):
+    for name in ("dog", "tench"):
+        labelled(tmp_path / "images" / name, 6)
+        (tmp_path / "images" / name / "labels.csv").unlink()
+    line = refused(capsys, "search", "--images", tmp_path / "images", "--out", tmp_path / "run", *BASE)
+    assert "has 2 class folders, but the network has 1000 classes" in line
+
+
+def test_a_file_that_cannot_be_written_is_one_line(finished, tmp_path, capsys):
+    code, _, err = run(capsys, "show", finished, "--chart", tmp_path / "absent" / "x.png")
+    assert code == 2
+    assert err.startswith("nemojax: error: ")
+    assert len(err.splitlines()) == 1
+
+
+def test_an_interrupted_search_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_search", interrupted)
+    code, _, err = run(capsys, "search", "--out", tmp_path / "run", "--budget", 8, *BASE)
+    assert code == 130
+    assert "stopped; no generation was finished" in err
 
 
 def test_help_teaches(capsys):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import nemojax as nemo
+from nemojax.search import fingerprint
 
 CONFIG = nemo.NemoConfig(population=10)
 
@@ -107,6 +108,32 @@ def test_a_space_of_one_configuration_runs_dry(task):
     space = nemo.search_space(task.network, bits=(8,))
     found = nemo.search(jax.random.key(0), task.replace(space=space), budget=100, config=CONFIG)
     assert len(found.bits) == 1
+
+
+def test_a_search_that_ran_dry_stays_so_when_resumed(task, tmp_path):
+    space = nemo.search_space(task.network, bits=(8,))
+    small, file = task.replace(space=space), tmp_path / "search.ckpt"
+    once = nemo.search(jax.random.key(0), small, budget=100, config=CONFIG, checkpoint=file)
+    again = nemo.search(jax.random.key(0), small, budget=100, config=CONFIG, checkpoint=file)
+    assert len(again.history["evaluations"]) == len(once.history["evaluations"])
+
+
+def test_fingerprints_tell_objectives_and_lowerings_apart(task):
+    score = {"e": lambda bits: bits.sum().astype("float32")}
+    other = {"e": lambda bits: -bits.sum().astype("float32")}
+    marks = {
+        fingerprint(nemo.fidelity(task.network, task.images, costs=costs)) for costs in (score, other, score)
+    }
+    assert len(marks) == 2
+    assert fingerprint(task) == fingerprint(task.on(task.images))
+
+
+def test_a_pin_outside_the_bit_set_leaves_the_first_generation_alone(task):
+    free = nemo.search_space(task.network)
+    pinned = nemo.search_space(task.network, pins={"input": 16})
+    one, two = (nemo.initial_bits(jax.random.key(0), space, 30) for space in (free, pinned))
+    rest = np.array(free.names) != "input"
+    np.testing.assert_array_equal(one[:, rest], two[:, rest])
 
 
 def test_pins_hold_in_every_configuration(task):
