@@ -77,7 +77,7 @@ class NemoState:
 
     run_key: jax.Array  # (2,) uint32, data of the key that every generation's is folded from
     generation: jax.Array  # () int32, generations told
-    evaluations: jax.Array  # () int32, candidates handed out
+    evaluations: jax.Array  # () int32, candidates told, whether a cache had them or not
     params: tuple[Any, ...]  # each species' evosax parameters
     species: tuple[Any, ...]  # each species' evosax state
     bits: jax.Array  # (S, C, n) int32; bits[s, j] is always the decoded genotype j of species s

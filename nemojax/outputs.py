@@ -1,5 +1,6 @@
 """What a search leaves in its folder: tables, files for other tools, pictures; and the baselines in them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,10 +75,16 @@ def write_outcome(folder: Path, outcome: Outcome, found: Found) -> list[Path]:
     outcome.front.to_json(files["front.json"])
     save_bits(files["knee.json"], outcome.knee)
     pictures = {
-        "front.png": plot_front(outcome.report, outcome.baselines, outcome.knee),
+        "front.png": plot_front(outcome.report, outcome.baselines, _on_report(outcome.knee)),
         "knee.png": plot_bits(outcome.knee),
         "progress.png": plot_progress(found.history),
     }
     for name, figure in pictures.items():
         figure.savefig(folder / name)
     return [*files.values(), *(folder / name for name in pictures)]
+
+
+def _on_report(point: Configuration) -> Configuration:
+    """The same bits with the error measured on the report's images."""
+    error = point.objectives[0]
+    return replace(point, costs={**point.costs, error: point.held_out[f"report_{error}"]})

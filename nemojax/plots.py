@@ -46,8 +46,8 @@ def plot_front(
     Args:
         against: name -> (P, M) costs, or (bits (P, n), costs (P, M)). Where most of every row of bits is
             one bit-width, the points are joined and labelled with it. Failed rows are not drawn.
-        knee: the point to mark, if it is on this front (it may have been chosen on other images); default:
-            the front's own knee.
+        knee: the point to mark, at its own costs (it may have been chosen on other images, and be dominated
+            here); default: the front's knee.
 
     Raises:
         ValueError: a single objective, costs that do not fit the objectives, bits that do not fit the costs.
@@ -56,11 +56,9 @@ def plot_front(
         raise ValueError(f"plot_front needs 2 objectives at least, the front has {front.objectives}")
     series = _all_series(front, against or {})
     everything = np.concatenate([front.costs, *(one.costs for one in series)])
-    row = _row_of(front, knee)
-    facts = ""
-    if row is not None:
-        costs = front.configuration(row).costs
-        facts = "\n".join([f"knee: point {row}", *(f"{n} {number_text(c)}" for n, c in costs.items())])
+    knee = knee or front.knee()
+    star = np.array([knee.costs[name] for name in front.objectives])
+    facts = "\n".join(["knee", *(f"{n} {number_text(cost)}" for n, cost in knee.costs.items())])
     if len(front.objectives) == 2:
         figure = Figure(figsize=(9, 5.4), dpi=100, layout="constrained")
         panels = {(1, 0): figure.subplots()}
@@ -70,7 +68,7 @@ def plot_front(
         panels = {(1, 0): upper_left, (2, 0): upper_right, (1, 2): lower_left}
         corner.set_axis_off()
     for (x, y), axes in panels.items():
-        _draw_front(axes, front, x, y, row)
+        _draw_front(axes, front, x, y, star)
         for one in series:
             _draw_series(axes, one, x, y)
         _label(axes, "x", front.objectives[x], everything[:, x])
@@ -192,15 +190,7 @@ def _draw_series(axes: Axes, series: _Series, x: int, y: int) -> None:
     axes.plot(*both.T, series.marker, color=series.color, label=series.name, **look)
 
 
-def _row_of(front: Front, knee: Configuration | None) -> int | None:
-    """The row of a configuration in a front, by its bits; of the front's knee for None."""
-    if knee is None:
-        return front.knee().index
-    rows = np.flatnonzero((front.bits == knee.bits).all(axis=1))
-    return int(rows[0]) if rows.size else None
-
-
-def _draw_front(axes: Axes, front: Front, x: int, y: int, knee: int | None) -> None:
+def _draw_front(axes: Axes, front: Front, x: int, y: int, star: np.ndarray) -> None:
     both = front.costs[:, [x, y]]
     edge = both[moocore.is_nondominated(both)]
     edge = edge[np.argsort(edge[:, 0])]
@@ -208,8 +198,7 @@ def _draw_front(axes: Axes, front: Front, x: int, y: int, knee: int | None) -> N
     if len(front.objectives) > 2:
         text = "its best in two objectives alone"
         axes.plot(*edge.T, color=BLUE, lw=1.2, drawstyle="steps-post", label=text)
-    if knee is not None:
-        axes.plot(*both[knee], "*", color=VERMILLION, ms=15, mec="white", label="knee", ls="none", zorder=5)
+    axes.plot(star[x], star[y], "*", color=VERMILLION, ms=15, mec="white", label="knee", ls="none", zorder=5)
 
 
 def _label(axes: Axes, which: Literal["x", "y"], name: str, values: np.ndarray) -> None:

@@ -52,9 +52,9 @@ def average_pool(x):
         (max_pool, True, "a.activation"),  # it only chooses among values that are quantized already
         (lambda x: max_pool(x) * 0.3, True, "pool.pool"),
         (average_pool, True, "pool.pool"),
-        (average_pool, False, "a.activation"),
+        (average_pool, False, None),  # a mean of quantized values is not on their grid
         (lambda x: jnp.mean(x, (1, 2), keepdims=True), True, "pool.pool"),
-        (lambda x: jnp.mean(x, (1, 2), keepdims=True), False, "a.activation"),
+        (lambda x: jnp.mean(x, (1, 2), keepdims=True), False, None),
         (lambda x: jax.nn.relu(average_pool(x)), False, "pool.activation"),
     ],
 )
@@ -64,7 +64,7 @@ def test_which_poolings_have_a_point(pool, pooled, fed):
 
     work = trace(fn, {"a": KERNEL, "b": KERNEL}, X, quantize_pooled_input=pooled)
     assert [op.kind for op in work.operations] == ["conv", "pool", "conv"]
-    assert feeding(work)["b"] == fed
+    assert feeding(work).get("b") == fed
 
 
 def test_tied_weights_are_one_tensor_and_one_point():
