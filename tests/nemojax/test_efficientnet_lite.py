@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from nemojax.calibration import QuantizerConfig
 from nemojax.images import load_labelled
 from nemojax.networks import efficientnet_lite, efficientnet_lite0
 from nemojax.networks.efficientnet_lite import Config, EfficientNetLite, Stage, round_channels
 from nemojax.networks.pretrained import LITE0_FILE, LITE0_PACKAGE, convert_efficientnet_lite, lite0_file
 from nemojax.preprocess import Preprocess
+from nemojax.quantized import QuantizedNetwork, quantize
 from nemojax.weights import read_weights
 
 TINY = Config(
@@ -257,12 +259,14 @@ def test_imagenet_weights(lite0, tmp_path):
 
 
 def accuracy(net, data_dir, resolution: int) -> tuple[float, float]:
-    """Top-1 and top-5 on the 500 photographs."""
+    """Top-1 and top-5 on the 500 photographs, through the interpreter at 32 bits."""
     place = data_dir / "imagenet_samples" / "images.zip"
     photos = load_labelled(place, Preprocess(resolution=resolution), classes=1000)
     assert photos.images.shape == (500, resolution, resolution, 3)
-    forward = jax.jit(net.apply)
-    logits = np.concatenate([forward(net.params, photos.images[i : i + 50]) for i in range(0, 500, 50)])
+    quantized = quantize(net, photos.images[:4], QuantizerConfig(activation_range="minmax"))
+    logits = np.asarray(jax.jit(QuantizedNetwork.logits)(quantized, photos.images))
+    flax = jax.jit(net.apply)(net.params, photos.images[:4])
+    np.testing.assert_allclose(logits[:4], flax, atol=2e-5 * float(np.abs(flax).max()))
     order = np.argsort(-logits, axis=1, kind="stable")
     hits = order[:, :5] == photos.labels[:, None]
     return float(hits[:, 0].mean()), float(hits.any(1).mean())
