@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import serialization
 
+from .atomic import write_bytes
+
 FORMAT, SCHEMA = "nemojax search state", 1
 State = TypeVar("State")
 
@@ -22,8 +24,7 @@ State = TypeVar("State")
 def save_state(path: str | os.PathLike, state: Any, settings: Mapping[str, Any]) -> None:
     """Write `state` to `path`, whole or not at all.
 
-    The file is written beside its place, flushed to disk and then renamed, so a reader or a crash
-    finds the old file or the new one. A folder that is missing is made.
+    A reader or a crash finds the old file or the new one. A folder that is missing is made.
 
     Args:
         settings: what the run depends on, as JSON values; `load_state` insists on the same.
@@ -42,17 +43,7 @@ def save_state(path: str | os.PathLike, state: Any, settings: Mapping[str, Any])
         "sha256": _digest(settings_text, payload),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(json.dumps(header).encode() + b"\n" + payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    write_bytes(path, json.dumps(header).encode() + b"\n" + payload)
 
 
 def load_state(path: str | os.PathLike, like: State, settings: Mapping[str, Any]) -> State:
@@ -144,14 +135,3 @@ def _check_shapes(path: str, saved: Any, like: Any) -> None:
                 f"{path} holds {name} as {found.get(name, 'nothing')}, this search needs "
                 f"{wanted.get(name, 'nothing')}; use the space, objectives and library it was written with"
             )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system allows it."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,13 +8,14 @@ import csv
 import io
 import json
 import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+
+from nemojax.atomic import write_bytes
 
 _LARGEST = float(np.finfo(np.float64).max)
 
@@ -25,19 +26,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     Raises:
         ValueError: the folder is missing, or cannot be written to.
     """
-    target = Path(path)
-    new = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.new")
     try:
-        file = open(new, "x", encoding="utf-8", newline="")  # noqa: SIM115 (closed below, before the replacement)
-        try:
-            with file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, target)
-        except BaseException:
-            os.unlink(new)
-            raise
+        write_bytes(path, text.encode())
     except OSError as error:
         raise ValueError(f"{path}: cannot be written ({error.strerror}): check the folder") from None
 
