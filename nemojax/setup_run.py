@@ -49,8 +49,8 @@ class RunSettings:
         for name, least in (("calibration", 1), ("search", 1), ("report", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least} image, got {getattr(self, name)}")
-        for bits in (self.bits, *((width,) for _, width in self.pins)):
-            BitSpace(("any",), (bits,))  # its own checks, before anything is loaded
+        wanted = {"every quantizer": self.bits, **{name: (width,) for name, width in self.pins}}
+        BitSpace(tuple(wanted), tuple(wanted.values()))  # its own checks, before anything is loaded
         self.quantizers, self.nemo  # likewise  # noqa: B018
 
     @property

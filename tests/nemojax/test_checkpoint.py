@@ -69,9 +69,10 @@ def test_round_trip_and_file_layout(algo, saved):
 
 
 def test_order_and_kind_of_settings_do_not_matter(algo, saved):
-    path, _ = saved
+    path, state = saved
     same = {"objectives": ("error", "size"), "seed": np.int64(3), "config": SETTINGS["config"]}
-    load_state(path, algo.init(jax.random.key(0)), same)
+    loaded = load_state(path, algo.init(jax.random.key(0)), same)
+    np.testing.assert_array_equal(loaded.bits, state.bits)
 
 
 def refusal(path, like, settings=SETTINGS):

@@ -179,7 +179,9 @@ def test_one_objective_is_no_plane():
 def test_a_single_point_and_failed_baselines_can_be_drawn(tmp_path):
     front = Front(np.full((1, 4), 3), np.array([[0.1, 0.2, 0.3]]), tuple(LABELS)[1:], NAMES)
     failed = (np.full((2, 4), 3), np.full((2, 3), np.inf))
-    saved(plot_front(front, {"failed": failed}), tmp_path, 900)
+    figure = plot_front(front, {"failed": failed})
+    saved(figure, tmp_path, 900)
+    np.testing.assert_array_equal(points(figure.axes[0], "knee"), front.costs[:, [1, 0]])
 
 
 # --- bits
