@@ -27,7 +27,7 @@ $(VENV)/.has-%: pyproject.toml
 demo: $(VENV)/.has-pretrained
 	$(BIN)/nemojax search --out $(OUT) --budget 600 --time-limit 75 --resume
 
-lint: $(VENV)/.has-dev,pretrained
+lint: $(VENV)/.has-dev,pretrained,onnx,addresses
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -35,11 +35,11 @@ lint: $(VENV)/.has-dev,pretrained
 test: lint
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(VENV)/.has-dev,pretrained $(VENV)/.has-bench
+test-slow: $(VENV)/.has-dev,pretrained,onnx,addresses $(VENV)/.has-bench
 	$(BIN)/python -m pytest -m slow
 
 # The same tests against the wheel that users install, not against this folder.
-test-wheel: $(VENV)/.has-dev,pretrained
+test-wheel: $(VENV)/.has-dev,pretrained,onnx,addresses
 	rm -rf build dist
 	$(BIN)/python -m build --wheel
 	$(BIN)/python -m pip install --quiet --no-deps --target $(WHEEL_SITE) dist/*.whl
@@ -53,7 +53,7 @@ bench: $(VENV)/.has-pretrained $(VENV)/.has-bench
 bench-gpu:
 	QUICK=$(QUICK) $(PYTHON) -m benchmarks.gpu
 
-notebooks: $(VENV)/.has-dev,pretrained
+notebooks: $(VENV)/.has-dev,pretrained,onnx,addresses
 	FAST=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -p no:jaxtyping notebooks -o addopts=
 
 docs: $(VENV)/.has-docs

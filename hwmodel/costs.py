@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from .bits import FULL_BITS
 from .workload import Workload
 
-FULL_BITS = 32  # of an unquantized element
 BitOperations = Literal["max", "product"]
 
 

@@ -101,6 +101,9 @@ class Program:
         return tuple(i for i, v in enumerate(self.params) if v in seen)
 
 
+NO_PROGRAM = Program((), (), (), (), (), (), {})  # of a workload that was not traced
+
+
 def flatten(fn: Callable[..., Any], params: Any, *inputs: Any) -> Program:
     """Reads the jaxpr of `fn(params, *inputs)`; arrays and ShapeDtypeStructs both do.
 

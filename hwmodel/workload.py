@@ -12,9 +12,11 @@ from typing import Literal, NamedTuple
 import jraph
 import numpy as np
 
-from .program import Program
+from .program import NO_PROGRAM, Program
 
-Kind = Literal["conv", "dwconv", "dense", "pool", "norm", "act", "add"]
+Kind = Literal[
+    "conv", "dwconv", "dense", "matmul", "pool", "norm", "act", "add", "softmax", "gather", "layout", "other"
+]  # fmt: skip
 
 
 class Edge(NamedTuple):
@@ -84,11 +86,12 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Workload:
-    """A network as operations in execution order, with the flat program that they came from."""
+    """A network as operations in execution order; a traced one has its program and points, too."""
 
     operations: tuple[Operation, ...]
-    points: tuple[Point, ...]
-    program: Program
+    points: tuple[Point, ...] = ()
+    program: Program = NO_PROGRAM
+    name: str = "network"
 
     def __post_init__(self):
         self.validate()
