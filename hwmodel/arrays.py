@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .chip import KINDS, Chip
+from .lifetimes import lifetimes, power_of_two
 from .workload import Workload
 
 _INT32 = 2**31 - 1
 MOST_UNITS = 2**30 - 2  # of a level, so that two sums of them stay below 2^31
-_PARENTS = 2  # room for parents where no operation needs more
 
 
 class WorkloadArrays(NamedTuple):
@@ -32,6 +32,9 @@ class WorkloadArrays(NamedTuple):
     parent_reads: Float[Array, "N P"]  # elements read / elements of that output; 0: absent
     external_elems: Int[Array, " N"]  # read from graph inputs
     death: Int[Array, " N"]  # last step, inclusive, at which the output is alive
+    slot: Int[Array, " N"]  # see lifetimes.py
+    dying: Int[Array, "N D"]
+    slots: Int[Array, " S"]
     kind: Int[Array, " N"]  # index into chip.KINDS
     is_output: Bool[Array, " N"]
     mask: Bool[Array, " N"]  # False: padding
@@ -60,10 +63,11 @@ class ChipArrays(NamedTuple):
     mac_j: Float[Array, " R"] | None
 
 
-def workload_arrays(
-    workload: Workload, nodes: int | None = None, parents: int | None = None
-) -> WorkloadArrays:
-    """The workload as arrays, padded to `nodes` operations with `parents` parents each.
+def workload_arrays(workload: Workload, nodes: int | None = None) -> WorkloadArrays:
+    """The workload as arrays, padded to `nodes` operations if that is given.
+
+    Room for parents, and the tables of lifetimes.py, are padded to powers of two; with `nodes` generously, so
+    that networks of one size share compiled programs.
 
     Raises:
         ValueError: no operations, too small a padding, or a tensor of 2^31 elements or more, by name.
@@ -73,11 +77,9 @@ def workload_arrays(
         raise ValueError("the workload has no operations")
     fan_in = max(len(op.parents) for op in ops)
     size = n if nodes is None else nodes
-    width = max(fan_in, _PARENTS) if parents is None else parents
+    width = power_of_two(fan_in, 2 if nodes is None else 4)
     if size < n:
         raise ValueError(f"nodes must be at least {n}, the number of operations, got {size}")
-    if width < fan_in:
-        raise ValueError(f"parents must be at least {fan_in}, the largest number of parents, got {width}")
     for op in ops:
         for field in ("w_elems", "bias_elems", "o_elems", "ext_in"):
             if getattr(op, field) > _INT32:
@@ -90,6 +92,8 @@ def workload_arrays(
         values = [getattr(op, field) for op in ops] + [0] * (size - n)
         return jnp.asarray(np.array(values, dtype))
 
+    death = np.concatenate([workload.death, np.arange(n, size)]).astype(np.int32)
+    alive = lifetimes(death) if nodes is None else lifetimes(death, dying=4, slots=16)
     own = np.tile(np.arange(size)[:, None], (1, width))
     reads: np.ndarray = np.zeros((size, width), _float())
     for i, op in enumerate(ops):
@@ -109,7 +113,10 @@ def workload_arrays(
         parent=jnp.asarray(own.astype(np.int32)),
         parent_reads=jnp.asarray(reads),
         external_elems=column("ext_in", np.int32),
-        death=jnp.asarray(np.concatenate([workload.death, np.arange(n, size)]).astype(np.int32)),
+        death=jnp.asarray(death),
+        slot=jnp.asarray(alive.slot),
+        dying=jnp.asarray(alive.dying),
+        slots=jnp.asarray(alive.slots),
         kind=jnp.asarray(np.array([KINDS.index(op.kind) for op in ops] + [0] * (size - n), np.int32)),
         is_output=column("is_output", bool),
         mask=jnp.arange(size) < n,

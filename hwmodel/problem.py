@@ -33,11 +33,16 @@ class Problem(NamedTuple):
     parent_bytes: Float[Array, "N P"]  # read along the edge
     weight_of: Int[Array, " N"]  # owner of the weights
     death: Int[Array, " N"]
+    slot: Int[Array, " N"]  # see lifetimes.py
+    dying: Int[Array, "N D"]
+    slots: Int[Array, " S"]
     weight_bytes: Int[Array, " N"]  # 0 where another operation owns them
     output_bytes: Int[Array, " N"]
     weight_units: Int[Array, "N L"]  # room taken on level k, in units of its alignment
     output_units: Int[Array, "N L"]
-    capacity_units: Int[Array, " L"]
+    capacity_units: Int[Array, "N L"]  # at each step; what pins hold is taken off
+    pin: Int[Array, "N 2"]  # the level a tensor is pinned to; -1: free. Pinned tensors take 0 units
+    checks: Int[Array, " K"]  # steps at which pinned outputs are born
     dual_ported: Bool[Array, " L"]
     overlap: Float[Array, ""]
     mask: Bool[Array, " N"]  # False: padding
@@ -52,7 +57,7 @@ class Problem(NamedTuple):
     def shape(self) -> tuple[int, int, int]:
         """(N, P, L)."""
         n, p = self.parent.shape
-        return n, p, self.capacity_units.shape[0]
+        return n, p, self.capacity_units.shape[1]
 
 
 def problem(workload: Workload, chip: Chip, bits: Bits = INT8, nodes: int | None = None) -> Problem:
@@ -101,7 +106,9 @@ def problem_from_arrays(work: WorkloadArrays, chip: ChipArrays, bits: Bits = INT
     def seconds(traffic: Array, s_per_byte: Array) -> Array:
         """(..., L): transfer plus the level's latency, nothing for nothing."""
         some = (traffic > 0)[..., None]
-        return jnp.where(some, traffic[..., None] * s_per_byte + chip.latency_s, jnp.zeros((), real))
+        lead = (1,) * traffic.ndim
+        taken = traffic[..., None] * s_per_byte.reshape(*lead, -1) + chip.latency_s.reshape(*lead, -1)
+        return jnp.where(some, taken, jnp.zeros((), real))
 
     read, write = chip.read_s_per_byte, chip.write_s_per_byte
     owned = work.weight_of == jnp.arange(shape[0], dtype=work.weight_of.dtype)
@@ -112,17 +119,22 @@ def problem_from_arrays(work: WorkloadArrays, chip: ChipArrays, bits: Bits = INT
         weight_read_s=seconds(weight_traffic, read),
         output_write_s=seconds(made.astype(real), write),
         parent_read_s=seconds(parent_bytes, read),
-        external_read_s=seconds(outside.astype(real), read) * chip.external,
-        external_write_s=seconds(outside_out.astype(real), write) * chip.external,
+        external_read_s=seconds(outside.astype(real), read) * chip.external[None],
+        external_write_s=seconds(outside_out.astype(real), write) * chip.external[None],
         parent=work.parent,
         parent_bytes=parent_bytes,
         weight_of=work.weight_of,
         death=work.death,
+        slot=work.slot,
+        dying=work.dying,
+        slots=work.slots,
         weight_bytes=kept,
         output_bytes=made,
         weight_units=_units(kept, chip) * chip.weight_copies,
         output_units=_units(made, chip),
-        capacity_units=chip.capacity_units,
+        capacity_units=jnp.broadcast_to(chip.capacity_units, (*shape, *chip.capacity_units.shape)),
+        pin=jnp.full((*shape, 2), -1, jnp.int32),
+        checks=jnp.zeros((0,), jnp.int32),
         dual_ported=chip.dual_ported,
         overlap=chip.overlap,
         mask=work.mask,
@@ -135,6 +147,13 @@ def problem_from_arrays(work: WorkloadArrays, chip: ChipArrays, bits: Bits = INT
     )
 
 
+def tensor_seconds(problem: Problem) -> Float[Array, "N 2 L"]:
+    """What all transfers of a tensor take if it lies on level k: weights (at their owner) and outputs."""
+    weight = jnp.zeros_like(problem.weight_read_s).at[problem.weight_of].add(problem.weight_read_s)
+    output = problem.output_write_s.at[problem.parent].add(problem.parent_read_s)
+    return jnp.stack([weight, output], axis=1)
+
+
 def tensor_bytes(elems: Int[Array, " N"], bits: Int[Array, " N"]) -> Int[Array, " N"]:
     """ceil(elems * bits / 8), exact in 32 bits up to 2 GiB."""
     return elems // 8 * bits + (elems % 8 * bits + 7) // 8
@@ -142,7 +161,9 @@ def tensor_bytes(elems: Int[Array, " N"], bits: Int[Array, " N"]) -> Int[Array, 
 
 def _rate(chip: ChipArrays, w_bits: Int[Array, " N"], a_bits: Int[Array, " N"]) -> Int[Array, " N"]:
     """Index of the smallest rate that holds both bit-widths; R where none does."""
-    holds = (chip.rate_weight_bits >= w_bits[:, None]) & (chip.rate_activation_bits >= a_bits[:, None])
+    holds = (chip.rate_weight_bits[None] >= w_bits[:, None]) & (
+        chip.rate_activation_bits[None] >= a_bits[:, None]
+    )
     return jnp.where(jnp.any(holds, axis=1), jnp.argmax(holds, axis=1), chip.s_per_op.shape[0])
 
 
@@ -155,5 +176,5 @@ def _compute_s(macs: Float[Array, " N"], chip: ChipArrays, rate: Int[Array, " N"
 
 def _units(size: Int[Array, " N"], chip: ChipArrays) -> Int[Array, "N L"]:
     """Room in units of alignment; what cannot fit takes one unit more than there is, so sums stay small."""
-    units = -(-size[:, None] // chip.align_bytes)
-    return jnp.minimum(units, jnp.minimum(chip.capacity_units, MOST_UNITS) + 1)
+    units = -(-size[:, None] // chip.align_bytes[None])
+    return jnp.minimum(units, jnp.minimum(chip.capacity_units, MOST_UNITS)[None] + 1)

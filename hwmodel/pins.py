@@ -1,0 +1,65 @@
+"""Pins: tensors whose level the user has decided."""
+
+import difflib
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+
+from .bits import INT8, Bits
+from .chip import Chip
+from .problem import Problem
+from .tensors import OUTPUT, WEIGHT, Tensor, tensors
+from .workload import Workload
+
+
+def pinned(
+    problem: Problem, workload: Workload, chip: Chip, pins: Mapping[str, str], bits: Bits = INT8
+) -> Problem:
+    """The problem with tensors fixed to levels, {"conv1.weight": "sram", "conv1.output": "llc"}.
+
+    Their room is taken off the capacity of each step they live at, so that every rule, search and proof
+    keeps out of it without further ado.
+
+    Raises:
+        ValueError: an unknown tensor or level, or pins that do not fit together, with names and bytes.
+    """
+    by_name = {t.name: t for t in tensors(workload, bits, chip.count_bias)}
+    pin = np.array(problem.pin)
+    units = np.array(jnp.stack([problem.weight_units, problem.output_units], axis=1), np.int64)
+    capacity = np.array(problem.capacity_units, np.int64)
+    steps = len(workload.operations)
+    held: dict[int, list[Tensor]] = {}
+    for name, level in pins.items():
+        if name not in by_name:
+            near = difflib.get_close_matches(name, by_name, n=3)
+            raise ValueError(
+                f"pins: there is no tensor {name!r} of any size"
+                + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
+            )
+        tensor, k = by_name[name], chip.level_index(level)
+        held.setdefault(k, []).append(tensor)
+        pin[tensor.operation, tensor.column] = k
+        if k:
+            end = len(capacity) if tensor.column == WEIGHT else tensor.death + 1
+            capacity[tensor.birth : end, k] -= units[tensor.operation, tensor.column, k]
+        units[tensor.operation, tensor.column] = 0
+    for k, group in held.items():
+        step = int(np.argmin(capacity[:steps, k]))
+        if capacity[step, k] < 0:
+            alive = [t for t in group if t.birth <= step <= t.death]
+            listed = ", ".join(f"{t.name} {t.bytes}" for t in sorted(alive, key=lambda t: -t.bytes)[:8])
+            level_k = chip.levels[k]
+            raise ValueError(
+                f"pins ask level {level_k.name!r} to hold {sum(t.bytes for t in alive)} bytes at operation "
+                f"{workload.operations[step].name!r}, and it has room for "
+                f"{int(level_k.capacity_bytes or 0) - level_k.reserved_bytes}: {listed}"
+            )
+    births = sorted({t.birth for k, group in held.items() for t in group if k and t.column == OUTPUT})
+    return problem._replace(
+        pin=jnp.asarray(pin),
+        weight_units=jnp.asarray(units[:, WEIGHT].astype(np.int32)),
+        output_units=jnp.asarray(units[:, OUTPUT].astype(np.int32)),
+        capacity_units=jnp.asarray(capacity.astype(np.int32)),
+        checks=jnp.asarray(np.array(births, np.int32)),
+    )
