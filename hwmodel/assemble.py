@@ -1,14 +1,12 @@
 """From drafts (groups of equations) to the finished workload: names, edges and quantizable points."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .geometry import Geometry
+from .primitives import CHOOSING, VIEWS
 from .program import Program
 from .workload import Affine, Edge, Operation, Point, PointSource, Workload
-
-VIEWS = {
-    "reshape", "squeeze", "expand_dims", "broadcast_in_dim", "convert_element_type", "copy", "stop_gradient",
-}  # fmt: skip
 
 
 @dataclass
@@ -20,6 +18,9 @@ class Draft:
     tail: int  # its output so far
     source: PointSource  # what a quantizer of the tail would see
     reads: list[int]  # activation values read, views resolved
+    index: int  # among the drafts
+    others: tuple[int, ...] = ()  # outputs besides the tail, of an equation with several
+    partial: bool = False  # reads no more of an operand than comes out
     weight: int = -1
     affine: list[Affine] = field(default_factory=list)
     affine_value: int = -1
@@ -28,63 +29,85 @@ class Draft:
 
     def keeps_values(self, program: Program) -> bool:
         """A max pooling only chooses among its operand's values, so it needs no quantizer of its own."""
-        return [program.equations[i].name for i in self.equations] == ["reduce_window_max"]
+        return (
+            self.weight < 0
+            and len(self.equations) == 1
+            and program.equations[self.equations[0]].name in CHOOSING
+        )
+
+    def outputs(self) -> tuple[int, ...]:
+        return (self.tail, *self.others)
 
 
-def assemble(program: Program, drafts: list[Draft], quantize_pooled_input: bool) -> Workload:
-    """Names operations and places the points, in execution order."""
+def assemble(
+    program: Program, drafts: list[Draft], viewed: Mapping[int, int], quantize_pooled_input: bool
+) -> Workload:
+    """Names operations and places the points, in execution order.
+
+    Args:
+        viewed: view -> the value it shows, of activations.
+    """
     names = _Names()
     read = {v for draft in drafts for v in draft.reads}
     points: list[Point] = []
     feeds: dict[int, int] = {}  # activation value -> the point that quantizes it
     tied: dict[int, int] = {}  # stored weight -> operation that owns it
-    made_by = {draft.tail: i for i, draft in enumerate(drafts)}
+    weight_points: dict[int, int] = {}  # stored weight -> its point
+    counted: set[int] = set()  # parameters without a quantizer
+    inputs = set(program.inputs)
+    made_by = {value: i for i, draft in enumerate(drafts) for value in draft.outputs()}
     operations: list[Operation] = []
-    outputs = {_root(program, value) for value in program.outputs}
+    outputs = {viewed.get(value, value) for value in program.outputs}
 
     def point(name: str, source: PointSource, operation: int, value: int, axis: int) -> int:
         points.append(Point(names.unique(name), source, operation, value, program.values[value].elems, axis))
         return len(points) - 1
 
-    for value in (v for v in program.inputs if v in read):
+    def taken(draft: Draft, value: int, made: int) -> int:
+        """Elements of `value` that a draft reads."""
+        elems = program.values[value].elems
+        return min(elems, made) if draft.partial else elems
+
+    for value in (v for v in program.inputs if v in read and program.is_real(v)):
         rank = len(program.values[value].shape)
         feeds[value] = point("input", "input", -1, value, rank - 1)
     for i, draft in enumerate(drafts):
         g = draft.geometry
-        elems = program.values[draft.weight].elems if draft.weight >= 0 else 0
-        behind = program.params_behind(draft.weight) if draft.weight >= 0 else ()
-        name = names.unique(_weight_name(program, behind) if draft.weight >= 0 else g.kind)
-        owner = tied.setdefault(_root(program, draft.weight), i) if draft.weight >= 0 else i
-        weight_point = -1
-        if draft.weight >= 0 and owner == i:
-            weight_point = point(f"{name}.weight", "weight", i, draft.weight, g.weight_axis)
-        elif draft.weight >= 0:
-            weight_point = operations[owner].weight_point
-        input_point = feeds.get(draft.reads[0], -1)
+        name = names.unique(_weight_name(program, draft.weight) if draft.weight >= 0 else g.kind)
+        elems, owner, weight_point = 0, i, -1
+        if draft.weight >= 0:
+            elems, stored = program.values[draft.weight].elems, _root(program, draft.weight)
+            owner = tied.setdefault(stored, i)
+            if g.weight_axis >= 0 and stored not in weight_points:
+                weight_points[stored] = point(f"{name}.weight", "weight", i, draft.weight, g.weight_axis)
+            weight_point = weight_points[stored] if g.weight_axis >= 0 else -1
+        input_point = feeds.get(draft.reads[0], -1) if draft.reads else -1
         for value, source in draft.inner:
-            feeds[value] = point(f"{name}.{source}", source, i, value, g.channel_axis)
-        if draft.keeps_values(program) or draft.tail not in read:
-            feeds[draft.tail] = input_point
-        elif draft.source == "pool" and not quantize_pooled_input:
+            if program.is_real(value):
+                feeds[value] = point(f"{name}.{source}", source, i, value, g.channel_axis)
+        if draft.keeps_values(program) or not read.intersection(draft.outputs()):
+            feeds.update(dict.fromkeys(draft.outputs(), input_point))
+        elif (draft.source == "pool" and not quantize_pooled_input) or not program.is_real(draft.tail):
             feeds[draft.tail] = -1  # a mean of quantized values is not on their grid
         else:
-            feeds[draft.tail] = point(f"{name}.{draft.source}", draft.source, i, draft.tail, g.channel_axis)
-        outside = [v for v in draft.reads if v in program.inputs]
+            for value in (v for v in draft.outputs() if v in read):
+                feeds[value] = point(f"{name}.{draft.source}", draft.source, i, value, g.channel_axis)
+        made = sum(program.values[v].elems for v in draft.outputs())
         operations.append(
             Operation(
                 name=name,
                 kind=g.kind,
                 macs=g.macs,
                 w_elems=elems,
-                w_reads=elems,
+                w_reads=min(elems, made) if g.kind in ("gather", "layout") else elems,
                 w_id=owner if draft.weight >= 0 else -1,
-                bias_elems=_unquantized(program, draft),
-                o_elems=program.values[draft.tail].elems,
+                bias_elems=_unquantized(program, draft, owner != i, counted),
+                o_elems=made,
                 parents=tuple(
-                    Edge(made_by[v], program.values[v].elems) for v in draft.reads if v not in program.inputs
+                    Edge(made_by[v], taken(draft, v, made)) for v in draft.reads if v not in inputs
                 ),
-                ext_in=sum(program.values[v].elems for v in outside),
-                is_output=draft.tail in outputs,
+                ext_in=sum(taken(draft, v, made) for v in draft.reads if v in inputs),
+                is_output=not outputs.isdisjoint(draft.outputs()),
                 equations=tuple(draft.equations),
                 affine=tuple(draft.affine),
                 affine_value=draft.affine_value,
@@ -105,8 +128,8 @@ def assemble(program: Program, drafts: list[Draft], quantize_pooled_input: bool)
 
 
 def _root(program: Program, value: int) -> int:
-    """The value that `value` is a view of; of a weight also a transposition, for it is stored once."""
-    views = VIEWS | {"transpose"} if program.is_weight(value) else VIEWS
+    """The weight that `value` is a view or a transposition of, for it is stored once."""
+    views = VIEWS | {"transpose"}
     while value in program.producer:
         eqn = program.equations[program.producer[value]]
         if eqn.name not in views or program.values[eqn.inputs[0]].elems != program.values[value].elems:
@@ -128,25 +151,38 @@ class _Names:
         return found
 
 
-def _unquantized(program: Program, draft: Draft) -> int:
-    """Elements of a folded bias, and of parameters that meet activations elsewhere (a batch norm alone)."""
-    bias = draft.geometry.ofm[2] if any(step.op in ("add", "sub") for step in draft.affine) else 0
+def _unquantized(program: Program, draft: Draft, tied: bool, counted: set[int]) -> int:
+    """Elements of a folded bias, and of parameters that meet activations elsewhere (a batch norm alone).
+
+    A value that several operations read is stored, and counted, once: `counted` grows. A folded bias is
+    shared only where the weight is, too.
+    """
+    shifts = {_root(program, step.value) for step in draft.affine if step.op in ("add", "sub")}
+    bias = draft.geometry.ofm[2] if shifts and not (tied and shifts <= counted) else 0
     first = 1 + len(draft.affine) if draft.weight >= 0 else 0
-    met = {v for i in draft.equations[first:] for v in program.equations[i].inputs if program.is_weight(v)}
-    return bias + sum(_before_broadcast(program, v) for v in met if program.params_behind(v))
+    met = {
+        _stored(program, v)
+        for i in draft.equations[first:]
+        for v in program.equations[i].inputs
+        if program.is_weight(v) and v in program.parametric and v != draft.weight
+    }
+    elems = bias + sum(program.values[v].elems for v in met - counted)
+    counted |= shifts | met
+    return elems
 
 
-def _before_broadcast(program: Program, value: int) -> int:
-    """Elements of `value` as it is stored."""
+def _stored(program: Program, value: int) -> int:
+    """`value` before it was broadcast, as it is stored."""
     made_by = program.producer.get(value)
     while made_by is not None and program.equations[made_by].name in VIEWS:
         value = program.equations[made_by].inputs[0]
         made_by = program.producer.get(value)
-    return program.values[value].elems
+    return value
 
 
-def _weight_name(program: Program, behind: tuple[int, ...]) -> str:
+def _weight_name(program: Program, weight: int) -> str:
     """The largest parameter leaf behind the weight names the operation: stem/conv/kernel -> stem/conv."""
+    behind = program.params_behind(weight)
     if not behind:
         return "constant"
     leaf = max(behind, key=lambda i: program.values[program.params[i]].elems)

@@ -1,17 +1,19 @@
 """Chips: a hierarchy of memories and a compute rate per pair of bit-widths.
 
 Units stand in the names. Levels are ordered as the chip's file orders them, the backing store first; that
-order is what "next slower level" means, and nothing assumes that a later level is faster.
+order is what "next slower level" means, and nothing assumes that a later level is faster. Numbers are kept in
+a range in which no time, energy or sum of them overflows float32.
 """
 
-import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from .workload import Kind
+from .workload import LARGEST, Kind
 
 Ports = Literal["shared", "dual"]
 KINDS: tuple[str, ...] = get_args(Kind)
+_SLOWEST, _FASTEST = 1e-6, 1e24  # of bytes and operations per second
+_LARGEST = 1e6  # of seconds and joules
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,10 @@ class Level:
         where = f"level {self.name!r}"
         _named(self.name, "level")
         for name in ("read_bytes_per_s", "write_bytes_per_s"):
-            _number(where, name, getattr(self, name), low=0.0, above=True)
+            _number(where, name, getattr(self, name), low=_SLOWEST, high=_FASTEST)
         if self.capacity_bytes is not None:
             _whole(where, "capacity_bytes", self.capacity_bytes, low=1)
-        _number(where, "latency_s", self.latency_s, low=0.0)
+        _number(where, "latency_s", self.latency_s, high=_LARGEST)
         _whole(where, "align_bytes", self.align_bytes, low=1)
         _whole(where, "reserved_bytes", self.reserved_bytes, low=0)
         if self.capacity_bytes is not None and self.reserved_bytes >= self.capacity_bytes:
@@ -47,7 +49,8 @@ class Level:
         if self.ports not in get_args(Ports):
             raise ValueError(f"{where}: ports must be 'shared' or 'dual', got {self.ports!r}")
         if self.energy_j_per_byte is not None:
-            _number(where, "energy_j_per_byte", self.energy_j_per_byte, low=0.0)
+            _number(where, "energy_j_per_byte", self.energy_j_per_byte, high=_LARGEST)
+        _text(where, "source", self.source)
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,10 @@ class Rate:
         where = f"rate {self.weight_bits}x{self.activation_bits}"
         for name in ("weight_bits", "activation_bits"):
             _whole(where, name, getattr(self, name), low=1)
-        _number(where, "ops_per_s", self.ops_per_s, low=0.0, above=True)
+        _number(where, "ops_per_s", self.ops_per_s, low=_SLOWEST, high=_FASTEST)
         if self.energy_j_per_mac is not None:
-            _number(where, "energy_j_per_mac", self.energy_j_per_mac, low=0.0)
+            _number(where, "energy_j_per_mac", self.energy_j_per_mac, high=_LARGEST)
+        _text(where, "source", self.source)
 
 
 @dataclass(frozen=True)
@@ -113,16 +117,19 @@ class Chip:
         if len(set(pairs)) != len(pairs):
             twice_rate = next(p for p in pairs if pairs.count(p) > 1)
             raise ValueError(f"{where}: compute lists the pair of bit-widths {twice_rate} twice")
-        _number(where, "overlap", self.overlap, low=0.0)
-        if self.overlap > 1:
-            raise ValueError(f"{where}: overlap must lie in [0, 1], got {self.overlap}")
+        _number(where, "overlap", self.overlap, high=1.0)
+        for name in ("move_cost", "double_buffer", "count_bias"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{where}: {name} must be true or false, got {getattr(self, name)!r}")
         if self.external_io is not None and self.external_io not in names:
             raise ValueError(f"{where}: external_io must be one of {names}, got {self.external_io!r}")
         for kind, share in self.efficiency:
             if kind not in KINDS:
                 raise ValueError(f"{where}: efficiency names {kind!r}, which is none of {', '.join(KINDS)}")
-            _number(where, f"efficiency of {kind}", share, low=0.0, above=True)
-        _number(where, "overhead_s", self.overhead_s, low=0.0)
+            _number(where, f"efficiency of {kind}", share, low=_SLOWEST, high=1.0)
+        _number(where, "overhead_s", self.overhead_s, high=_LARGEST)
+        for text in (self.source, *self.warnings):
+            _text(where, "source and warnings", text)
 
     @property
     def level_names(self) -> tuple[str, ...]:
@@ -156,16 +163,26 @@ def _named(value: Any, what: str) -> None:
         raise ValueError(f"name of a {what} must be text, got {value!r}")
 
 
-def _number(where: str, name: str, value: Any, *, low: float, above: bool = False) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or value < low or (above and value == low):
-        bound = f"a finite number {'above' if above else 'of at least'} {low:g}"
-        raise ValueError(f"{where}: {name} must be {bound}, got {value!r}")
+def _number(where: str, name: str, value: Any, *, low: float = 0.0, high: float) -> None:
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    if not good or not low <= value <= high:  # NaN and infinities are in no range
+        raise ValueError(f"{where}: {name} must be a number of [{low:g}, {high:g}], got {_short(value)}")
 
 
 def _whole(where: str, name: str, value: Any, *, low: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise ValueError(f"{where}: {name} must be a whole number of at least {low}, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= LARGEST:
+        raise ValueError(f"{where}: {name} must be a whole number of [{low}, 2^53], got {_short(value)}")
+
+
+def _text(where: str, name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: {name} must be text, got {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    """The value for a message of one line."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def field_names(cls: type) -> tuple[str, ...]:

@@ -24,7 +24,9 @@ def model_ratio(workload: Workload, bits: Int[Array, " n"]) -> Float[Array, ""]:
     stored = [op for i, op in enumerate(workload.operations) if op.w_elems and op.w_id == i]
     elems = np.array([op.w_elems for op in stored], np.float64)
     total = elems.sum() + sum(op.bias_elems for op in workload.operations)
-    widths = bits[np.array([op.weight_point for op in stored])].astype(jnp.float32)
+    point = {op.w_id: op.weight_point for op in workload.operations if op.weight_point >= 0}
+    padded = jnp.append(bits, jnp.asarray(FULL_BITS, bits.dtype)).astype(jnp.float32)  # index -1: unquantized
+    widths = padded[np.array([point.get(op.w_id, -1) for op in stored])]
     saved = jnp.sum(jnp.asarray(elems / total, jnp.float32) * (FULL_BITS - widths)) / FULL_BITS
     return 1.0 - saved
 

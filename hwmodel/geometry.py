@@ -1,6 +1,11 @@
-"""Counts and sizes of single equations: convolution, matrix product, pooling."""
+"""Counts and sizes of single equations: convolution, matrix product, pooling, element-wise.
+
+Multiply-accumulates of a convolution are those of its plain loops: products with padding count, products
+with the zeros that a dilation inserts do not.
+"""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .program import Equation, Program
@@ -16,7 +21,7 @@ class Geometry(NamedTuple):
     ofm: tuple[int, int, int]
     batch: int
     channel_axis: int  # of the output
-    weight_axis: int = -1  # output channels of the weight
+    weight_axis: int = -1  # output channels of the weight; -1: no quantizer can stand at the weight
     kernel: tuple[int, int] = (0, 0)
     stride: tuple[int, int] = (0, 0)
     pad: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
@@ -25,23 +30,28 @@ class Geometry(NamedTuple):
 
 
 def convolution(program: Program, eqn: Equation) -> Geometry:
-    """MACs = output elements * (input channels / groups) * kernel area."""
+    """MACs = output elements * (input channels / groups) * kernel area.
+
+    A transposed convolution (lhs_dilation) spreads its input, and every input element meets every tap:
+    MACs = input elements * (output channels / groups) * kernel area / window strides.
+
+    Of three spatial axes the first two are counted as one: sizes, kernel and stride are products, padding
+    and dilation those of the last two.
+    """
     p, dims = eqn.params, eqn.params["dimension_numbers"]
-    x, w, y = (program.values[v].shape for v in (*eqn.inputs, eqn.outputs[0]))
-    if len(x) not in (3, 4):
-        raise ValueError(f"convolution over {len(x) - 2} dimensions at {eqn.where}; trace knows 1 and 2")
-    if p["batch_group_count"] != 1 or set(p["lhs_dilation"]) != {1}:
-        raise ValueError(
-            f"conv_general_dilated at {eqn.where} has batch_group_count or lhs_dilation (a transposed "
-            "convolution), which trace does not know"
-        )
+    x, w, y = _shapes(program, eqn)
     groups = p["feature_group_count"]
     in_channels, group_channels, out_channels = x[dims.lhs_spec[1]], w[dims.rhs_spec[1]], w[dims.rhs_spec[0]]
     kernel = [w[i] for i in dims.rhs_spec[2:]]
+    if math.prod(p["lhs_dilation"]) == 1:
+        macs = math.prod(y) * group_channels * math.prod(kernel)
+    else:
+        products = math.prod(x) * (out_channels // groups) * math.prod(kernel)
+        macs = products // math.prod(p["window_strides"])
     depthwise = groups == in_channels > 1 and group_channels == 1
     return Geometry(
         kind="dwconv" if depthwise else "conv",
-        macs=math.prod(y) * group_channels * math.prod(kernel),
+        macs=macs,
         ifm=_sizes([x[i] for i in dims.lhs_spec[2:]], in_channels),
         ofm=_sizes([y[i] for i in dims.out_spec[2:]], out_channels),
         batch=x[dims.lhs_spec[0]],
@@ -49,74 +59,117 @@ def convolution(program: Program, eqn: Equation) -> Geometry:
         weight_axis=dims.rhs_spec[0],
         kernel=_pair(kernel),
         stride=_pair(p["window_strides"]),
-        pad=_pair(p["padding"], fill=(0, 0)),
-        dilation=_pair(p["rhs_dilation"]),
+        pad=_ends(p["padding"]),
+        dilation=_last(p["rhs_dilation"]),
         groups=groups,
     )
 
 
 def matrix_product(program: Program, eqn: Equation) -> Geometry:
-    """activation (..., k) @ weight (k, m) or (m, k): MACs = rows * k * m."""
-    (lhs_c, rhs_c), (lhs_b, _) = eqn.params["dimension_numbers"]
-    x, w, y = (program.values[v].shape for v in (*eqn.inputs, eqn.outputs[0]))
-    if lhs_b or tuple(lhs_c) != (len(x) - 1,) or len(rhs_c) != 1 or len(w) != 2:
-        raise ValueError(
-            f"dot_general of {x} and {w} at {eqn.where}: trace knows the last axis against a matrix"
-        )
-    rows, columns = math.prod(x[:-1]), y[-1]
+    """MACs = batch * free axes of the left * free axes of the right * contracted axes.
+
+    Rows are the left operand's free axes, columns the right one's. Of activation against weight the
+    first axis is the batch, where it is not contracted; of two activations the batch axes are.
+    """
+    (lhs_c, rhs_c), (lhs_b, rhs_b) = eqn.params["dimension_numbers"]
+    x, w, y = _shapes(program, eqn)
+    free = [i for i in range(len(w)) if i not in (*rhs_c, *rhs_b)]
+    inner, columns = math.prod(x[i] for i in lhs_c), math.prod(w[i] for i in free)
+    rows = math.prod(x) // max(inner, 1)
+    weighted = program.is_weight(eqn.inputs[1])
+    if weighted:
+        batch = x[0] if len(x) > 1 and 0 not in lhs_c else 1
+    else:
+        batch = math.prod(x[i] for i in lhs_b)
     return Geometry(
-        kind="dense",
-        macs=rows * x[-1] * columns,
-        ifm=(rows // x[0] if len(x) > 1 else 1, 1, x[-1]),
-        ofm=(rows // x[0] if len(x) > 1 else 1, 1, columns),
-        batch=x[0] if len(x) > 1 else 1,
-        channel_axis=len(y) - 1,
-        weight_axis=1 - rhs_c[0],
+        kind="dense" if weighted else "matmul",
+        macs=rows * inner * columns,
+        ifm=(rows // max(batch, 1), 1, inner),
+        ofm=(rows // max(batch, 1), 1, columns),
+        batch=batch,
+        channel_axis=max(len(y) - 1, 0),
+        weight_axis=free[-1] if weighted and free else -1,
     )
 
 
-def pooling(program: Program, eqn: Equation) -> Geometry:
-    """Windowed max or sum, or a sum over all of x, y; counted as one per input element touched."""
+def window_pooling(program: Program, eqn: Equation) -> Geometry:
+    """A windowed max, min or sum: one per input element that a window touches.
+
+    Channels are the last axis, unless the window is 1 along the second axis and wider along the last.
+    """
     x, y = program.values[eqn.inputs[0]].shape, program.values[eqn.outputs[0]].shape
-    if eqn.name == "reduce_sum":
-        axes = tuple(eqn.params["axes"])
-        if len(x) != 4 or axes != (1, 2):
-            raise ValueError(
-                f"reduce_sum over axes {axes} of {x} at {eqn.where}: trace knows sums over x and y of NHWC"
-            )
-        return Geometry(
-            "pool", math.prod(x), _sizes(x[1:3], x[3]), (1, 1, x[3]), x[0], len(y) - 1, kernel=(x[1], x[2])
-        )
     p = eqn.params
-    if len(x) != 4 or p["window_dimensions"][0] != 1 or p["window_dimensions"][3] != 1:
-        raise ValueError(f"{eqn.name} of {x} at {eqn.where}: trace knows windows over x and y of NHWC")
+    window, strides, padding = p["window_dimensions"], p["window_strides"], p["padding"]
+    channel = 1 if len(x) > 2 and window[1] == 1 and window[-1] > 1 else len(x) - 1
+    spatial = [axis for axis in range(1, len(x)) if axis != channel]
     return Geometry(
         kind="pool",
-        macs=math.prod(y) * math.prod(p["window_dimensions"]),
-        ifm=_sizes(x[1:3], x[3]),
-        ofm=_sizes(y[1:3], y[3]),
+        macs=math.prod(y) * math.prod(window),
+        ifm=_sizes([x[i] for i in spatial], x[channel]),
+        ofm=_sizes([y[i] for i in spatial], y[channel]),
         batch=x[0],
-        channel_axis=3,
-        kernel=_pair(p["window_dimensions"][1:3]),
-        stride=_pair(p["window_strides"][1:3]),
-        pad=_pair(p["padding"][1:3]),
+        channel_axis=channel,
+        kernel=_pair([window[i] for i in spatial]),
+        stride=_pair([strides[i] for i in spatial]),
+        pad=_ends([padding[i] for i in spatial]),
     )
 
 
-def pointwise(program: Program, eqn: Equation, kind: Kind) -> Geometry:
-    """An element-wise operation that no producer could take in: one per element."""
+def reduction(program: Program, eqn: Equation) -> Geometry:
+    """A sum, max, argmax, ... over whole axes: one per input element.
+
+    Channels are the last axis, unless all axes behind the second go and that one stays (NCHW). The batch
+    is the first axis, if it stays; every other axis belongs to the image.
+    """
+    x, y = program.values[eqn.inputs[0]].shape, program.values[eqn.outputs[0]].shape
+    gone = set(eqn.params["axes"])
+    channels_first = len(x) > 3 and gone == set(range(2, len(x)))
+    channel = 1 if channels_first else len(x) - 1
+    batched = 0 not in gone and channel != 0
+    spatial = [axis for axis in range(len(x)) if axis != channel and not (axis == 0 and batched)]
+    kept = [1 if axis in gone else x[axis] for axis in range(len(x))]
+    return Geometry(
+        kind="pool",
+        macs=math.prod(x),
+        ifm=_sizes([x[i] for i in spatial], x[channel]),
+        ofm=_sizes([kept[i] for i in spatial], kept[channel]),
+        batch=x[0] if batched else 1,
+        channel_axis=max(len(y) - 1, 0),
+        kernel=_pair([x[i] if i in gone else 1 for i in spatial]),
+    )
+
+
+def pointwise(program: Program, eqn: Equation, kind: Kind, per_element: int = 1) -> Geometry:
+    """An operation on each element that no producer could take in; what only moves counts 0 per element."""
     shape = program.values[eqn.outputs[0]].shape
     sizes = _sizes(shape[1:-1], shape[-1]) if len(shape) > 1 else (1, 1, math.prod(shape))
-    return Geometry(
-        kind, math.prod(shape), sizes, sizes, shape[0] if len(shape) > 1 else 1, max(len(shape) - 1, 0)
-    )
+    macs, batch = per_element * math.prod(shape), shape[0] if len(shape) > 1 else 1
+    return Geometry(kind, macs, sizes, sizes, batch, max(len(shape) - 1, 0))
 
 
-def _pair(values: Any, fill: Any = 1) -> Any:
-    values = tuple(tuple(v) if isinstance(v, list | tuple) else int(v) for v in values)
-    return values if len(values) == 2 else (*values, fill)
+def _shapes(program: Program, eqn: Equation) -> list[tuple[int, ...]]:
+    return [program.values[v].shape for v in (*eqn.inputs, eqn.outputs[0])]
 
 
-def _sizes(spatial: Any, channels: int) -> tuple[int, int, int]:
-    x, y = (*spatial, 1, 1)[:2]
-    return int(x), int(y), int(channels)
+def _fold(values: Sequence[int]) -> tuple[int, int]:
+    """Two numbers: leading ones multiplied, missing ones 1."""
+    if len(values) > 2:
+        return math.prod(map(int, values[:-1])), int(values[-1])
+    return tuple(map(int, (*values, 1, 1)[:2]))  # type: ignore[return-value]
+
+
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    return _fold(values)
+
+
+def _last(values: Sequence[int]) -> tuple[int, int]:
+    return _fold(values[-2:])
+
+
+def _ends(padding: Any) -> Any:
+    ends = tuple((int(low), int(high)) for low, high in padding)[-2:]
+    return (*ends, *((0, 0) for _ in range(2 - len(ends))))
+
+
+def _sizes(spatial: Sequence[int], channels: int) -> tuple[int, int, int]:
+    return *_fold(spatial), int(channels)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize, sparse
 
-Terms = Iterable[tuple[int, float]]  # (variable, factor)
+Terms = Iterable[tuple[int | np.integer, float]]  # (variable, factor)
 
 
 class LinearProgram:
@@ -18,7 +18,7 @@ class LinearProgram:
         self._low: list[float] = []
         self._high: list[float] = []
         self._integer: list[bool] = []
-        self._entries: list[tuple[int, int, float]] = []  # row, column, factor
+        self._entries: list[tuple[int, int | np.integer, float]] = []  # row, column, factor
         self._row_low: list[float] = []
         self._row_high: list[float] = []
 

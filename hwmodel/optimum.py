@@ -83,14 +83,14 @@ def integer_program(problem: Problem) -> tuple[LinearProgram, np.ndarray]:
     host = jax.tree.map(np.asarray, problem)
     n, _, levels = problem.shape
     program = LinearProgram()
-    x = np.array([program.variable(high=1, integer=True) for _ in range(n * 2 * levels)]).reshape(
+    x = np.array([program.variable(high=1.0, integer=True) for _ in range(n * 2 * levels)]).reshape(
         n, 2, levels
     )
     for i in range(n):
         for column in range(2):
-            program.row([(t, 1.0) for t in x[i, column]], 1, 1)
+            program.row([(t, 1.0) for t in x[i, column]], 1.0, 1.0)
             if host.pin[i, column] >= 0:
-                program.row([(x[i, column, host.pin[i, column]], 1.0)], 1, 1)
+                program.row([(x[i, column, host.pin[i, column]], 1.0)], 1.0, 1.0)
     _add_times(program, host, x)
     _add_capacities(program, host, x)
     if host.move_s_per_byte is not None:
@@ -152,7 +152,7 @@ def _add_moves(program: LinearProgram, host: Problem, x: np.ndarray, s_per_byte:
             if host.parent_bytes[i, p] == 0:
                 continue
             cost = MICRO * float(host.parent_bytes[i, p]) * s_per_byte.astype(np.float64)
-            y = np.array([program.variable(high=1, cost=c) for c in cost.ravel()]).reshape(levels, levels)
+            y = np.array([program.variable(high=1.0, cost=c) for c in cost.ravel()]).reshape(levels, levels)
             for a in range(levels):
-                program.row([*((f, 1.0) for f in y[a]), (x[host.parent[i, p], 1, a], -1.0)], 0, 0)
-                program.row([*((f, 1.0) for f in y[:, a]), (x[i, 1, a], -1.0)], 0, 0)
+                program.row([*((f, 1.0) for f in y[a]), (x[host.parent[i, p], 1, a], -1.0)], 0.0, 0.0)
+                program.row([*((f, 1.0) for f in y[:, a]), (x[i, 1, a], -1.0)], 0.0, 0.0)

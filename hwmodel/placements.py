@@ -54,7 +54,7 @@ def rectify(problem: Problem, placement: Levels) -> Rectified:
     return Rectified(found.placement, found.moved, found.valid)
 
 
-def evaluate(problem: Problem, placement: Int[Array, "*M N 2"], schedule: str = "sequential") -> Evaluation:
+def evaluate(problem: Problem, placement: Levels, schedule: str = "sequential") -> Evaluation:
     """`rectify`, and the latency of what comes out; thousands of placements in a call."""
     walked, batch = _walk(problem, placement, True, schedule)
     real = walked.latency_s.dtype

@@ -4,6 +4,7 @@ Every cost, placement and quantization reads this one object. A node is one oper
 tensor; nodes stand in execution order. Points are the tensors that a quantizer can stand at.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,8 @@ import jraph
 import numpy as np
 
 from .program import NO_PROGRAM, Program
+
+LARGEST = 2**53  # of all counts: beyond it float64, and so a solver, no longer holds every whole number
 
 Kind = Literal[
     "conv", "dwconv", "dense", "matmul", "pool", "norm", "act", "add", "softmax", "gather", "layout", "other"
@@ -97,24 +100,47 @@ class Workload:
         self.validate()
 
     def validate(self) -> None:
-        """Raises ValueError for repeated names, negative sizes, and edges that dangle or read too much."""
+        """Raises ValueError for what cannot be: repeated names, impossible counts, dangling edges, edges that
+        read more than there is, weights tied to an operation that does not own them.
+        """
         for what, names in (
             ("operation", [o.name for o in self.operations]),
             ("point", [p.name for p in self.points]),
         ):
             if len(set(names)) != len(names):
-                twice = next(n for n in names if names.count(n) > 1)
+                twice = next(n for n, count in Counter(names).items() if count > 1)
                 raise ValueError(f"{what} names must be unique, got {twice!r} twice")
         for i, op in enumerate(self.operations):
             sizes = (op.macs, op.w_elems, op.w_reads, op.bias_elems, op.o_elems, op.ext_in)
             if min(sizes) < 0 or op.o_elems == 0:
                 raise ValueError(f"operation {op.name!r} has a negative count or an empty output: {sizes}")
+            if max(sizes) > LARGEST:
+                raise ValueError(f"operation {op.name!r} has a count above 2^53: {sizes}")
+            self._validate_tie(i, op)
             for edge in op.parents:
                 if not 0 <= edge.producer < i:
                     raise ValueError(f"operation {op.name!r} reads {edge.producer}, which is not before it")
                 made = self.operations[edge.producer].o_elems
                 if not 0 < edge.elems <= made:
                     raise ValueError(f"operation {op.name!r} reads {edge.elems} of {made} elements")
+        for field in ("macs", "w_elems", "w_reads", "o_elems"):
+            total = sum(getattr(op, field) for op in self.operations)
+            if total > LARGEST:
+                raise ValueError(f"workload {self.name!r} has {total} {field} in total, more than 2^53")
+
+    def _validate_tie(self, i: int, op: Operation) -> None:
+        if op.w_id == -1:
+            return
+        owner = self.operations[op.w_id] if 0 <= op.w_id <= i else None
+        if owner is None or owner.w_id != op.w_id:
+            raise ValueError(
+                f"operation {op.name!r} has w_id {op.w_id}; give -1 or the first operation with its weights"
+            )
+        if owner.w_elems != op.w_elems:
+            raise ValueError(
+                f"operation {op.name!r} stores {op.w_elems} weight elements, but is tied to {owner.name!r}, "
+                f"which stores {owner.w_elems}"
+            )
 
     def column(self, field: str) -> np.ndarray:
         """(n,) or (n, k) int64: one field of all operations, say `column("macs")`."""
@@ -133,6 +159,14 @@ class Workload:
                 last[edge.producer] = step
         return np.where(self.column("is_output") == 1, len(self.operations) - 1, last)
 
+    @cached_property
+    def live_elems(self) -> np.ndarray:
+        """(n,) int64: elements of all outputs alive at each step."""
+        made = self.column("o_elems")
+        change = np.append(made, 0)
+        np.subtract.at(change, self.death + 1, made)
+        return np.cumsum(change)[:-1]
+
     def to_graph(self) -> jraph.GraphsTuple:
         """Operations as nodes (macs, w_elems, o_elems as int64 columns), tensors read as edges (elems)."""
         edges = [(e.producer, i, e.elems) for i, op in enumerate(self.operations) for e in op.parents]
@@ -148,7 +182,7 @@ class Workload:
         )
 
     def summary(self) -> str:
-        """A table of the operations and the totals, as text."""
+        """A table of the operations and the totals, as text; MB are 10^6 bytes at 8 bits an element."""
         rows = [("operation", "kind", "output", "MMAC", "weights", "parents")]
         for op in self.operations:
             parents = ", ".join(self.operations[e.producer].name for e in op.parents) or "input"
@@ -157,7 +191,8 @@ class Workload:
         stored = sum(op.w_elems for i, op in enumerate(self.operations) if op.w_id == i)
         total = (
             f"{len(self.operations)} operations, {sum(len(o.parents) for o in self.operations)} edges, "
-            f"{stored:,} weights, {self.column('macs').sum() / 1e9:.4f} GMAC, "
+            f"{stored:,} weights ({stored / 1e6:.2f} MB), {self.column('macs').sum() / 1e9:.4f} GMAC, "
+            f"{max(self.live_elems, default=0) / 1e6:.2f} MB of outputs alive at most, "
             f"{len(self.points)} quantizable points"
         )
         return _align(rows) + "\n" + total

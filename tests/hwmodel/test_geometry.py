@@ -127,53 +127,147 @@ def test_a_mean_over_the_image_is_a_pooling(keepdims):
     assert op.o_elems == 6
 
 
-def conv3d(w, x):
-    return jax.lax.conv_general_dilated(
-        x, w, (1, 1, 1), "SAME", dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+def counted_transposed(x, w, stride):
+    """NHWC * HWIO, every input element spread over the taps: (output before cropping, multiplications)."""
+    (n, height, width, _), (kh, kw, _, outputs) = x.shape, w.shape
+    y = np.zeros((n, (height - 1) * stride[0] + kh, (width - 1) * stride[1] + kw, outputs))
+    multiplications = 0
+    for r, c, i, j in itertools.product(*map(range, (height, width, kh, kw))):
+        y[:, r * stride[0] + i, c * stride[1] + j] += x[:, r, c] @ w[i, j]
+        multiplications += n * w[i, j].size
+    return y, multiplications
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [((2, 2), (2, 2)), ((3, 2), (2, 3)), ((3, 3), (1, 2))])
+def test_a_transposed_convolution_against_loops(kernel, stride):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 4, 5, 3)).astype(np.float32)
+    w = rng.normal(size=(*kernel, 3, 6)).astype(np.float32)
+
+    def fn(w, x):  # padding of kernel - 1 keeps everything
+        pad = [(k - 1, k - 1) for k in kernel]
+        flipped = w[::-1, ::-1]
+        return jax.lax.conv_general_dilated(
+            x, flipped, (1, 1), pad, lhs_dilation=stride, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    y, multiplications = counted_transposed(x, w, stride)
+    np.testing.assert_allclose(fn(w, x), y, atol=1e-4)
+    (op,) = trace(fn, w, x).operations
+    assert op.macs == multiplications
+    assert (op.kind, op.ifm, op.ofm, op.w_elems) == ("conv", (4, 5, 3), y.shape[1:], w.size)
+
+
+def test_a_three_dimensional_convolution_folds_its_first_two_axes():
+    def fn(w, x):
+        dims = ("NDHWC", "DHWIO", "NDHWC")
+        pad = [(0, 0), (1, 1), (0, 2)]
+        return jax.lax.conv_general_dilated(x, w, (1, 2, 1), pad, None, (1, 1, 2), dims)
+
+    x, w = np.ones((2, 4, 6, 5, 3), np.float32), np.ones((2, 3, 2, 3, 7), np.float32)
+    y = fn(w, x)
+    (op,) = trace(fn, w, x).operations
+    assert op.macs == y.size * 3 * 2 * 3 * 2
+    assert op.o_elems == y.size
+    assert (op.ifm, op.ofm) == ((24, 5, 3), (y.shape[1] * y.shape[2], y.shape[3], 7))
+    assert (op.kernel, op.stride, op.pad, op.dilation) == ((6, 2), (2, 1), ((1, 1), (0, 2)), (1, 2))
+
+
+def test_a_convolution_with_batch_groups_against_its_shapes():
+    """Each group of the batch meets its own output channels: one row of products per output element."""
+
+    def fn(w, x):
+        return jax.lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), batch_group_count=2
+        )
+
+    x, w = np.ones((2, 4, 4, 2), np.float32), np.ones((3, 3, 2, 6), np.float32)
+    (op,) = trace(fn, w, x).operations
+    assert op.macs == fn(w, x).size * 2 * 9
+
+
+def draw_product(seed):
+    """A random dot_general: (dimension numbers, shape of the left, shape of the right, loop lengths)."""
+    rng = np.random.default_rng(seed)
+    batch, inner, left, right = (
+        list(rng.integers(2, 5, n)) for n in rng.integers([0, 1, 0, 0], [3, 3, 3, 3])
     )
 
+    def side(free):
+        roles = [("b", i, n) for i, n in enumerate(batch)] + [("c", i, n) for i, n in enumerate(inner)]
+        roles += [("f", i, n) for i, n in enumerate(free)]
+        roles = [roles[i] for i in rng.permutation(len(roles))]
+        place = {(kind, i): axis for axis, (kind, i, _) in enumerate(roles)}
+        contracted = tuple(place["c", i] for i in range(len(inner)))
+        return tuple(int(n) for *_, n in roles), contracted, tuple(place["b", i] for i in range(len(batch)))
 
-def batch_groups(w, x):
-    return jax.lax.conv_general_dilated(
-        x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), batch_group_count=2
-    )
+    (x, x_c, x_b), (y, y_c, y_b) = side(left), side(right)
+    return ((x_c, y_c), (x_b, y_b)), x, y, [*batch, *inner, *left, *right]
 
 
-def channel_window(_, x):
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 1, 1, 2), (1, 1, 1, 1), "VALID")
+@pytest.mark.parametrize("seed", range(16))
+def test_every_matrix_product_counts_its_loops(seed):
+    dimensions, x, y, loops = draw_product(seed)
+    x, y = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (x, y))
+    multiplications = sum(1 for _ in itertools.product(*map(range, loops)))
+
+    def fn(a, b):
+        return jax.lax.dot_general(a, b, dimensions)
+
+    cases = {(1, "dense"): y, (0, "dense"): x, ((), "matmul"): None}
+    for (params, kind), weight in cases.items():
+        work = trace(fn, x, y, params=params)
+        assert len(work.operations) <= 2  # a weight on the left may leave a transposition behind
+        op = work.operations[0]
+        assert (op.kind, op.macs) == (kind, multiplications)
+        assert op.o_elems == np.prod(jax.eval_shape(fn, x, y).shape)
+        assert op.w_elems == (0 if weight is None else np.prod(weight.shape))
+        assert op.batch * np.prod(op.ofm) == op.o_elems
+        assert op.ext_in == sum(np.prod(a.shape) for a in (x, y) if a is not weight)
 
 
-IMAGE = np.ones((2, 4, 4, 2), np.float32)
-REFUSED = {
-    "3-d convolution": (conv3d, np.ones((1, 1, 1, 2, 2), np.float32), IMAGE[:, None], "over 3 dimensions"),
-    "transposed": (
-        lambda w, x: jax.lax.conv_transpose(x, w, (2, 2), "SAME"),
-        np.ones((3, 3, 2, 2), np.float32),
-        IMAGE,
-        "transposed",
-    ),
-    "batch groups": (batch_groups, np.ones((3, 3, 2, 2), np.float32), IMAGE, "batch_group_count"),
-    "batched product": (
-        lambda w, x: jnp.einsum("bij,bjk->bik", x, w),
-        np.ones((2, 4, 3), np.float32),
-        IMAGE[..., 0],
-        "dot_general of",
-    ),
-    "product over two axes": (
-        lambda w, x: jnp.einsum("bij,ijk->bk", x, w),
-        np.ones((4, 4, 3), np.float32),
-        IMAGE[..., 0],
-        "dot_general of",
-    ),
-    "sum over the batch": (lambda _, x: jnp.sum(x, 0), (), IMAGE, r"reduce_sum over axes \(0,\)"),
-    "sum over a sequence": (lambda _, x: jnp.sum(x, 1), (), IMAGE[..., 0], "reduce_sum"),
-    "window over channels": (channel_window, (), IMAGE, "reduce_window_max of"),
+REDUCTIONS = {  # function, shape: sizes in, sizes out, kernel, batch
+    "image, channels first": (lambda x: jnp.mean(x, (2, 3)), (2, 3, 4, 5), (4, 5, 3), (1, 1, 3), (4, 5), 2),
+    "sequence": (lambda x: jnp.sum(x, 1), (2, 7, 3), (7, 1, 3), (1, 1, 3), (7, 1), 2),
+    "channels": (lambda x: jnp.max(x, -1), (2, 4, 5, 3), (4, 5, 3), (4, 5, 1), (1, 1), 2),
+    "batch": (lambda x: jnp.sum(x, 0), (2, 4, 5, 3), (8, 5, 3), (4, 5, 3), (2, 1), 1),
+    "volume": (lambda x: jnp.min(x, (1, 2, 3)), (2, 4, 5, 6, 3), (20, 6, 3), (1, 1, 3), (20, 6), 2),
+    "argmax": (lambda x: jnp.argmax(x, -1), (2, 10), (1, 1, 10), (1, 1, 1), (1, 1), 2),
+    "everything": (lambda x: jnp.sum(x), (2, 4, 3), (2, 4, 3), (1, 1, 1), (2, 4), 1),
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_is_not_known_is_refused_with_its_place(case):
-    fn, params, x, message = REFUSED[case]
-    with pytest.raises(ValueError, match=message) as refusal:
-        trace(fn, params, x)
-    assert "test_geometry.py:" in str(refusal.value)
+@pytest.mark.parametrize("case", REDUCTIONS)
+def test_a_reduction_touches_every_element_once(case):
+    fn, shape, ifm, ofm, kernel, batch = REDUCTIONS[case]
+    (op,) = trace(fn, jax.ShapeDtypeStruct(shape, jnp.float32), params=()).operations
+    assert (op.kind, op.macs, op.batch) == ("pool", np.prod(shape), batch)
+    assert (op.ifm, op.ofm) == (ifm, ofm)
+    assert op.kernel == kernel
+    assert op.o_elems == op.batch * np.prod(op.ofm)
+
+
+def test_a_window_over_channels_first():
+    def fn(x):
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 1, 3, 2), (1, 1, 2, 2), "VALID")
+
+    (op,) = trace(fn, np.ones((2, 3, 7, 8), np.float32), params=()).operations
+    assert (op.ifm, op.ofm, op.macs) == ((7, 8, 3), (3, 4, 3), 2 * 3 * 3 * 4 * 6)
+    assert (op.kernel, op.stride) == ((3, 2), (2, 2))
+
+
+def test_a_convolution_of_two_activations_has_two_parents_and_no_weights():
+    (op,) = trace(
+        conv_of, np.ones((2, 4, 4, 3), np.float32), np.ones((3, 3, 3, 5), np.float32), params=()
+    ).operations
+    assert (op.kind, op.w_elems, op.w_id, op.macs) == ("conv", 0, -1, 2 * 16 * 5 * 27)
+    assert op.ext_in == 2 * 48 + 135
+
+
+def test_a_convolution_by_an_activation_stores_its_left_operand():
+    (op,) = trace(conv_of, np.ones((2, 4, 4, 3), np.float32), np.ones((3, 3, 3, 5), np.float32)).operations
+    assert (op.w_elems, op.ext_in, op.weight_point, op.macs) == (96, 135, -1, 2 * 16 * 5 * 27)
+
+
+def conv_of(x, w):
+    return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))

@@ -153,7 +153,6 @@ def test_an_equation_knows_the_users_line():
 
 
 CONTROL = {
-    "scan": lambda p, x: jax.lax.scan(lambda c, w: (c * w[None], None), x, p)[0],
     "while": lambda p, x: jax.lax.while_loop(lambda c: c.sum() < 0, lambda c: c + 1.0, x),
     "cond": lambda p, x: jax.lax.cond(x.sum() > 0, lambda y: y, lambda y: -y, x),
 }
@@ -166,3 +165,62 @@ def test_control_flow_is_refused_with_its_line(primitive):
         ValueError, match=f"primitive '{primitive}' at .*test_program.py:{line} is control flow"
     ):
         flatten(CONTROL[primitive], MATRIX, IMAGE)
+
+
+def test_parameters_may_stand_anywhere():
+    def fn(x, first, second):
+        return (x @ first["w"]) @ second["w"]
+
+    weights = {"w": MATRIX}
+    program = flatten(fn, IMAGE, weights, weights, params=(1, 2))
+    assert program.param_names == ("w", "w")
+    assert [program.is_weight(v) for v in (*program.params, *program.inputs)] == [True, True, False]
+    nothing_stored = flatten(fn, IMAGE, weights, weights, params=())
+    assert len(nothing_stored.inputs) == 3
+    assert nothing_stored.params == ()
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "message"),
+    [
+        ((MATRIX, IMAGE), {"params": 2}, "positions of the 2 arguments, got 2"),
+        ((MATRIX, IMAGE), {"params": -1}, "positions of the 2 arguments, got -1"),
+        ((MATRIX, IMAGE), {"unroll": -1}, "unroll must be at least 0, got -1"),
+        (({"a": MATRIX, "act": jnp.tanh}, IMAGE), {}, r"leaf \['act'\] of argument 0 is a .*, no array"),
+        ((MATRIX, "image"), {}, "argument 1 is a str, no array"),
+        (
+            (MATRIX, jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, 3"), jnp.float32)),
+            {},
+            r"leaf \(itself\) of argument 1 has shape \(b, 3\); trace needs numbers",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(args, options, message):
+    with pytest.raises(ValueError, match=message):
+        flatten(lambda p, x: x, *args, **options)
+
+
+WEIGHT_ON_THE_LEFT = {
+    "matrix": (lambda p, x: p @ x, (4, 3), (3, 5)),
+    "vector": (lambda p, x: p @ x, (4, 3), (3,)),
+    "batched": (lambda p, x: jnp.einsum("bij,bjk->bik", p, x), (2, 4, 3), (2, 3, 5)),
+    "many axes": (lambda p, x: jnp.einsum("ijab,xaby->iyjx", p, x), (4, 2, 3, 5), (2, 3, 5, 6)),
+    "vmap": (lambda p, x: jax.vmap(lambda row: p @ row)(x), (4, 3), (5, 3)),
+}
+
+
+@pytest.mark.parametrize("case", WEIGHT_ON_THE_LEFT)
+def test_products_have_the_weight_on_the_right(case):
+    fn, *shapes = WEIGHT_ON_THE_LEFT[case]
+    w, x = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
+    program = flatten(fn, w, x)
+    (product,) = [eqn for eqn in program.equations if eqn.name == "dot_general"]
+    assert [program.is_weight(v) for v in product.inputs] == [False, True]
+    np.testing.assert_allclose(run(program, w, x)[0], fn(w, x), rtol=1e-5, atol=1e-5)
+    if case == "vmap":  # the transpositions undo each other
+        assert names(program) == ["dot_general"]
+
+
+def test_a_barrier_vanishes():
+    program = flatten(lambda p, x: jax.lax.optimization_barrier((x, p))[0] @ p, MATRIX, IMAGE)
+    assert names(program) == ["dot_general"]

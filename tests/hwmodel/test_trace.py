@@ -250,6 +250,25 @@ def test_without_fusion_every_equation_is_an_operation():
     assert activations(work)[-2:] == ["act_2.activation", "add.sum"]
 
 
+PASSES = {  # passes: kinds of what the function below makes
+    "all": ["conv", "conv"],
+    ("affine", "activation"): ["conv", "conv", "add"],
+    ("affine", "residual"): ["conv", "act", "conv"],
+    ("activation", "residual"): ["conv", "norm", "conv"],
+    "residual": ["conv", "norm", "act", "conv"],
+    "none": ["conv", "norm", "act", "conv", "add"],
+}
+
+
+@pytest.mark.parametrize("passes", PASSES)
+def test_passes_are_switched_one_by_one(passes):
+    def fn(p, x):
+        return conv(jnp.tanh(conv(x, p["a"]) + lift(p["c"])), p["b"]) + x
+
+    params = {"a": KERNEL, "b": KERNEL, "c": VECTOR}
+    assert [op.kind for op in trace(fn, params, X, fusion=passes).operations] == PASSES[passes]
+
+
 def test_a_network_without_operations():
     work = trace(lambda p, x: x.reshape(2, -1), {}, X)
     assert (work.operations, work.points) == ((), ())
@@ -258,27 +277,40 @@ def test_a_network_without_operations():
 
 REFUSED = {
     "sort": lambda p, x: jnp.sort(conv(x, p)),
-    "mul' of 2 activations": lambda p, x: x * conv(x, p),
-    "sub' of 2 activations": lambda p, x: x - conv(x, p),
-    "dot_general": lambda p, x: jnp.einsum("bijc,bijd->bcd", x, conv(x, p)),
-    "transpose": lambda p, x: conv(x, p).transpose(0, 3, 1, 2),
-    "exp": lambda p, x: jnp.exp(conv(x, p)),
-    r"convert_element_type' from float32\(2, ": lambda p, x: conv(x, p).astype(jnp.bfloat16),
-    r"broadcast_in_dim' from float32\(2, 1, 1, 4\) to float32\(2, 8, 8, 4\)": lambda p, x: jnp.broadcast_to(
-        jnp.mean(x, (1, 2), keepdims=True), x.shape
-    ),
-    "add' of 2 activations": lambda p, x: x + jnp.mean(x, (1, 2), keepdims=True),
-    "concatenate": lambda p, x: jnp.concatenate([x, conv(x, p)], 3),
-    "an activation on the left": lambda p, x: p.reshape(9, 16) @ x.reshape(16, 32),
+    "cumsum": lambda p, x: jnp.cumsum(conv(x, p), 1),
+    "top_k": lambda p, x: jax.lax.top_k(conv(x, p), 2)[0],
+    "fft": lambda p, x: jnp.abs(jnp.fft.fft(x)),
 }
 
 
 @pytest.mark.parametrize("primitive", REFUSED)
 def test_what_is_not_known_is_refused_by_name_and_line(primitive):
-    with pytest.raises(ValueError, match=primitive) as refusal:
+    with pytest.raises(ValueError, match=f"{primitive}.*unknown='elementwise'") as refusal:
         trace(REFUSED[primitive], KERNEL, X)
     line = REFUSED[primitive].__code__.co_firstlineno
     assert f"test_trace.py:{line}" in str(refusal.value)
+
+
+@pytest.mark.parametrize("primitive", ["sort", "cumsum"])
+def test_what_is_not_known_may_be_counted_as_element_wise(primitive):
+    work = trace(REFUSED[primitive], KERNEL, X, unknown="elementwise")
+    assert shapes(work) == [("param", "conv", ()), ("other", "other", ("param",))]
+    assert [op.macs for op in work.operations][1] == 2 * 8 * 8 * 4
+
+
+def test_an_unknown_primitive_may_have_several_outputs():
+    work = trace(lambda p, x: jax.lax.top_k(conv(x, p), 2), KERNEL, X, unknown="elementwise")
+    assert work.operations[1].o_elems == 2 * (2 * 8 * 8 * 2)
+    assert work.operations[1].is_output
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [({"unknown": "ignore"}, "unknown must be"), ({"fusion": ("affine", "relu")}, "fusion knows the passes")],
+)
+def test_unknown_options_are_refused(option, message):
+    with pytest.raises(ValueError, match=message):
+        trace(lambda p, x: conv(x, p), KERNEL, X, **option)
 
 
 def test_an_output_without_an_input_is_refused():

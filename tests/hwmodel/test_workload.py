@@ -40,6 +40,10 @@ def changed(work: Workload, index: int, **fields) -> Workload:
         (1, {"macs": -1}, "operation 'b' has a negative count"),
         (2, {"bias_elems": -1}, "operation 'c' has a negative count"),
         (0, {"o_elems": 0}, "operation 'a' has a negative count or an empty output"),
+        (1, {"macs": 2**53 + 1}, "operation 'b' has a count above 2\\^53"),
+        (1, {"w_id": 2}, "operation 'b' has w_id 2"),
+        (1, {"w_id": -2}, "operation 'b' has w_id -2"),
+        (2, {"w_id": 1, "w_elems": 15}, "operation 'c' stores 15"),
         (1, {"parents": (Edge(1, 72),)}, "operation 'b' reads 1, which is not before it"),
         (1, {"parents": (Edge(3, 72),)}, "operation 'b' reads 3"),
         (1, {"parents": (Edge(-1, 72),)}, "operation 'b' reads -1"),
@@ -79,6 +83,11 @@ def test_death_is_the_last_reader_or_the_end(work):
     assert alive.death.tolist() == [2, 2, 3, 3]
 
 
+def test_live_elements(work):
+    assert work.live_elems.tolist() == [72, 144, 216, 216]
+    assert changed(work, 0, is_output=False).live_elems.tolist() == [72, 144, 216, 144]
+
+
 def test_an_output_that_nothing_reads_dies_when_it_is_made(work):
     assert changed(work, 3, is_output=False).death.tolist() == [3, 2, 3, 3]
 
@@ -108,7 +117,10 @@ def test_summary_lists_operations_and_totals(work):
     assert lines[0].split() == ["operation", "kind", "output", "MMAC", "weights", "parents"]
     assert lines[1].split() == ["a", "conv", "3x3x4", "0.00", "16", "input"]
     assert lines[3].split() == ["c", "conv", "3x3x4", "0.00", "16", "a,", "b"]
-    assert lines[-1] == "4 operations, 4 edges, 64 weights, 0.0000 GMAC, 9 quantizable points"
+    assert lines[-1] == (
+        "4 operations, 4 edges, 64 weights (0.00 MB), 0.0000 GMAC, 0.00 MB of outputs alive at most, "
+        "9 quantizable points"
+    )
     assert all(line == line.rstrip() for line in lines)
 
 
@@ -118,4 +130,4 @@ def test_summary_counts_tied_weights_once():
         np.ones((1, 1, 4, 4), np.float32),
         np.ones((1, 3, 3, 4), np.float32),
     )
-    assert ", 16 weights, " in tied.summary()
+    assert ", 16 weights (" in tied.summary()
