@@ -58,6 +58,7 @@ def random_workload(
             raise ValueError(f"{name} must be a range within [{least}, 2^53], got {(low, high)}")
     rng = np.random.default_rng(seed)
     made: list[Operation] = []
+    owners: list[int] = []  # of weights
     for i in range(operations):
         producers = [i - 1] if i else []
         if i > 1 and rng.random() < skip_probability:
@@ -69,10 +70,10 @@ def random_workload(
             parents.append(Edge(producer, part))
         stored, tie = 0, -1
         if rng.random() < weighted_probability:
-            owners = [j for j, op in enumerate(made) if op.w_id == j]
             tied = bool(owners) and rng.random() < tied_probability
             tie = owners[int(rng.integers(len(owners)))] if tied else i
             stored = made[tie].w_elems if tied else _log_uniform(rng, weight_elems)
+            owners += [] if tied else [i]
         kinds = _WEIGHTED if stored else _WEIGHTLESS
         elems = _log_uniform(rng, output_elems)
         sizes = (1, 1, elems)
