@@ -1,12 +1,20 @@
-"""What a network costs on a chip: workload graphs of JAX functions, and functions of them."""
+"""What a network costs on a chip: workload graphs, latency, placements, addresses."""
 
 from . import zoo as zoo
+from .addresses import (
+    Allocation as Allocation,
+    allocate as allocate,
+    load_placement as load_placement,
+    min_capacity as min_capacity,
+    save_placement as save_placement,
+)
 from .arrays import (
     ChipArrays as ChipArrays,
     WorkloadArrays as WorkloadArrays,
     chip_arrays as chip_arrays,
     workload_arrays as workload_arrays,
 )
+from .atomic import write_bytes as write_bytes
 from .baselines import (
     BASELINES as BASELINES,
     banked_greedy as banked_greedy,
@@ -14,14 +22,29 @@ from .baselines import (
     first_fit as first_fit,
 )
 from .bits import INT8 as INT8, Bits as Bits
+from .buckets import (
+    edge_mask as edge_mask,
+    node_bucket as node_bucket,
+    node_mask as node_mask,
+    policy_graph as policy_graph,
+)
 from .chip import Chip as Chip, Level as Level, Rate as Rate
-from .chip_file import load_chip as load_chip
+from .chips.file import (
+    ChipWarning as ChipWarning,
+    load_chip as load_chip,
+    preset_names as preset_names,
+    save_chip as save_chip,
+    with_align as with_align,
+)
 from .costs import bit_operations_ratio as bit_operations_ratio, model_ratio as model_ratio
+from .energy import energy_j as energy_j
+from .features import feature_names as feature_names, features as features
 from .gradient import (
     GradientConfig as GradientConfig,
     GradientPlacement as GradientPlacement,
     optimize_placement as optimize_placement,
 )
+from .onnx_import.read import from_onnx as from_onnx
 from .optimum import Optimum as Optimum, optimal_placement as optimal_placement
 from .pins import pinned as pinned
 from .placements import (
@@ -32,14 +55,13 @@ from .placements import (
     rectify as rectify,
 )
 from .problem import Problem as Problem, problem as problem, problem_from_arrays as problem_from_arrays
-from .program import Equation as Equation, Program as Program, Value as Value
-from .soft import (
-    Soft as Soft,
-    Temperature as Temperature,
-    soft_latency as soft_latency,
-)
+from .random_graphs import random_workload as random_workload
+from .report.explain import Explanation as Explanation, explain as explain
+from .soft import Soft as Soft, Temperature as Temperature, soft_latency as soft_latency
 from .tensors import Tensor as Tensor, tensors as tensors
-from .trace import trace as trace
+from .topology import in_execution_order as in_execution_order
+from .tracing.program import Equation as Equation, Program as Program, Value as Value
+from .tracing.trace import trace as trace
 from .workload import (
     Affine as Affine,
     Edge as Edge,
@@ -47,3 +69,13 @@ from .workload import (
     Point as Point,
     Workload as Workload,
 )
+from .workload_file import load_workload as load_workload, save_workload as save_workload
+
+
+def __getattr__(name: str) -> object:
+    """Plots come when asked for: matplotlib takes a second to import."""
+    if name in ("plot_latency", "plot_memory", "plot_placement", "plot_roofline"):
+        from .report import plots
+
+        return getattr(plots, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

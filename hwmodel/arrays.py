@@ -93,7 +93,7 @@ def workload_arrays(workload: Workload, nodes: int | None = None) -> WorkloadArr
         return jnp.asarray(np.array(values, dtype))
 
     death = np.concatenate([workload.death, np.arange(n, size)]).astype(np.int32)
-    alive = lifetimes(death) if nodes is None else lifetimes(death, dying=4, slots=16)
+    alive = lifetimes(death) if nodes is None else lifetimes(death, least_dying=4, least_slots=16)
     own = np.tile(np.arange(size)[:, None], (1, width))
     reads: np.ndarray = np.zeros((size, width), _float())
     for i, op in enumerate(ops):

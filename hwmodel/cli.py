@@ -8,9 +8,9 @@ import typer
 
 from .bits import Bits
 from .chip import Chip, Rate
-from .chip_file import TEMPLATE, load_chip, preset_names, preset_text
-from .models import load_model
-from .report import OPTIMAL, PLACEMENTS, make_report, write_report
+from .chips.file import TEMPLATE, load_chip, preset_names, preset_text
+from .report.models import load_model
+from .report.report import OPTIMAL, PLACEMENTS, make_report, write_report
 from .zoo import NAMES, by_name, parameters
 
 app = typer.Typer(

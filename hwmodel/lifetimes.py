@@ -17,7 +17,7 @@ class Lifetimes(NamedTuple):
     slots: np.ndarray  # (S,) 0 .. S-1; its length is what matters
 
 
-def lifetimes(death: np.ndarray, dying: int = 2, slots: int = 8) -> Lifetimes:
+def lifetimes(death: np.ndarray, least_dying: int = 2, least_slots: int = 8) -> Lifetimes:
     """Slots by first free, from the last step (inclusive) at which each output lives.
 
     D and S are rounded up to powers of two, at least those given, so that networks share compiled programs.
@@ -33,11 +33,11 @@ def lifetimes(death: np.ndarray, dying: int = 2, slots: int = 8) -> Lifetimes:
         if not free:
             free, used = [used], used + 1
         slot[i] = free.pop()
-    width = power_of_two(max(map(len, gone)), dying)
+    width = power_of_two(max(map(len, gone)), least_dying)
     dying = np.full((n, width), n, np.int32)
     for i, operations in enumerate(gone):
         dying[i, : len(operations)] = operations
-    return Lifetimes(slot, dying, np.arange(power_of_two(used, slots), dtype=np.int32))
+    return Lifetimes(slot, dying, np.arange(power_of_two(used, least_slots), dtype=np.int32))
 
 
 def power_of_two(count: int, least: int) -> int:

@@ -139,7 +139,7 @@ def problem_from_arrays(work: WorkloadArrays, chip: ChipArrays, bits: Bits = INT
         overlap=chip.overlap,
         mask=work.mask,
         move_s_per_byte=chip.move_s_per_byte,
-        compute_j=None if chip.mac_j is None else work.macs * jnp.append(chip.mac_j, jnp.inf)[rate],
+        compute_j=_compute_j(work.macs, chip, rate),
         level_j_per_byte=chip.level_j_per_byte,
         weight_traffic_bytes=weight_traffic,
         external_level=chip.external,
@@ -172,6 +172,14 @@ def _compute_s(macs: Float[Array, " N"], chip: ChipArrays, rate: Int[Array, " N"
     known = rate < chip.s_per_op.shape[0]
     s_per_op = chip.s_per_op[jnp.where(known, rate, 0)]
     return jnp.where(known | (macs == 0), 2 * macs * s_per_op, jnp.inf)
+
+
+def _compute_j(macs: Float[Array, " N"], chip: ChipArrays, rate: Int[Array, " N"]) -> Array | None:
+    """Energy of all multiply-accumulates; None where the chip reports none."""
+    if chip.mac_j is None:
+        return None
+    per_mac = jnp.append(chip.mac_j, jnp.inf)[rate]
+    return jnp.where(macs == 0, 0, macs * per_mac)
 
 
 def _units(size: Int[Array, " N"], chip: ChipArrays) -> Int[Array, "N L"]:

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import jraph
 import numpy as np
 
-from .program import NO_PROGRAM, Program
+from .tracing.program import NO_PROGRAM, Program
 
 LARGEST = 2**53  # of all counts: beyond it float64, and so a solver, no longer holds every whole number
 

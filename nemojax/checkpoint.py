@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import serialization
 
-from .atomic import write_bytes
+from hwmodel import write_bytes
 
 FORMAT, SCHEMA = "nemojax search state", 1
 State = TypeVar("State")

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from nemojax.atomic import write_bytes
+from hwmodel import write_bytes
 
 _LARGEST = float(np.finfo(np.float64).max)
 

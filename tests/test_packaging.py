@@ -22,9 +22,12 @@ def test_what_is_not_python_is_shipped():
     for package in (hwmodel, egrljax, nemojax, fewshotjax):
         assert files(package).joinpath("py.typed").is_file()
     assert files(nemojax).joinpath("schemas/front.schema.json").is_file()
+    assert files(hwmodel).joinpath("schemas/chip.schema.json").is_file()
+    assert files(hwmodel).joinpath("chips/presets/template.toml").is_file()
 
 
-def test_the_console_script_is_declared():
-    script = next(e for e in entry_points(group="console_scripts") if e.name == "nemojax")
-    assert script.value == "nemojax.cli:main"
+def test_the_console_scripts_are_declared():
+    scripts = {e.name: e.value for e in entry_points(group="console_scripts")}
+    for package in ("hwmodel", "nemojax"):
+        assert scripts[package] == f"{package}.cli:main"
     assert version("frugaljax").count(".") == 2

@@ -9,7 +9,7 @@ import pytest
 from hwmodel.addresses import allocate, min_capacity
 from hwmodel.baselines import banked_greedy, density, first_fit
 from hwmodel.chip import Chip, Level, Rate
-from hwmodel.chip_file import load_chip
+from hwmodel.chips.file import load_chip
 from hwmodel.problem import problem
 from hwmodel.tensors import tensors
 from hwmodel.workload import Edge, Operation, Workload

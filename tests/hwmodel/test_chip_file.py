@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from hwmodel.chip import KINDS, Chip, Level, Rate
-from hwmodel.chip_file import (
+from hwmodel.chips.file import (
     ChipWarning,
     chip_from_dict,
     chip_to_dict,

@@ -10,13 +10,13 @@ import pytest
 from hwmodel import cli
 from hwmodel.baselines import BASELINES
 from hwmodel.bits import Bits
-from hwmodel.chip_file import load_chip, preset_names, preset_text
-from hwmodel.explain import explain
-from hwmodel.models import load_model
-from hwmodel.placement_csv import read_placement_csv
+from hwmodel.chips.file import load_chip, preset_names, preset_text
 from hwmodel.problem import problem
 from hwmodel.random_graphs import random_workload
-from hwmodel.report import make_report
+from hwmodel.report.explain import explain
+from hwmodel.report.models import load_model
+from hwmodel.report.placement_csv import read_placement_csv
+from hwmodel.report.report import make_report
 from hwmodel.workload_file import save_workload
 from hwmodel.zoo import by_name
 

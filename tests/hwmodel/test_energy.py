@@ -10,9 +10,9 @@ import pytest
 from hwmodel.bits import Bits
 from hwmodel.chip import Chip, Level, Rate
 from hwmodel.energy import energy_j
-from hwmodel.explain import explain
 from hwmodel.problem import problem
 from hwmodel.random_graphs import random_workload
+from hwmodel.report.explain import explain
 
 N = 25
 CHIP = Chip(

@@ -11,11 +11,11 @@ import pytest
 
 from hwmodel.bits import Bits
 from hwmodel.chip import Chip, Level, Rate
-from hwmodel.chip_file import chip_from_dict, chip_to_dict, load_chip, with_align
-from hwmodel.explain import explain
+from hwmodel.chips.file import chip_from_dict, chip_to_dict, load_chip, with_align
 from hwmodel.placements import latency, rectify
 from hwmodel.problem import problem
 from hwmodel.random_graphs import random_workload
+from hwmodel.report.explain import explain
 from hwmodel.workload import Edge, Operation, Workload
 from hwmodel.zoo import by_name
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from hwmodel.onnx_file import from_onnx
+from hwmodel.onnx_import.read import from_onnx
 
 onnx = pytest.importorskip("onnx")
 FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from hwmodel.onnx_folding import SMALL, fold_constants
-from hwmodel.onnx_model import Node
+from hwmodel.onnx_import.folding import SMALL, fold_constants
+from hwmodel.onnx_import.model import Node
 
 onnx = pytest.importorskip("onnx")
 reference = pytest.importorskip("onnx.reference")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hwmodel import zoo
-from hwmodel.onnx_file import from_onnx
+from hwmodel.onnx_import.read import from_onnx
 from hwmodel.workload_file import load_workload, save_workload
 
 onnx = pytest.importorskip("onnx")

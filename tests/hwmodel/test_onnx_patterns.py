@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwmodel import Edge
-from hwmodel.onnx_file import from_onnx
+from hwmodel.onnx_import.read import from_onnx
 
 onnx = pytest.importorskip("onnx")
 FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64

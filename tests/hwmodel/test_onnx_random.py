@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hwmodel import trace
-from hwmodel.onnx_file import from_onnx
+from hwmodel.onnx_import.read import from_onnx
 
 onnx = pytest.importorskip("onnx")
 FLOAT = onnx.TensorProto.FLOAT

@@ -10,9 +10,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from hwmodel.chip import Chip, Level, Rate
-from hwmodel.explain import explain
-from hwmodel.plots import LEVELS, memory_figure, plot_latency, plot_memory, plot_placement, plot_roofline
 from hwmodel.random_graphs import random_workload
+from hwmodel.report.explain import explain
+from hwmodel.report.plots import (
+    LEVELS,
+    memory_figure,
+    plot_latency,
+    plot_memory,
+    plot_placement,
+    plot_roofline,
+)
 
 CHIP = Chip(
     name="toy",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hwmodel import Program
-from hwmodel.program import flatten
+from hwmodel.tracing.program import flatten
 
 IMAGE = jax.ShapeDtypeStruct((2, 3), jnp.float32)
 MATRIX = jax.ShapeDtypeStruct((3, 3), jnp.float32)

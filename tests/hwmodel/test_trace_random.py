@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hwmodel import trace
-from hwmodel.primitives import VIEWS
-from hwmodel.trace import PASSES
+from hwmodel.tracing.primitives import VIEWS
+from hwmodel.tracing.trace import PASSES
 from nemojax.interpreter import execute, fold
 
 BATCH, LENGTH, WIDTH = 2, 6, 4

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hwmodel import trace
-from hwmodel.program import flatten
+from hwmodel.tracing.program import flatten
 
 W = jax.random.normal(jax.random.key(0), (3, 3)) / 2
 STACK = jax.random.normal(jax.random.key(1), (4, 3, 3)) / 2

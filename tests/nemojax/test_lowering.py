@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hwmodel.program import Equation, flatten
+from hwmodel.tracing.program import Equation, flatten
 from nemojax.lowering import contract, default_lowering
 
 NHWC = ("NHWC", "HWIO", "NHWC")

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .onnx_folding import fold_constants
-from .onnx_model import Node, Shape
+from .folding import fold_constants
+from .model import Node, Shape
 
 
 class Known(NamedTuple):

@@ -8,8 +8,8 @@ function.
 
 from typing import NamedTuple
 
-from .onnx_model import Model
-from .onnx_operators import ARITHMETIC, UNARY
+from .model import Model
+from .operators import ARITHMETIC, UNARY
 
 _REDUCTIONS = {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceSumSquare", "ReduceL2"}
 _ELEMENTWISE = ARITHMETIC | UNARY | {"Cast", "Identity"}

@@ -6,11 +6,12 @@ between. Reshapes vanish, and so do transpositions that only a matrix product re
 are operations of kind "layout".
 """
 
-from .geometry import Geometry
-from .onnx_drafts import Draft
-from .onnx_geometry import channel_axis, convolution, einsum, moving, pointwise, pooling, product, reduction
-from .onnx_model import Model, Node
-from .onnx_operators import (
+from ..tracing.geometry import Geometry
+from ..workload import Kind
+from .drafts import Draft
+from .geometry import channel_axis, convolution, einsum, moving, pointwise, pooling, product, reduction
+from .model import Model, Node
+from .operators import (
     ARITHMETIC,
     CONVOLUTIONS,
     GATHERS,
@@ -28,8 +29,7 @@ from .onnx_operators import (
     UNARY,
     VIEWS,
 )
-from .onnx_regions import Region, find_regions
-from .workload import Kind
+from .regions import Region, find_regions
 
 _SEVERAL_OUTPUTS = POOLING | NORMS | LAYOUT  # that may be read
 

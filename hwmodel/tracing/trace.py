@@ -8,10 +8,10 @@ their operand, as long as nothing else reads it; views vanish. What is not known
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
+from ..workload import Workload
 from .assemble import assemble
 from .fusion import Tracer
 from .program import flatten
-from .workload import Workload
 
 PASSES = ("affine", "activation", "residual", "softmax", "norm", "layout")
 

@@ -5,11 +5,11 @@ import sys
 from difflib import get_close_matches
 from pathlib import Path
 
-from .onnx_file import from_onnx
-from .trace import trace
-from .workload import Workload
-from .workload_file import load_workload
-from .zoo import NAMES, by_name
+from ..onnx_import.read import from_onnx
+from ..tracing.trace import trace
+from ..workload import Workload
+from ..workload_file import load_workload
+from ..zoo import NAMES, by_name
 
 
 def load_model(model: str, batch: int | None = None, unknown: str = "error") -> Workload:

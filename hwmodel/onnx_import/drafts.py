@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .geometry import Geometry
-from .onnx_model import Model, Node
-from .onnx_operators import VIEWS
-from .workload import Edge, Operation, Workload
+from ..tracing.geometry import Geometry
+from ..workload import Edge, Operation, Workload
+from .model import Model, Node
+from .operators import VIEWS
 
 
 @dataclass

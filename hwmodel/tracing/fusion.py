@@ -1,5 +1,6 @@
 """Groups equations into operations, in one walk over the program."""
 
+from ..workload import Affine, Kind, PointSource
 from .assemble import Draft
 from .equations import Equation
 from .geometry import Geometry, convolution, matrix_product, pointwise, reduction, window_pooling
@@ -17,7 +18,6 @@ from .primitives import (
 from .program import Program
 from .regions import Region, find_regions
 from .views import is_view
-from .workload import Affine, Kind, PointSource
 
 
 class Tracer:

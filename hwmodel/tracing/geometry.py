@@ -8,8 +8,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ..workload import Kind
 from .program import Equation, Program
-from .workload import Kind
 
 
 class Geometry(NamedTuple):

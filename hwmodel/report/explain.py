@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from .bits import INT8, Bits
+from ..bits import INT8, Bits
+from ..checks import check
+from ..chip import Chip
+from ..latency import SCHEDULES
+from ..tensors import WEIGHT, Tensor, aligned, occupancy, tensors
+from ..workload import Workload
 from .breakdown import Breakdown, breakdown
-from .checks import check
-from .chip import Chip
 from .explain_text import explanation_text, write_csv, write_json
-from .latency import SCHEDULES
-from .tensors import WEIGHT, Tensor, aligned, occupancy, tensors
-from .workload import Workload
 
 
 @dataclass(frozen=True)

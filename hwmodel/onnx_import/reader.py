@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from .onnx_folding import SMALL
-from .onnx_model import Model, Node, Shape
-from .onnx_shapes import Known, first_line, fix_shapes, inferred_shapes
-from .topology import arrows, execution_order, find_cycle
+from ..topology import arrows, execution_order, find_cycle
+from .folding import SMALL
+from .model import Model, Node, Shape
+from .shapes import Known, first_line, fix_shapes, inferred_shapes
 
 _MOST_BYTES = 1 << 31  # of a protobuf message
 _MEASURES = {"Shape", "Size"}  # constants, though they read activations

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from .chip import Chip
-from .workload import Workload
+from ..chip import Chip
+from ..workload import Workload
 
 COLUMNS = ("operation", "weight_level", "output_level")
 _MOST_BYTES = 1 << 28  # of a file

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from .onnx_drafts import assemble
-from .onnx_fusion import Importer
-from .onnx_operators import KNOWN
-from .onnx_reader import read_model
-from .workload import Workload
+from ..workload import Workload
+from .drafts import assemble
+from .fusion import Importer
+from .operators import KNOWN
+from .reader import read_model
 
 
 def from_onnx(

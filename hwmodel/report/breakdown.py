@@ -10,10 +10,10 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from .bits import HostBits
-from .chip import Chip, Level, Rate
-from .tensors import OUTPUT, WEIGHT, nbytes
-from .workload import Operation, Workload
+from ..bits import HostBits
+from ..chip import Chip, Level, Rate
+from ..tensors import OUTPUT, WEIGHT, nbytes
+from ..workload import Operation, Workload
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..workload import Affine, Edge, Operation, Point, PointSource, Workload
 from .geometry import Geometry
 from .primitives import CHOOSING, VIEWS
 from .program import Program
-from .workload import Affine, Edge, Operation, Point, PointSource, Workload
 
 
 @dataclass

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .atomic import write_text
-from .chip_file import chip_to_dict
+from ..atomic import write_text
+from ..chips.file import chip_to_dict
 
 if TYPE_CHECKING:
     from .explain import Explanation

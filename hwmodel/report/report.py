@@ -8,18 +8,18 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from .atomic import write_text
-from .baselines import BASELINES
-from .bits import INT8, Bits
-from .chip import Chip
-from .chip_file import save_chip
+from ..atomic import write_text
+from ..baselines import BASELINES
+from ..bits import INT8, Bits
+from ..chip import Chip
+from ..chips.file import save_chip
+from ..gradient import optimize_placement
+from ..optimum import Optimum, optimal_placement
+from ..problem import problem
+from ..workload import Workload
+from ..workload_file import save_workload
 from .explain import Explanation, explain
-from .gradient import optimize_placement
-from .optimum import Optimum, optimal_placement
 from .placement_csv import read_placement_csv
-from .problem import problem
-from .workload import Workload
-from .workload_file import save_workload
 
 OPTIMAL, GRADIENT = "optimal", "gradient"
 PLACEMENTS = (OPTIMAL, GRADIENT, *BASELINES)
@@ -151,7 +151,7 @@ def _read(placement: str, workload: Workload, chip: Chip, bits: Bits) -> Int[np.
     if suffix == ".csv":
         return read_placement_csv(placement, workload, chip)
     if suffix == ".json":
-        from .addresses import load_placement  # its solvers are an optional extra
+        from ..addresses import load_placement  # its solvers are an optional extra
 
         return load_placement(placement, workload, chip, bits).placement
     raise ValueError(

@@ -1,6 +1,6 @@
 """Which ONNX operators from_onnx knows, by what they do to data."""
 
-from .workload import Kind
+from ..workload import Kind
 
 VIEWS = frozenset({
     "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Cast", "CastLike", "Dropout", "Expand",

@@ -1,7 +1,7 @@
 """Chips as TOML or JSON files, and the chips that come with the package.
 
 A file holds what the dataclasses of chip.py hold, under the same names; hwmodel/schemas/chip.schema.json says
-it formally, hwmodel/chips/template.toml by example. Every complaint is one line: file, table, field, remedy.
+it formally, presets/template.toml by example. Every complaint is one line: file, table, field, remedy.
 """
 
 import json
@@ -15,9 +15,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from .atomic import write_text
-from .chip import KINDS, Chip, Level, Rate
-from .chip_keys import unknown_key
+from ..atomic import write_text
+from ..chip import KINDS, Chip, Level, Rate
+from .keys import unknown_key
 from .toml_text import toml_text
 
 SCHEMA, VERSION = "hwmodel.chip", 1
@@ -141,7 +141,7 @@ def chip_from_dict(document: Any, compute: Sequence[Rate] | None = None) -> Chip
 
 
 def _folder() -> Any:
-    return files("hwmodel").joinpath("chips")
+    return files("hwmodel").joinpath("chips/presets")
 
 
 def _read(path: Path) -> str:

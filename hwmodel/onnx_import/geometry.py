@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 
-from .geometry import Geometry
-from .onnx_model import Model, Node, Shape
-from .onnx_operators import CONVOLUTIONS, PRODUCTS
-from .workload import Kind
+from ..tracing.geometry import Geometry
+from ..workload import Kind
+from .model import Model, Node, Shape
+from .operators import CONVOLUTIONS, PRODUCTS
 
 
 def convolution(model: Model, node: Node) -> Geometry:

@@ -1,0 +1,1 @@
+"""Chips as files, and the presets."""

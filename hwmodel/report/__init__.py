@@ -1,0 +1,1 @@
+"""What a placement costs, said to people: tables, files, pictures."""
