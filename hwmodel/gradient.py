@@ -2,7 +2,8 @@
 
 Adam on the logits of many restarts at once, an augmented Lagrangian for the capacities, temperatures that
 fall geometrically. Every few steps the logits are rounded, rectified and timed exactly, and the best stays,
-as in DOSA (Hong et al. 2023). Half of the restarts begin near the `density` rule, the others anywhere.
+as in DOSA (Hong et al. 2023). Half of the restarts begin near the `density` rule, the others anywhere;
+with any near it, the rule itself is the first best.
 """
 
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ def _descend(
         logits,
         optimizer.init(logits),
         jnp.ones(logits.shape[:1], logits.dtype),
-        latency(problem, rule),
+        latency(problem, rule) if config.warm_restarts else jnp.asarray(jnp.inf, all_in_store.dtype),
         rule,
     )
     steps = jnp.arange(config.steps).reshape(-1, config.round_every)
