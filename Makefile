@@ -46,7 +46,7 @@ test-wheel: $(VENV)/.has-dev,pretrained,onnx,addresses
 	cd build && FRUGALJAX_INSTALLED=installed PYTHONPATH=installed ../$(BIN)/python -P -m pytest \
 	  -c ../pyproject.toml --rootdir .. -m "not slow" ../tests
 
-bench: $(VENV)/.has-pretrained $(VENV)/.has-bench
+bench: $(VENV)/.has-pretrained,onnx,addresses $(VENV)/.has-bench
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks.$(NAME)
 
 # For a machine with an accelerator; uses the Python that is there, since its JAX fits its driver.

@@ -5,13 +5,7 @@ from .task import Answer, Task
 WORKERS = 2
 
 
-def solve(
-    task: Task,
-    time_limit_s: float = 60.0,
-    seed: int = 0,
-    hint: tuple[int, ...] | None = None,
-    workers: int = WORKERS,
-) -> Answer:
+def solve(task: Task, time_limit_s: float = 60.0, seed: int = 0) -> Answer:
     """Offsets that fit the capacity, or a proof that there are none, or neither within the limit.
 
     Variables are the offsets; rectangles must not overlap, and in each section the sizes must add up to at
@@ -42,12 +36,9 @@ def solve(
     if all(at is None for at in task.fixed):
         tall = max(range(task.n), key=lambda i: task.size[i] * task.duration[i])
         model.add(2 * offsets[tall] <= task.capacity - task.size[tall])
-    if hint is not None:
-        for at, value in zip(offsets, hint, strict=True):
-            model.add_hint(at, value)
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = time_limit_s
-    solver.parameters.num_workers = workers
+    solver.parameters.num_workers = WORKERS
     solver.parameters.random_seed = seed
     status = solver.solve(model)
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):

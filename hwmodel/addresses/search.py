@@ -16,12 +16,12 @@ from .task import Answer, Task
 
 _FAR = 2**62
 _FIRST_NODES = 2000  # of each restart of the first round
-_GROWTH = 1.1  # from round to round
+_GROWTH = 1.2  # from round to round
 _MEMORY = 0.8  # of failures, from restart to restart
-_NOISE = (0.02, 0.1, 0.3)  # of shapes, in turn, after a first round without
+_NOISE = 0.1  # of shapes, after a first round without
 _RULES = (  # what failures in a rectangle's sections add up to, and which shapes come first
-    *((None, shape) for shape in ("long", "wide", "broad")),
     *((combine, shape) for combine in (np.max, np.sum) for shape in ("long", "large", "high")),
+    (None, "wide"),
 )
 _CHECK_NODES = 256  # between two looks at the clock
 
@@ -79,10 +79,9 @@ def _order(task: Task, failures: np.ndarray, restart: int, rng: np.random.Genera
         "large": duration * size,
         "high": size,
         "wide": sections,
-        "broad": sections * size,
     }[shape]
     turn = restart // len(_RULES)
-    noise = np.exp(_NOISE[turn % len(_NOISE)] * rng.standard_normal(task.n)) if turn else 1.0
+    noise = np.exp(_NOISE * rng.standard_normal(task.n)) if turn else 1.0
     keys = (np.floor(np.log2(1 + failed)), total, first * noise, duration * size * noise)
     return np.lexsort([-key for key in keys[::-1]])
 
