@@ -2,7 +2,8 @@
 
 Per network and chip: HiGHS's gap within the time limit, and the gap of each rule and of gradient descent to
 HiGHS's lower bound. Gradient descent runs with several keys; `cold` leaves out the restarts that begin near
-the `density` rule, and the rule itself. A random search of as many placements as gradient descent evaluates stands beside it.
+the `density` rule, and the rule itself. A random search of as many placements as gradient descent evaluates
+stands beside it.
 """
 
 import time

@@ -1,5 +1,7 @@
 r"""Exact latency: each operation takes its longest term, operations follow each other.
 
+::
+
     T_level(i, k) = reads_k / read bandwidth_k + writes_k / write bandwidth_k
     T(i)          = ρ · max(T_comp, max_k T_level(i, k)) + (1 - ρ) · (T_comp + Σ_k T_level(i, k)) + T_move(i)
     latency       = Σ_i T(i)

@@ -1,5 +1,7 @@
 """The best placement with a proof: an integer program solved by HiGHS (scipy.optimize.milp).
 
+::
+
     minimise Σ_i  ρ T_i + (1 - ρ)(T_comp,i + Σ_k U_ik) + Σ_edges moves
     where    Σ_k x_tk = 1                              every tensor on one level
              T_i ≥ T_comp,i,  T_i ≥ U_ik               U_ik = T_level(i, k), linear in x

@@ -1,5 +1,7 @@
 r"""The differentiable model: placements as probabilities, maxima as log-sum-exp, capacity as a hinge.
 
+::
+
     x_t          = softmax(logits_t / τ_x) over levels
     U_ik(x)      = Σ_t x_tk · seconds_tk                          T_level of the exact model, linear in x
     T_τ(i)       = τ log(e^(T_comp / τ) + Σ_k e^(U_ik / τ)),      max ≤ T_τ ≤ max + τ log(1 + L)
