@@ -1,4 +1,4 @@
-"""The evaluator on an accelerator: lowerings, and candidates one after the other or vmapped.
+"""On an accelerator: the evaluator (lowerings, candidates one by one or vmapped), and placements a second.
 
 `make bench-gpu` runs it with the Python of the machine. It needs no PyTorch and no data: weights are drawn,
 images are noise, since only the time is measured. On a CPU it runs too, for a test of itself.
@@ -7,6 +7,7 @@ images are noise, since only the time is measured. On a CPU it runs too, for a t
 import jax
 import jax.numpy as jnp
 
+import hwmodel as hw
 import nemojax as nemo
 
 from .common import QUICK, finish, time_side_by_side
@@ -29,6 +30,18 @@ def vmapped(network: nemo.QuantizedNetwork, bits: jax.Array, images: jax.Array) 
 @jax.jit
 def full_precision(network: nemo.QuantizedNetwork, images: jax.Array) -> jax.Array:
     return network.logits(images)
+
+
+def placements_per_s() -> dict[str, float]:
+    """Random placements of fine BERT, rectified and timed."""
+    work, chip = hw.zoo.bert_base(granularity="fine"), hw.load_chip("nnp_i_tight", warn=False)
+    problem, run = hw.problem(work, chip), jax.jit(hw.evaluate)
+    runs, counts = {}, (1_000, 10_000) if ON_CPU else (10_000, 100_000, 1_000_000)
+    for count in counts:
+        wishes = jax.random.randint(jax.random.key(1), (count, len(work.operations), 2), 0, len(chip.levels))
+        runs[f"{count} at once"] = lambda w=wishes: run(problem, w).latency_s
+    times = time_side_by_side(runs, ROUNDS)
+    return {n: round(c / float(t.min())) for (n, t), c in zip(times.items(), counts, strict=True)}
 
 
 def main() -> None:
@@ -59,6 +72,7 @@ def main() -> None:
             },
             "images_per_s": {name: round(value, 1) for name, value in per.items()},
             "relative_error": error,
+            "placements_per_s": placements_per_s(),
         },
         store=not ON_CPU,
     )
