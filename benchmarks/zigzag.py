@@ -78,7 +78,7 @@ def compare(network: str, hardware: str) -> dict:
         ours = {
             "plain": float(exact.time_s[i]),
             "kinds": float(by_kind.time_s[i]),
-            "array": max(their["ideal"] + their["array"], transfers),
+            "array": max(their["ideal"] + their["idle_units"], transfers),
         }
         rows.append({**their, "kind": exact.kinds[i], "transfers": transfers, **ours})
         times = {"ZigZag": their["zigzag"], **ours}
@@ -88,7 +88,7 @@ def compare(network: str, hardware: str) -> dict:
         )
     column = {name: np.array([row[name] for row in rows]) for name in rows[0] if name not in ("name", "kind")}
     total = column["zigzag"].sum()
-    parts = ("ideal", "array", "stall", "loading")
+    parts = ("ideal", "idle_units", "stall", "loading")
     return {
         "network": network,
         "hardware": hardware,
@@ -145,7 +145,7 @@ def zigzag_layers(network: str, hardware: str) -> list[dict]:
             "macs": int(cost.layer.total_mac_count),
             "zigzag": float(cost.latency_total2),
             "ideal": float(cost.ideal_cycle),
-            "array": float(cost.ideal_temporal_cycle - cost.ideal_cycle),
+            "idle_units": float(cost.ideal_temporal_cycle - cost.ideal_cycle),
             "stall": float(cost.latency_total0 - cost.ideal_temporal_cycle),
             "loading": float(cost.latency_total2 - cost.latency_total0),
         }

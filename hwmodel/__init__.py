@@ -71,10 +71,16 @@ from .workload import (
 )
 from .workload_file import load_workload as load_workload, save_workload as save_workload
 
+_PLOTS = ("memory_figure", "plot_latency", "plot_memory", "plot_placement", "plot_roofline")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_PLOTS]
+
 
 def __getattr__(name: str) -> object:
     """Plots come when asked for: matplotlib takes a second to import."""
-    if name in ("plot_latency", "plot_memory", "plot_placement", "plot_roofline"):
+    if name in _PLOTS:
         from .report import plots
 
         return getattr(plots, name)

@@ -1,6 +1,9 @@
 """What is checked once on the host before a workload meets a chip."""
 
+from typing import Any
+
 import numpy as np
+from jaxtyping import Int
 
 from .bits import INT8, Bits, HostBits, host_bits
 from .chip import Chip
@@ -35,6 +38,29 @@ def check(workload: Workload, chip: Chip, bits: Bits = INT8) -> HostBits:
                 )
     _check_backing_store(workload, chip, bits)
     return wide
+
+
+def checked_placement(workload: Workload, chip: Chip, placement: Any) -> Int[np.ndarray, "N 2"]:
+    """The placement as int32, shared weights at their owner's level; ValueError for what is none."""
+    given, n, levels = np.asarray(placement), len(workload.operations), len(chip.levels)
+    hint = "; pass its .placement" if hasattr(placement, "placement") else ""
+    if given.shape != (n, 2) or given.dtype.kind not in "iu":
+        raise ValueError(
+            f"placement must be whole numbers of shape ({n}, 2), levels of weights and outputs, got "
+            f"{given.dtype} of shape {given.shape}{hint}"
+        )
+    wrong = np.argwhere((given < 0) | (given >= levels))
+    if len(wrong):
+        i, column = wrong[0]
+        raise ValueError(
+            f"placement puts the {('weights', 'output')[column]} of operation "
+            f"{workload.operations[i].name!r} on level {given[i, column]}; chip {chip.name!r} has 0 to "
+            f"{levels - 1}"
+        )
+    placed = given.astype(np.int32)
+    owner = [op.w_id if op.w_id >= 0 else i for i, op in enumerate(workload.operations)]
+    placed[:, WEIGHT] = placed[owner, WEIGHT]
+    return placed
 
 
 def _check_backing_store(workload: Workload, chip: Chip, bits: Bits) -> None:

@@ -43,6 +43,12 @@ class Optimum:
         """latency / lower bound - 1."""
         return self.latency_s / self.lower_bound_s - 1 if self.lower_bound_s > 0 else math.inf
 
+    def __str__(self) -> str:
+        return (
+            f"{1e6 * self.latency_s:.6g} us, at most {100 * self.gap:.3g} % above the best possible "
+            f"({self.status} after {self.seconds:.2g} s)"
+        )
+
 
 def optimal_placement(problem: Problem, time_limit_s: float = 60.0, relative_gap: float = 1e-6) -> Optimum:
     """The best placement that HiGHS finds within the limit, with its lower bound.

@@ -70,19 +70,24 @@ def evaluate(problem: Problem, placement: Levels, schedule: str = "sequential") 
 
 
 def _walk(problem: Problem, levels: Levels, rectify: bool, schedule: str) -> tuple[Walked, bool]:
-    """The walk over (M, N, 2) or (N, 2) levels, and whether they were a batch."""
+    """The walk over (M, N, 2) or (N, 2) levels, and whether they were a batch.
+
+    Levels out of range are refused in a NumPy array and clipped in a JAX array, which may be traced.
+    """
     n, _, count = problem.shape
     placement = jnp.asarray(levels)
-    if placement.ndim not in (2, 3) or placement.shape[-1] != 2 or placement.shape[-2] > n:
+    if placement.ndim not in (2, 3) or placement.shape[-2:] != (n, 2) or placement.dtype.kind not in "iu":
         raise ValueError(
-            f"placement must be (N, 2) or (M, N, 2) with N at most {n} operations, got {placement.shape}"
+            f"placement must be whole numbers of shape ({n}, 2) or (M, {n}, 2), levels of weights and "
+            f"outputs, got {placement.dtype} of shape {placement.shape}"
         )
+    if isinstance(levels, np.ndarray) and levels.size and not 0 <= levels.min() <= levels.max() < count:
+        raise ValueError(f"placement must lie in [0, {count - 1}], got {levels.min()} to {levels.max()}")
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule must be one of {SCHEDULES}, got {schedule!r}")
     batch = placement.ndim == 3
     levels_first = jnp.moveaxis(placement if batch else placement[None], 0, -1)
     wish = jnp.clip(levels_first, 0, count - 1).astype(jnp.int8)
-    wish = jnp.pad(wish, ((0, n - wish.shape[0]), (0, 0), (0, 0)))
     pin = problem.pin[:, :, None].astype(jnp.int8)
     wish = jnp.where(pin >= 0, pin, wish)
     return walk(problem, wish[:, 0], wish[:, 1], rectify=rectify, schedule=schedule), batch

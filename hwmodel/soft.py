@@ -52,7 +52,16 @@ def soft_latency(
 
     Args:
         straight_through: the largest logit decides in the forward pass, the softmax in the backward pass.
+
+    Raises:
+        ValueError: logits of another shape, a temperature that is a number and not above 0.
     """
+    n, _, levels = problem.shape
+    if logits.shape != (n, 2, levels):
+        raise ValueError(f"logits must have shape {(n, 2, levels)}, got {logits.shape}")
+    for name, value in temperature._asdict().items():
+        if isinstance(value, float | int) and not value > 0:
+            raise ValueError(f"temperature.{name} must be above 0, got {value}")
     x = choices(problem, logits, temperature.choice, straight_through)
     return Soft(relaxed_latency(problem, x, temperature.time), overflow(problem, x))
 

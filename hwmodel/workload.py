@@ -99,6 +99,9 @@ class Workload:
     def __post_init__(self):
         self.validate()
 
+    def __repr__(self) -> str:
+        return f"Workload({self.name!r}, {len(self.operations)} operations, {len(self.points)} points)"
+
     def validate(self) -> None:
         """Raises ValueError for what cannot be: repeated names, impossible counts, dangling edges, edges that
         read more than there is, weights tied to an operation that does not own them.

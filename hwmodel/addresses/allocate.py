@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from ..bits import INT8, Bits
+from ..checks import checked_placement
 from ..chip import Chip
 from ..problem import problem, tensor_seconds
 from ..tensors import WEIGHT, Tensor, tensors
@@ -80,22 +81,6 @@ def allocate(
         demoted=tuple(demoted),
         placement=placed,
     )
-
-
-def checked_placement(workload: Workload, chip: Chip, placement: Levels) -> np.ndarray:
-    """A copy as int64; ValueError for another shape or a level that the chip does not have."""
-    placed = np.array(placement, np.int64)
-    if placed.shape != (len(workload.operations), 2):
-        raise ValueError(
-            f"placement must be ({len(workload.operations)}, 2), a level for each operation's weights and "
-            f"output, got {placed.shape}"
-        )
-    if placed.min() < 0 or placed.max() >= len(chip.levels):
-        raise ValueError(
-            f"placement must lie in [0, {len(chip.levels) - 1}], the levels {chip.level_names} of chip "
-            f"{chip.name!r}, got {placed.min()} to {placed.max()}"
-        )
-    return placed
 
 
 def _check_pins(chip: Chip, held: tuple[Tensor, ...], placed: np.ndarray, pins: Mapping[str, str]) -> None:

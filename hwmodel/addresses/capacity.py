@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..bits import INT8, Bits
+from ..checks import checked_placement
 from ..chip import Chip
 from ..tensors import tensors
 from ..workload import Workload
-from .allocate import Levels, checked_placement
+from .allocate import Levels
 from .buffers import Buffer
 from .levels import on_level, outputs_as_buffers, weight_bytes
 from .pack import Packing, pack

@@ -50,7 +50,8 @@ def check_live(workload: Workload, chip: Chip, level: int, here: Sequence[Tensor
     alive = sorted((t for t in here if t.birth <= step <= t.death), key=lambda t: -t.bytes)
     raise ValueError(
         f"level {chip.levels[level].name!r} must hold {used[step]} bytes at operation "
-        f"{workload.operations[step].name!r} and has room for {free}: rectify the placement first (largest: "
+        f"{workload.operations[step].name!r} and has room for {free}: rectify the placement first, with "
+        "the same bits (largest: "
         f"{', '.join(f'{t.name} {t.bytes}' for t in alive[:5])})"
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..bits import INT8, Bits
-from ..checks import check
+from ..checks import check, checked_placement
 from ..chip import Chip
 from ..latency import SCHEDULES
 from ..tensors import WEIGHT, Tensor, aligned, occupancy, tensors
@@ -158,28 +158,6 @@ def explain(
         latency_s=latency_s,
         energy_j=None if found.energy_j is None else float(found.energy_j.sum()),
     )
-
-
-def checked_placement(workload: Workload, chip: Chip, placement: Any) -> Int[np.ndarray, "n 2"]:
-    """The placement as int32, shared weights at their owner's level; ValueError for what is none."""
-    given, n, levels = np.asarray(placement), len(workload.operations), len(chip.levels)
-    if given.shape != (n, 2) or given.dtype.kind not in "iu":
-        raise ValueError(
-            f"placement must be whole numbers of shape ({n}, 2), levels of weights and outputs, got "
-            f"{given.dtype} of shape {given.shape}"
-        )
-    wrong = np.argwhere((given < 0) | (given >= levels))
-    if len(wrong):
-        i, column = wrong[0]
-        raise ValueError(
-            f"placement puts the {('weights', 'output')[column]} of operation "
-            f"{workload.operations[i].name!r} on level {given[i, column]}; chip {chip.name!r} has 0 to "
-            f"{levels - 1}"
-        )
-    placed = given.astype(np.int32)
-    owner = [op.w_id if op.w_id >= 0 else i for i, op in enumerate(workload.operations)]
-    placed[:, WEIGHT] = placed[owner, WEIGHT]
-    return placed
 
 
 def _timing(workload: Workload, time_s: np.ndarray, schedule: str) -> tuple[np.ndarray, float, np.ndarray]:

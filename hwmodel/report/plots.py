@@ -92,7 +92,8 @@ def plot_roofline(explanation: Explanation, ax: Axes | None = None) -> Axes:
 
     An operation has a point for each level that it uses, filled where that level binds, with an area by its
     time. The roofs are the levels' bandwidths (the sum of both directions where dual-ported, else the
-    greater one) and the fastest rate of compute. Operations without arithmetic are not drawn.
+    greater one) and each rate of compute, the fastest drawn thicker. Operations without arithmetic are
+    not drawn.
     """
     axes = ax or _axes(8.0, 5.2)
     axes.set(xscale="log", yscale="log")  # first, for nothing is drawn yet that it would rescale
@@ -114,7 +115,8 @@ def plot_roofline(explanation: Explanation, ax: Axes | None = None) -> Axes:
             axes.scatter(
                 x[rows], reached[rows], s=area[rows], c=fill, edgecolors=_colour(k), lw=0.8, alpha=0.8
             )
-    axes.axhline(peak_ops, color=COMPUTE, lw=1.3, zorder=1)
+    for rate in explanation.chip.compute:
+        axes.axhline(rate.ops_per_s, color=COMPUTE, lw=1.3 if rate.ops_per_s == peak_ops else 0.8, zorder=1)
     handles += [
         Line2D([], [], color=COMPUTE, lw=1.3, label=f"compute, {peak_ops / 1e9:,.6g} GOPS"),
         Line2D([], [], color="black", marker="o", ls="", ms=5, label="that level binds"),

@@ -6,6 +6,7 @@ their operand, as long as nothing else reads it; views vanish. What is not known
 """
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from ..workload import Workload
@@ -26,6 +27,7 @@ def trace(
     fusion: Fusion = True,
     unroll: int = 64,
     unknown: str = "error",
+    name: str = "network",
 ) -> Workload:
     """The workload graph of `fn(*args)`; of `fn(parameters, *inputs)` unless `params` says otherwise.
 
@@ -51,6 +53,7 @@ def trace(
         unroll: a scan of at most so many steps is unrolled, a longer one refused.
         unknown: "error", or "elementwise": a primitive that is not known becomes an operation of kind
             "other", which reads its operands and counts one step per output element.
+        name: of the workload, for reports.
 
     Returns:
         The workload; `Workload.program` holds the equations that it came from.
@@ -64,7 +67,8 @@ def trace(
         raise ValueError(f'unknown must be "error" or "elementwise", got {unknown!r}')
     program = flatten(fn, *args, params=params, unroll=unroll)
     tracer = Tracer(program, passes, refuse=unknown == "error")
-    return assemble(program, tracer.run(), tracer.viewed, quantize_pooled_input)
+    work = assemble(program, tracer.run(), tracer.viewed, quantize_pooled_input)
+    return replace(work, name=name)
 
 
 def _passes(fusion: Fusion) -> frozenset[str]:

@@ -49,9 +49,9 @@ def test_evaluate_equals_the_integer_model(reference, seed, options):
     wishes = reference.random_placements(rng, 40, n, len(chip.levels))
     with jax.enable_x64(True):
         problem = hw.problem(work, chip, nodes=40)  # one shape for all cases
-        found = jax.tree.map(np.asarray, hw.evaluate(problem, jnp.asarray(wishes)))
+        found = jax.tree.map(np.asarray, hw.evaluate(problem, padded(wishes, 40)))
         chained = hw.latency(problem, found.placement, "critical_path")
-        wished = hw.latency(problem, jnp.asarray(wishes))
+        wished = hw.latency(problem, padded(wishes, 40))
     all_bytes = sum(t.bytes for t in hw.tensors(work))
     for m, wish in enumerate(wishes):
         granted, moved = reference.rectify(work, chip, wish)
@@ -98,9 +98,9 @@ def test_padding_batching_and_jit_change_nothing(reference, schedule):
     rng = np.random.default_rng(3)
     work, chip = reference.random_work(rng, 20), reference.random_chip(rng)
     wishes = jnp.asarray(reference.random_placements(rng, 16, 20, 3))
-    plain, padded = hw.problem(work, chip), hw.problem(work, chip, nodes=32)
+    plain, wide = hw.problem(work, chip), hw.problem(work, chip, nodes=32)
     batch = hw.evaluate(plain, wishes, schedule)
-    jitted = jax.jit(hw.evaluate, static_argnums=2)(padded, wishes, schedule)
+    jitted = jax.jit(hw.evaluate, static_argnums=2)(wide, padded(wishes, 32), schedule)
     single = jax.tree.map(lambda *x: jnp.stack(x), *[hw.evaluate(plain, w, schedule) for w in wishes])
     np.testing.assert_array_equal(batch.placement, jitted.placement[:, :20])
     np.testing.assert_array_equal(batch.placement, single.placement)
@@ -241,13 +241,17 @@ def test_three_gibibytes_and_a_slow_level_do_not_overflow():
     np.testing.assert_allclose(found.latency_s[0], expected, rtol=1e-3)
 
 
-def test_levels_out_of_range_mean_the_nearest_and_short_placements_are_padded():
-    work, chip = chain(10, 10), two_levels()
-    problem = hw.problem(work, chip, nodes=4)
-    np.testing.assert_array_equal(
-        hw.rectify(problem, jnp.array([[9, 9], [-3, -3]], jnp.int32)).placement[:2], [[1, 1], [0, 0]]
-    )
-    with pytest.raises(ValueError, match="at most 4 operations"):
-        hw.latency(problem, jnp.zeros((5, 2), jnp.int32))
+def test_placements_that_are_none_are_refused():
+    problem = hw.problem(chain(10, 10), two_levels())
+    with pytest.raises(ValueError, match=r"shape \(2, 2\) or \(M, 2, 2\).*int32 of shape \(5, 2\)"):
+        hw.latency(problem, np.zeros((5, 2), np.int32))
+    with pytest.raises(ValueError, match=r"\[0, 1\], got 0 to 7"):
+        hw.evaluate(problem, np.array([[0, 7], [0, 0]], np.int32))
     with pytest.raises(ValueError, match="schedule"):
-        hw.latency(problem, jnp.zeros((4, 2), jnp.int32), "parallel")
+        hw.latency(problem, jnp.zeros((2, 2), jnp.int32), "parallel")
+    traced = hw.rectify(problem, jnp.array([[9, 9], [-3, -3]], jnp.int32))  # may be traced: the nearest level
+    np.testing.assert_array_equal(traced.placement, [[1, 1], [0, 0]])
+
+
+def padded(wishes, nodes):
+    return np.pad(wishes, ((0, 0), (0, nodes - wishes.shape[1]), (0, 0)))
