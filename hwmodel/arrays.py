@@ -16,6 +16,7 @@ from .lifetimes import lifetimes, power_of_two
 from .workload import Workload
 
 _INT32 = 2**31 - 1
+MOST_NODES = 2**15  # so that moved bytes can be summed in two halves of 32 bits
 MOST_UNITS = 2**30 - 2  # of a level, so that two sums of them stay below 2^31
 
 
@@ -70,7 +71,7 @@ def workload_arrays(workload: Workload, nodes: int | None = None) -> WorkloadArr
     that networks of one size share compiled programs.
 
     Raises:
-        ValueError: no operations, too small a padding, or a tensor of 2^31 elements or more, by name.
+        ValueError: no operations or too many, too small a padding, or a tensor of 2^31 elements or more, by name.
     """
     ops, n = workload.operations, len(workload.operations)
     if n == 0:
@@ -78,6 +79,10 @@ def workload_arrays(workload: Workload, nodes: int | None = None) -> WorkloadArr
     fan_in = max(len(op.parents) for op in ops)
     size = n if nodes is None else nodes
     width = power_of_two(fan_in, 2 if nodes is None else 4)
+    if size > MOST_NODES:
+        raise ValueError(
+            f"at most {MOST_NODES} operations can be placed at once, got {size}: split the network"
+        )
     if size < n:
         raise ValueError(f"nodes must be at least {n}, the number of operations, got {size}")
     for op in ops:

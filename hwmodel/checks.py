@@ -36,6 +36,12 @@ def check(workload: Workload, chip: Chip, bits: Bits = INT8) -> HostBits:
                     f"operation {op.name!r}: its {what} of {elems} elements at {width} bits take 2 GiB or "
                     "more; sizes are counted in 32 bits: split the operation"
                 )
+    for tensor in tensors(workload, bits, chip.count_bias):
+        if tensor.bytes >= 2**31:
+            raise ValueError(
+                f"tensor {tensor.name!r} takes {tensor.bytes} bytes with its biases; sizes are counted in 32 "
+                "bits: split the operation"
+            )
     _check_backing_store(workload, chip, bits)
     return wide
 

@@ -22,8 +22,14 @@ def pinned(
     keeps out of it without further ado.
 
     Raises:
-        ValueError: an unknown tensor or level, or pins that do not fit together, with names and bytes.
+        ValueError: an unknown tensor or level, a tensor pinned twice, another problem's chip or workload, or
+            pins that do not fit together, with names and bytes.
     """
+    if problem.shape[2] != len(chip.levels) or problem.shape[0] < len(workload.operations):
+        raise ValueError(
+            f"the problem has {problem.shape[0]} operations and {problem.shape[2]} levels: it is not that of "
+            f"workload {workload.name!r} on chip {chip.name!r}"
+        )
     by_name = {t.name: t for t in tensors(workload, bits, chip.count_bias)}
     pin = np.array(problem.pin)
     units = np.array(jnp.stack([problem.weight_units, problem.output_units], axis=1), np.int64)
@@ -38,6 +44,8 @@ def pinned(
                 + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
             )
         tensor, k = by_name[name], chip.level_index(level)
+        if pin[tensor.operation, tensor.column] >= 0:
+            raise ValueError(f"pins: {name!r} is pinned already; pin all tensors of a problem in one go")
         held.setdefault(k, []).append(tensor)
         pin[tensor.operation, tensor.column] = k
         if k:
@@ -55,11 +63,12 @@ def pinned(
                 f"{workload.operations[step].name!r}, and it has room for "
                 f"{int(level_k.capacity_bytes or 0) - level_k.reserved_bytes}: {listed}"
             )
-    births = sorted({t.birth for k, group in held.items() for t in group if k and t.column == OUTPUT})
+    births = {t.birth for k, group in held.items() for t in group if k and t.column == OUTPUT}
+    births |= set(np.asarray(problem.checks).tolist())
     return problem._replace(
         pin=jnp.asarray(pin),
         weight_units=jnp.asarray(units[:, WEIGHT].astype(np.int32)),
         output_units=jnp.asarray(units[:, OUTPUT].astype(np.int32)),
         capacity_units=jnp.asarray(capacity.astype(np.int32)),
-        checks=jnp.asarray(np.array(births, np.int32)),
+        checks=jnp.asarray(np.array(sorted(births), np.int32)),
     )

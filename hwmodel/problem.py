@@ -143,7 +143,7 @@ def problem_from_arrays(work: WorkloadArrays, chip: ChipArrays, bits: Bits = INT
         level_j_per_byte=chip.level_j_per_byte,
         weight_traffic_bytes=weight_traffic,
         external_level=chip.external,
-        external_bytes=(outside + outside_out).astype(real),
+        external_bytes=outside.astype(real) + outside_out.astype(real),
     )
 
 

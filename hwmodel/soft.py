@@ -62,6 +62,7 @@ def soft_latency(
     for name, value in temperature._asdict().items():
         if isinstance(value, float | int) and not value > 0:
             raise ValueError(f"temperature.{name} must be above 0, got {value}")
+    logits = logits.astype(problem.output_write_s.dtype)
     x = choices(problem, logits, temperature.choice, straight_through)
     return Soft(relaxed_latency(problem, x, temperature.time), overflow(problem, x))
 

@@ -16,6 +16,7 @@ SPEC = [  # chip, network, optimum, all in DRAM, compute, in microseconds: hwmod
     ("nnp_i_tight", "resnet50", 279.89, 790.6, 88.9),
     ("nnp_i_one_ice", "resnet50", 1070.55, 1212.8, 1067.2),
     ("nnp_i_one_ice", "resnet101", 2039.0, 2181.2, 2035.6),
+    pytest.param("nnp_i_paperstyle", "resnet101", 336.7, 1269.8, 169.6, marks=pytest.mark.slow),
 ]
 
 
@@ -43,6 +44,119 @@ def test_optimum_equals_brute_force(reference, seed, options):
     assert found.lower_bound_s == pytest.approx(best, rel=2e-6)
     assert bool(exact.valid)
     assert found.latency_s == pytest.approx(float(exact.latency_s), rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_fits_only_within_the_solvers_tolerance_is_refused(seed):
+    """Sizes of 10^7 bytes with a capacity a few bytes short: HiGHS alone would accept an overfull level."""
+    rng = np.random.default_rng(seed)
+    sizes = [int(s) for s in rng.integers(10**7, 10**7 + 50, 5)]
+    ops = tuple(
+        hw.Operation(
+            f"op{i}", "conv", 0, size, size, i, 0, 1, (hw.Edge(i - 1, 1),) if i else (), (1, 1, 1), (1, 1, 1)
+        )
+        for i, size in enumerate(sizes)
+    )
+    work = hw.Workload(ops)
+    levels = (
+        hw.Level("dram", 1e9, 1e9, align_bytes=1),
+        hw.Level(
+            "sram", 1e10, 1e10, sorted(sizes)[0] + sorted(sizes)[1] + int(rng.integers(0, 20)), align_bytes=1
+        ),
+    )
+    problem = hw.problem(work, hw.Chip("tight", levels, (hw.Rate(8, 8, 1e12),)))
+    found = hw.optimal_placement(problem)
+    assert hw.evaluate(problem, found.placement).valid
+    assert found.latency_s == pytest.approx(brute_force(problem), rel=1e-5)
+    assert found.lower_bound_s <= found.latency_s
+    assert found.status == "optimal"
+
+
+def test_times_of_picoseconds_are_solved_as_exactly_as_seconds(reference):
+    """The program counts in its own unit of time, so that HiGHS's absolute tolerances mean nothing."""
+    rng = np.random.default_rng(3)
+    work, chip = reference.random_work(rng, 5), reference.random_chip(rng, capacity=(300, 1500))
+    levels = tuple(
+        dataclasses.replace(
+            level,
+            read_bytes_per_s=level.read_bytes_per_s * 1e6,
+            write_bytes_per_s=level.write_bytes_per_s * 1e6,
+            latency_s=level.latency_s / 1e6,
+        )
+        for level in chip.levels
+    )
+    quick = dataclasses.replace(
+        chip, levels=levels, compute=(hw.Rate(8, 8, chip.compute[0].ops_per_s * 1e6),)
+    )
+    with jax.enable_x64(True):
+        problem = hw.problem(work, quick)
+        found = hw.optimal_placement(problem)
+        assert found.latency_s == pytest.approx(brute_force(problem), rel=1e-9)
+    assert found.status == "optimal"
+    assert found.gap < 1e-5
+
+
+def test_pinning_again_keeps_what_was_pinned_before():
+    """Outputs x, a, b, c of 10, 60, 60, 10 bytes on a level of 100: b is pinned first, c later."""
+    sizes = (10, 60, 60, 10)
+    ops = tuple(
+        hw.Operation(
+            n, "add", 0, 0, 0, -1, 0, s, (hw.Edge(i - 1, sizes[i - 1]),) if i else (), (1, 1, 1), (1, 1, 1)
+        )
+        for i, (n, s) in enumerate(zip("xabc", sizes, strict=True))
+    )
+    levels = (hw.Level("dram", 1e9, 1e9, align_bytes=1), hw.Level("sram", 1e10, 1e10, 100, align_bytes=1))
+    work, chip = hw.Workload(ops), hw.Chip("two", levels, (hw.Rate(8, 8, 1e12),))
+    free = hw.problem(work, chip)
+    once = hw.pinned(free, work, chip, {"b.output": "sram"})
+    twice = hw.pinned(once, work, chip, {"c.output": "sram"})
+    placed = hw.rectify(twice, np.ones((4, 2), np.int32)).placement
+    np.testing.assert_array_equal(placed[:, 1], [1, 0, 1, 1])
+    assert hw.evaluate(free, placed).valid
+    with pytest.raises(ValueError, match="pinned already"):
+        hw.pinned(twice, work, chip, {"b.output": "dram"})
+    other = dataclasses.replace(chip, levels=(*levels, hw.Level("l2", 1e9, 1e9, 10)))
+    with pytest.raises(ValueError, match="not that of workload"):
+        hw.pinned(free, work, other, {"b.output": "sram"})
+
+
+def test_bytes_beyond_32_bits_are_refused_by_name():
+    """Biases count, and tied biases lie together."""
+    op = hw.Operation("fc", "dense", 1, 10, 10, 0, 2**29, 4, (), (1, 1, 1), (1, 1, 1))
+    levels = (hw.Level("dram", 1e9, 1e9), hw.Level("sram", 1e10, 1e10, 100))
+    chip = hw.Chip("two", levels, (hw.Rate(8, 8, 1e12),))
+    assert hw.problem(hw.Workload((op,)), chip).weight_bytes[0] == 10
+    with pytest.raises(ValueError, match=r"'fc.weight' takes 2147483658 bytes"):
+        hw.problem(hw.Workload((op,)), dataclasses.replace(chip, count_bias=True))
+    with pytest.raises(ValueError, match="at most 32768 operations"):
+        hw.workload_arrays(hw.Workload((op,)), nodes=2**15 + 1)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10**6))
+def test_neither_padding_nor_the_order_in_a_file_changes_a_result(reference, seed):
+    """Operations listed in another order are put into execution order; times follow the names."""
+    rng, n, extra = np.random.default_rng(seed), 10, 6
+    work, chip = reference.random_work(rng, n, shared=False), reference.random_chip(rng)
+    mixed = rng.permutation(n)
+    where = {int(old): new for new, old in enumerate(mixed)}
+    listed = [
+        dataclasses.replace(
+            work.operations[old],
+            parents=tuple(hw.Edge(where[e.producer], e.elems) for e in work.operations[old].parents),
+            w_id=where[int(old)] if work.operations[old].w_id >= 0 else -1,
+        )
+        for old in mixed
+    ]
+    again = hw.Workload(tuple(hw.in_execution_order(listed)))
+    position = {op.name: i for i, op in enumerate(again.operations)}
+    wishes = reference.random_placements(rng, 10, n, 3)
+    moved = np.zeros((10, n + extra, 2), np.int32)
+    for i, op in enumerate(work.operations):
+        moved[:, position[op.name]] = wishes[:, i]
+    before = hw.latency(hw.problem(work, chip), wishes)
+    after = hw.latency(hw.problem(again, chip, nodes=n + extra), moved)
+    np.testing.assert_allclose(before, after, rtol=2e-6)
 
 
 @pytest.mark.slow
