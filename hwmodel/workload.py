@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jraph
 import numpy as np
@@ -115,6 +115,10 @@ class Workload:
                 raise ValueError(f"{what} names must be unique, got {twice!r} twice")
         for i, op in enumerate(self.operations):
             sizes = (op.macs, op.w_elems, op.w_reads, op.bias_elems, op.o_elems, op.ext_in)
+            if op.kind not in get_args(Kind):
+                raise ValueError(f"operation {op.name!r} has kind {op.kind!r}; there are {get_args(Kind)}")
+            if not all(isinstance(size, int | np.integer) for size in sizes):
+                raise ValueError(f"operation {op.name!r} has a count that is no whole number: {sizes}")
             if min(sizes) < 0 or op.o_elems == 0:
                 raise ValueError(f"operation {op.name!r} has a negative count or an empty output: {sizes}")
             if max(sizes) > LARGEST:
@@ -132,6 +136,11 @@ class Workload:
                 raise ValueError(f"workload {self.name!r} has {total} {field} in total, more than 2^53")
 
     def _validate_tie(self, i: int, op: Operation) -> None:
+        if op.w_id == -1 and op.w_elems:
+            raise ValueError(
+                f"operation {op.name!r} stores {op.w_elems} weight elements without a w_id; give its own "
+                f"position, {i}, or that of the operation it shares them with"
+            )
         if op.w_id == -1:
             return
         owner = self.operations[op.w_id] if 0 <= op.w_id <= i else None

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hwmodel import Edge, Workload, trace
+from hwmodel import Edge, Operation, Workload, trace
 
 
 def conv(x, w):
@@ -40,7 +40,7 @@ def changed(work: Workload, index: int, **fields) -> Workload:
         (1, {"macs": -1}, "operation 'b' has a negative count"),
         (2, {"bias_elems": -1}, "operation 'c' has a negative count"),
         (0, {"o_elems": 0}, "operation 'a' has a negative count or an empty output"),
-        (1, {"macs": 2**53 + 1}, "operation 'b' has a count above 2\\^53"),
+        (1, {"macs": 2**53 + 1}, r"operation 'b' has a count above 2\^53"),
         (1, {"w_id": 2}, "operation 'b' has w_id 2"),
         (1, {"w_id": -2}, "operation 'b' has w_id -2"),
         (2, {"w_id": 1, "w_elems": 15}, "operation 'c' stores 15"),
@@ -131,3 +131,28 @@ def test_summary_counts_tied_weights_once():
         np.ones((1, 3, 3, 4), np.float32),
     )
     assert ", 16 weights (" in tied.summary()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"kind": "foo"}, "'fc' has kind 'foo'"),
+        ({"macs": float("nan")}, "no whole number"),
+        ({"o_elems": 5.5}, "no whole number"),
+        ({"w_id": -1}, "stores 10 weight elements without a w_id"),
+        ({"macs": 2**60}, r"above 2\^53"),
+    ],
+)
+def test_operations_that_cannot_be_are_refused(change, says):
+    plain = {
+        "name": "fc", "kind": "dense", "macs": 10, "w_elems": 10, "w_reads": 10, "w_id": 0, "bias_elems": 0,
+        "o_elems": 1, "parents": (), "ifm": (1, 1, 10), "ofm": (1, 1, 1),
+    }  # fmt: skip
+    Workload((Operation(**plain),))
+    # built past the type checks that the test run adds, as a user's program would
+    operation = object.__new__(Operation)
+    for field in dataclasses.fields(Operation):
+        default = None if field.default is dataclasses.MISSING else field.default
+        object.__setattr__(operation, field.name, (plain | change).get(field.name, default))
+    with pytest.raises(ValueError, match=says):
+        Workload((operation,))
