@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool
 from .bits import INT8, Bits
 from .chip import Chip
 from .features import FeatureKind, features
+from .lifetimes import power_of_two
 from .workload import Workload
 
 _NODES = (32, 64, 128, 256, 384, 512)  # then powers of two
@@ -15,12 +16,12 @@ _ELEMS = 2**24  # of a tensor, where its edge feature is 1
 
 def node_bucket(nodes: int) -> int:
     """The smallest bucket with room for `nodes` and one padding node."""
-    return next((size for size in _NODES if size > nodes), _power_of_two(max(nodes + 1, 1024)))
+    return next((size for size in _NODES if size > nodes), power_of_two(nodes + 1, 1024))
 
 
 def edge_bucket(edges: int) -> int:
     """The smallest power of two that holds `edges`."""
-    return _power_of_two(max(edges, 1))
+    return power_of_two(edges, 1)
 
 
 def policy_graph(
@@ -72,7 +73,3 @@ def node_mask(graph: jraph.GraphsTuple) -> Bool[Array, " N"]:
 def edge_mask(graph: jraph.GraphsTuple) -> Bool[Array, " E"]:
     """Whether each edge of a padded graph is one of the workload; works inside jit."""
     return jraph.get_edge_padding_mask(graph)
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from .placements import as_levels
 from .problem import Problem
-from .tensors import OUTPUT, WEIGHT
 
 
 def energy_j(problem: Problem, placement: Int[Array, "*M N 2"]) -> Float[Array, "*M"]:
@@ -26,17 +26,14 @@ def energy_j(problem: Problem, placement: Int[Array, "*M N 2"]) -> Float[Array, 
             "the chip reports no energy: give energy_j_per_byte for all levels and energy_j_per_mac for all "
             "rates"
         )
-    n, _, levels = problem.shape
+    n = problem.shape[0]
     if placement.ndim not in (2, 3) or placement.shape[-1] != 2 or placement.shape[-2] > n:
         raise ValueError(
             f"placement must be (N, 2) or (M, N, 2) with N at most {n} operations, got {placement.shape}"
         )
     more = [(0, 0)] * (placement.ndim - 2) + [(0, n - placement.shape[-2]), (0, 0)]
-    placed = jnp.clip(jnp.pad(placement, more), 0, levels - 1)
-    pin = jnp.broadcast_to(problem.pin, placed.shape).astype(placed.dtype)
-    placed = jnp.where(pin >= 0, pin, placed)
-    weight_j = level_j[placed[..., WEIGHT][..., problem.weight_of]]
-    output_j = level_j[placed[..., OUTPUT]]
+    weight, output, batch = as_levels(problem, jnp.pad(placement, more))
+    weight_j, output_j = level_j[weight[problem.weight_of].T], level_j[output.T]
     made = problem.output_bytes.astype(level_j.dtype)
     read = jnp.zeros(made.shape, level_j.dtype).at[problem.parent].add(problem.parent_bytes)
 
@@ -44,4 +41,5 @@ def energy_j(problem: Problem, placement: Int[Array, "*M N 2"]) -> Float[Array, 
         return jnp.matmul(price, amount, precision=jax.lax.Precision.HIGHEST)
 
     fixed = jnp.sum(mac_j) + jnp.sum(problem.external_bytes) * jnp.sum(problem.external_level * level_j)
-    return fixed + dot(weight_j, problem.weight_traffic_bytes) + dot(output_j, made + read)
+    total = fixed + dot(weight_j, problem.weight_traffic_bytes) + dot(output_j, made + read)
+    return total if batch else total[0]

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .latency import SCHEDULES
 from .problem import Problem
+from .tensors import OUTPUT, WEIGHT
 from .walk import LOW, Walked, walk
 
 Levels = Int[Array, "*M N 2"] | Int[np.ndarray, "*M N 2"]
@@ -70,7 +71,15 @@ def evaluate(problem: Problem, placement: Levels, schedule: str = "sequential") 
 
 
 def _walk(problem: Problem, levels: Levels, rectify: bool, schedule: str) -> tuple[Walked, bool]:
-    """The walk over (M, N, 2) or (N, 2) levels, and whether they were a batch.
+    """The walk over (M, N, 2) or (N, 2) levels, and whether they were a batch."""
+    weight, output, batch = as_levels(problem, levels)
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {SCHEDULES}, got {schedule!r}")
+    return walk(problem, weight, output, rectify=rectify, schedule=schedule), batch
+
+
+def as_levels(problem: Problem, levels: Levels) -> tuple[Int[Array, "N M"], Int[Array, "N M"], bool]:
+    """Levels of weights and of outputs, pinned tensors where they are pinned; whether it was a batch.
 
     Levels out of range are refused in a NumPy array and clipped in a JAX array, which may be traced.
     """
@@ -83,11 +92,9 @@ def _walk(problem: Problem, levels: Levels, rectify: bool, schedule: str) -> tup
         )
     if isinstance(levels, np.ndarray) and levels.size and not 0 <= levels.min() <= levels.max() < count:
         raise ValueError(f"placement must lie in [0, {count - 1}], got {levels.min()} to {levels.max()}")
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {SCHEDULES}, got {schedule!r}")
     batch = placement.ndim == 3
     levels_first = jnp.moveaxis(placement if batch else placement[None], 0, -1)
     wish = jnp.clip(levels_first, 0, count - 1).astype(jnp.int8)
     pin = problem.pin[:, :, None].astype(jnp.int8)
     wish = jnp.where(pin >= 0, pin, wish)
-    return walk(problem, wish[:, 0], wish[:, 1], rectify=rectify, schedule=schedule), batch
+    return wish[:, WEIGHT], wish[:, OUTPUT], batch

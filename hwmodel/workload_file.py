@@ -13,6 +13,7 @@ from typing import Any
 
 from .atomic import write_text
 from .chip import KINDS
+from .json_checks import check_version, parse_json, read_text, short
 from .topology import in_execution_order
 from .workload import LARGEST, Edge, Operation, Workload
 
@@ -46,37 +47,9 @@ def load_workload(path: str | os.PathLike[str]) -> Workload:
     """
     where = Path(path)
     try:
-        return _from_json(_document(where))
+        return _from_json(parse_json(read_text(where, _MOST_BYTES, "workload"), "workload"))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-
-
-def _document(path: Path) -> Any:
-    size = path.stat().st_size
-    if size > _MOST_BYTES:
-        raise ValueError(f"has {size} bytes; a workload file has at most {_MOST_BYTES}")
-    try:
-        return json.loads(
-            path.read_text(encoding="utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_repeats
-        )
-    except UnicodeDecodeError:
-        raise ValueError("is not UTF-8 text") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON (line {error.lineno}: {error.msg}); is it cut off?") from None
-    except RecursionError:
-        raise ValueError("is nested too deeply for a workload") from None
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"holds {text}, which is not a number of JSON")
-
-
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"repeats the key {next(k for k in keys if keys.count(k) > 1)!r} in one object")
-    return found
 
 
 def _to_json(work: Workload, index: int) -> dict[str, Any]:
@@ -94,26 +67,22 @@ def _to_json(work: Workload, index: int) -> dict[str, Any]:
 
 def _from_json(document: Any) -> Workload:
     if not isinstance(document, dict):
-        raise ValueError(f"must be an object with schema {SCHEMA!r}, got {_short(document)}")
+        raise ValueError(f"must be an object with schema {SCHEMA!r}, got {short(document)}")
     if document.get("schema") != SCHEMA:
-        raise ValueError(f"schema must be {SCHEMA!r}, got {_short(document.get('schema'))}")
-    version = document.get("version")
-    if version != VERSION or isinstance(version, bool):
-        raise ValueError(
-            f"version must be {VERSION}, got {_short(version)}; was it written by a later release?"
-        )
+        raise ValueError(f"schema must be {SCHEMA!r}, got {short(document.get('schema'))}")
+    check_version(document.get("version"), VERSION)
     _only(document, {"schema", "version", "name", "operations"}, "the file")
     name = document.get("name", "network")
     if not isinstance(name, str):
-        raise ValueError(f"name must be text, got {_short(name)}")
+        raise ValueError(f"name must be text, got {short(name)}")
     listed = document.get("operations")
     if not isinstance(listed, list) or not listed:
-        raise ValueError(f"operations must be a list with at least one entry, got {_short(listed)}")
+        raise ValueError(f"operations must be a list with at least one entry, got {short(listed)}")
     index: dict[str, int] = {}
     for i, entry in enumerate(listed):
         own = entry.get("name") if isinstance(entry, dict) else None
         if not isinstance(own, str) or not own:
-            raise ValueError(f"operations[{i}] must be an object with a name, got {_short(entry)}")
+            raise ValueError(f"operations[{i}] must be an object with a name, got {short(entry)}")
         if index.setdefault(own, i) != i:
             raise ValueError(f"operation {own!r} is listed twice")
     made = [entry.get("o_elems") for entry in listed]
@@ -136,7 +105,7 @@ def _operation(entry: dict[str, Any], i: int, index: dict[str, int], made: list[
         tie = _position(where, "tied_to", entry["tied_to"], index)
     listed = entry.get("parents", [])
     if not isinstance(listed, list):
-        raise ValueError(f"{where}: parents must be a list, got {_short(listed)}")
+        raise ValueError(f"{where}: parents must be a list, got {short(listed)}")
     edges = tuple(_edge(where, parent, index, made) for parent in listed)
     return Operation(**known, w_id=tie, parents=edges)
 
@@ -148,7 +117,7 @@ def _edge(where: str, parent: Any, index: dict[str, int], made: list[Any]) -> Ed
         return Edge(producer, _whole(f"operation {parent!r}", "o_elems", made[producer]))
     if not isinstance(parent, dict) or set(parent) != {"from", "elems"}:
         raise ValueError(
-            f"{where}: each of parents must be a name or an object with from and elems, got {_short(parent)}"
+            f"{where}: each of parents must be a name or an object with from and elems, got {short(parent)}"
         )
     producer = _position(where, "parents", parent["from"], index)
     return Edge(producer, _whole(where, "elems of parents", parent["elems"]))
@@ -156,7 +125,7 @@ def _edge(where: str, parent: Any, index: dict[str, int], made: list[Any]) -> Ed
 
 def _position(where: str, key: str, name: Any, index: dict[str, int]) -> int:
     if not isinstance(name, str) or name not in index:
-        raise ValueError(f"{where}: {key} names {_short(name)}, which is no operation of the file")
+        raise ValueError(f"{where}: {key} names {short(name)}, which is no operation of the file")
     return index[name]
 
 
@@ -166,30 +135,30 @@ def _field(where: str, key: str, value: Any) -> Any:
         return value
     if key == "kind":
         if value not in KINDS:
-            raise ValueError(f"{where}: kind must be one of {', '.join(KINDS)}, got {_short(value)}")
+            raise ValueError(f"{where}: kind must be one of {', '.join(KINDS)}, got {short(value)}")
         return value
     if key == "is_output":
         if not isinstance(value, bool):
-            raise ValueError(f"{where}: is_output must be true or false, got {_short(value)}")
+            raise ValueError(f"{where}: is_output must be true or false, got {short(value)}")
         return value
     if key in _SIZES:
         return _wholes(where, key, value, _SIZES[key])
     if key == "pad":
         if not isinstance(value, list) or len(value) != 2:
-            raise ValueError(f"{where}: pad must be two pairs, got {_short(value)}")
+            raise ValueError(f"{where}: pad must be two pairs, got {short(value)}")
         return tuple(_wholes(where, key, pair, 2, low=-LARGEST) for pair in value)
     return _whole(where, key, value)
 
 
 def _wholes(where: str, key: str, value: Any, length: int, low: int = 0) -> tuple[int, ...]:
     if not isinstance(value, list) or len(value) != length:
-        raise ValueError(f"{where}: {key} must be a list of {length} numbers, got {_short(value)}")
+        raise ValueError(f"{where}: {key} must be a list of {length} numbers, got {short(value)}")
     return tuple(_whole(where, key, item, low) for item in value)
 
 
 def _whole(where: str, key: str, value: Any, low: int = 0) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= LARGEST:
-        raise ValueError(f"{where}: {key} must be a whole number of [{low}, 2^53], got {_short(value)}")
+        raise ValueError(f"{where}: {key} must be a whole number of [{low}, 2^53], got {short(value)}")
     return value
 
 
@@ -197,11 +166,5 @@ def _only(entry: dict[str, Any], keys: set[str], where: str) -> None:
     unknown = sorted(set(entry) - keys)
     if unknown:
         raise ValueError(
-            f"{where} has the unknown key {_short(unknown[0])}; there are {', '.join(sorted(keys))}"
+            f"{where} has the unknown key {short(unknown[0])}; there are {', '.join(sorted(keys))}"
         )
-
-
-def _short(value: Any) -> str:
-    """The value for a message of one line."""
-    text = f"a list of {len(value)}" if isinstance(value, list) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -14,6 +14,7 @@ import numpy as np
 from ..atomic import write_text
 from ..bits import INT8, Bits
 from ..chip import Chip
+from ..json_checks import check_version, parse_json, read_text
 from ..tensors import tensors
 from ..workload import Workload
 from .allocation import Address, Allocation, Demotion, LevelUse
@@ -85,20 +86,10 @@ def load_placement(
 def _document(place: Path) -> Mapping[str, Any]:
     if not place.is_file():
         raise ValueError("there is no such file")
-    if place.stat().st_size > _MOST_BYTES:
-        raise ValueError(f"has {place.stat().st_size} bytes; {_MOST_BYTES} at most are read")
-    try:
-        document = json.loads(place.read_bytes().decode("utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError("is not UTF-8 text") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON (line {error.lineno}: {error.msg}); is it cut off?") from None
-    except RecursionError:
-        raise ValueError("is nested too deeply for a placement") from None
+    document = parse_json(read_text(place, _MOST_BYTES, "placement"), "placement")
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise ValueError(f"is not a placement: schema must be {SCHEMA!r}")
-    if document.get("version") != VERSION:
-        raise ValueError(f"version must be {VERSION}, got {document.get('version')!r}")
+    check_version(document.get("version"), VERSION)
     for key in ("tensors", "levels", "demoted"):
         if not isinstance(document.get(key), list):
             raise ValueError(f"{key} must be a list, got {type(document.get(key)).__name__}")

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from ..atomic import write_text
 from ..chip import KINDS, Chip, Level, Rate
+from ..json_checks import check_version, parse_json, read_text, short
 from .keys import unknown_key
 from .toml_text import toml_text
 
@@ -105,17 +106,13 @@ def chip_to_dict(chip: Chip) -> dict[str, Any]:
 def chip_from_dict(document: Any, compute: Sequence[Rate] | None = None) -> Chip:
     """The chip that a file's content describes; ValueError names table and field."""
     if not isinstance(document, dict):
-        raise ValueError(f"must be a table with schema = {SCHEMA!r}, got {_short(document)}")
+        raise ValueError(f"must be a table with schema = {SCHEMA!r}, got {short(document)}")
     if document.get("schema") != SCHEMA:
         raise ValueError(
-            f"schema must be {SCHEMA!r}, got {_short(document.get('schema'))}; `hwmodel chip show template` "
+            f"schema must be {SCHEMA!r}, got {short(document.get('schema'))}; `hwmodel chip show template` "
             "prints a file to start from"
         )
-    version = document.get("version")
-    if version != VERSION or isinstance(version, bool):
-        raise ValueError(
-            f"version must be {VERSION}, got {_short(version)}; was it written by a later release?"
-        )
+    check_version(document.get("version"), VERSION)
     given = {key: value for key, value in document.items() if key not in ("schema", "version")}
     plain = {key: value for key, value in given.items() if key not in (*_TABLES, "efficiency", "warnings")}
     values = _values("the chip", plain, Chip)
@@ -135,7 +132,7 @@ def chip_from_dict(document: Any, compute: Sequence[Rate] | None = None) -> Chip
         values["efficiency"] = _efficiency(given["efficiency"])
     if "warnings" in given:
         if not isinstance(given["warnings"], list):
-            raise ValueError(f"warnings must be a list of texts, got {_short(given['warnings'])}")
+            raise ValueError(f"warnings must be a list of texts, got {short(given['warnings'])}")
         values["warnings"] = tuple(given["warnings"])
     return Chip(**values)
 
@@ -153,51 +150,35 @@ def _read(path: Path) -> str:
         raise ValueError(f"{path}: a chip file must end in .toml or .json; {known}")
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {known}")
-    if path.stat().st_size > _MOST_BYTES:
-        raise ValueError(f"{path}: has {path.stat().st_size} bytes; a chip file has at most {_MOST_BYTES}")
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: is not UTF-8 text") from None
+        return read_text(path, _MOST_BYTES, "chip")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
 
 
 def _parse(text: str, suffix: str) -> Any:
+    if suffix == ".json":
+        return parse_json(text, "chip")
     try:
-        if suffix == ".toml":
-            return tomllib.loads(text)
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"is not TOML: {error}") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON (line {error.lineno}: {error.msg})") from None
     except RecursionError:
         raise ValueError("is nested too deeply for a chip") from None
 
 
-def _no_constant(text: str) -> None:
-    raise ValueError(f"holds {text}, which is not a number of JSON")
-
-
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"repeats the key {next(k for k in keys if keys.count(k) > 1)!r} in one object")
-    return found
-
-
 def _entries(table: str, listed: Any) -> tuple[Any, ...]:
     if not isinstance(listed, list):
-        raise ValueError(f"{table} must be a list, in TOML [[{table}]], got {_short(listed)}")
+        raise ValueError(f"{table} must be a list, in TOML [[{table}]], got {short(listed)}")
     return tuple(_entry(table, i, entry) for i, entry in enumerate(listed))
 
 
 def _entry(table: str, index: int, entry: Any) -> Any:
     cls, where = _TABLES[table], f"{table}[{index}]"
     if not isinstance(entry, dict):
-        raise ValueError(f"{where} must be a table, got {_short(entry)}")
+        raise ValueError(f"{where} must be a table, got {short(entry)}")
     if cls is Level and isinstance(entry.get("name"), str):
         where += f" {entry['name']!r}"
     values = _values(where, entry, cls)
@@ -226,24 +207,24 @@ def _value(where: str, key: str, value: Any, kind: Any) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if float in allowed:
         if not number or abs(value) > 1e300:  # infinities, NaN and what is too small: as the dataclass says
-            raise ValueError(f"{where}: {key} must be a number, got {_short(value)}")
+            raise ValueError(f"{where}: {key} must be a number, got {short(value)}")
         return float(value)
     if int in allowed:
         if not number or (isinstance(value, float) and not value.is_integer()):
-            raise ValueError(f"{where}: {key} must be a whole number, got {_short(value)}")
+            raise ValueError(f"{where}: {key} must be a whole number, got {short(value)}")
         return int(value)
     if bool in allowed and not isinstance(value, bool):
-        raise ValueError(f"{where}: {key} must be true or false, got {_short(value)}")
+        raise ValueError(f"{where}: {key} must be true or false, got {short(value)}")
     if get_origin(kind) is Literal and value not in allowed:
-        raise ValueError(f"{where}: {key} must be {' or '.join(map(repr, allowed))}, got {_short(value)}")
+        raise ValueError(f"{where}: {key} must be {' or '.join(map(repr, allowed))}, got {short(value)}")
     if bool not in allowed and not isinstance(value, str):
-        raise ValueError(f"{where}: {key} must be text, got {_short(value)}")
+        raise ValueError(f"{where}: {key} must be text, got {short(value)}")
     return value
 
 
 def _efficiency(given: Any) -> tuple[tuple[str, float], ...]:
     if not isinstance(given, dict):
-        raise ValueError(f"efficiency must be a table of kinds of operations, got {_short(given)}")
+        raise ValueError(f"efficiency must be a table of kinds of operations, got {short(given)}")
     for kind, share in given.items():
         if kind not in KINDS:
             raise ValueError(f"efficiency: {unknown_key(kind, share, KINDS)}")
@@ -256,11 +237,3 @@ def _stored(entry: Chip | Level | Rate) -> dict[str, Any]:
     if "warnings" in found:
         found["warnings"] = list(found["warnings"])
     return found
-
-
-def _short(value: Any) -> str:
-    """The value for a message of one line."""
-    if isinstance(value, list | dict):
-        return f"a {'list' if isinstance(value, list) else 'table'} of {len(value)}"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,8 +1,7 @@
 """Counts and sizes of single ONNX nodes, by the conventions of geometry.py; channels stand first here."""
 
 import math
-from collections.abc import Sequence
-
+from ..axes import last_ends, last_pair, pair, sizes
 from ..tracing.geometry import Geometry
 from ..workload import Kind
 from .model import Model, Node, Shape
@@ -10,29 +9,43 @@ from .operators import CONVOLUTIONS, PRODUCTS
 
 
 def convolution(model: Model, node: Node) -> Geometry:
-    """MACs = output elements * (input channels / groups) * kernel area; transposed: of the input elements."""
+    """MACs = output elements * (input channels / groups) * kernel area.
+
+    Transposed, with a stride above 1: input elements * (output channels / groups) * kernel area, and the
+    padding is what the output is cropped by, less output_padding. With stride 1 it is a plain convolution
+    of a padded input, and counts as `trace` sees it.
+    """
     data, weight, _ = CONVOLUTIONS[node.op]
     x, w, y = _shapes(model, node, data, weight)
-    rank, groups, transposed = len(x) - 2, node.whole("group", 1), node.op == "ConvTranspose"
+    rank, groups, backward = len(x) - 2, node.whole("group", 1), node.op == "ConvTranspose"
     if rank not in (1, 2, 3) or len(w) != len(x):
         raise ValueError(f"{node.where}: convolutions have 1 to 3 spatial axes, got {x} and a kernel of {w}")
-    if groups < 1 or x[1] % groups or (w[0] if transposed else w[1] * groups) != x[1]:
+    if groups < 1 or x[1] % groups or (w[0] if backward else w[1] * groups) != x[1]:
         raise ValueError(f"{node.where}: {groups} groups do not fit {x[1]} channels and a kernel of {w}")
     kernel = w[2:]
-    macs = math.prod(x if transposed else y) * w[1] * math.prod(kernel)
     strides = _list(node, "strides", rank, 1)
     dilations = _list(node, "dilations", rank, 1)
+    if not backward:
+        padding = _padding(node, x[2:], y[2:], kernel, strides, dilations)
+    else:
+        padding = _cropping(node, x[2:], y[2:], kernel, strides, dilations)
+    if backward and math.prod(strides) == 1:
+        reach = [dilation * (k - 1) for dilation, k in zip(dilations, kernel, strict=True)]
+        padding = [(r - low, r - high) for r, (low, high) in zip(reach, padding, strict=True)]
+    spread = backward and math.prod(strides) > 1
+    inside = x[1] // groups
+    products = math.prod(x) * w[1] if spread else math.prod(y) * inside
     return Geometry(
-        kind="dwconv" if groups == x[1] > 1 and w[1] == 1 else "conv",
-        macs=macs,
+        kind="dwconv" if groups == x[1] > 1 else "conv",
+        macs=products * math.prod(kernel),
         ifm=_sizes(x, 1),
         ofm=_sizes(y, 1),
         batch=x[0],
         channel_axis=1,
-        kernel=_fold(kernel),
-        stride=_fold(strides),
-        pad=_padding(node, x[2:], y[2:], kernel, strides, dilations),
-        dilation=_fold(dilations[-2:]),
+        kernel=pair(kernel),
+        stride=pair(strides),
+        pad=last_ends(padding),
+        dilation=last_pair(dilations),
         groups=groups,
     )
 
@@ -110,9 +123,9 @@ def pooling(model: Model, node: Node) -> Geometry:
         raise ValueError(f"{node.where}: pooling needs spatial axes, got {x}")
     kernel = _list(node, "kernel_shape", rank, 0) if "kernel_shape" in node.attributes else x[2:]
     strides = _list(node, "strides", rank, 1)
-    pad = _padding(node, x[2:], y[2:], kernel, strides, _list(node, "dilations", rank, 1))
+    pad = last_ends(_padding(node, x[2:], y[2:], kernel, strides, _list(node, "dilations", rank, 1)))
     if kernel == x[2:] and math.prod(y[2:]) == 1 and pad == ((0, 0), (0, 0)):
-        return Geometry("pool", math.prod(x), _sizes(x, 1), _sizes(y, 1), x[0], 1, kernel=_fold(kernel))
+        return Geometry("pool", math.prod(x), _sizes(x, 1), _sizes(y, 1), x[0], 1, kernel=pair(kernel))
     return Geometry(
         kind="pool",
         macs=math.prod(y) * math.prod(kernel),
@@ -120,8 +133,8 @@ def pooling(model: Model, node: Node) -> Geometry:
         ofm=_sizes(y, 1),
         batch=x[0],
         channel_axis=1,
-        kernel=_fold(kernel),
-        stride=_fold(strides),
+        kernel=pair(kernel),
+        stride=pair(strides),
         pad=pad,
     )
 
@@ -139,7 +152,7 @@ def reduction(model: Model, node: Node, channel: int) -> Geometry:
         _sizes(kept, channel),
         kept[0] if len(x) > 1 else 1,
         max(len(y) - 1, 0) if len(y) != len(x) else channel,
-        kernel=_fold(spatial),
+        kernel=pair(spatial),
     )
 
 
@@ -162,15 +175,15 @@ def reduced_axes(model: Model, node: Node) -> set[int]:
 def moving(model: Model, node: Node, kind: Kind, channel: int, per_element: int = 0) -> Geometry:
     """What moves elements (no MACs), or mixes them; both sizes are the output's."""
     y = model.shape(node.outputs[0], node)
-    sizes = _sizes(y, channel)
+    size = _sizes(y, channel)
     elems = sum(model.elems(v, node) for v in node.outputs if v and model.uses(v))
-    return Geometry(kind, per_element * elems, sizes, sizes, y[0] if len(y) > 1 else 1, channel)
+    return Geometry(kind, per_element * elems, size, size, y[0] if len(y) > 1 else 1, channel)
 
 
 def pointwise(shape: Shape, kind: Kind, channel: int) -> Geometry:
     """An operation on each element: one MAC each."""
-    sizes = _sizes(shape, channel)
-    return Geometry(kind, math.prod(shape), sizes, sizes, shape[0] if len(shape) > 1 else 1, channel)
+    size = _sizes(shape, channel)
+    return Geometry(kind, math.prod(shape), size, size, shape[0] if len(shape) > 1 else 1, channel)
 
 
 def channel_axis(shape: Shape) -> int:
@@ -187,22 +200,45 @@ def _shapes(model: Model, node: Node, first: int, second: int) -> tuple[Shape, S
 
 def _padding(
     node: Node, x: Shape, y: Shape, kernel: Shape, strides: Shape, dilations: Shape
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((low, high), (low, high)) of the last two spatial axes."""
+) -> list[tuple[int, int]]:
+    """(low, high) of each spatial axis."""
+    needed = [
+        max((y[i] - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1 - x[i], 0) for i in range(len(x))
+    ]
+    return _halves(node, needed) if _is_same(node) else _stated(node, len(x))
+
+
+def _cropping(
+    node: Node, x: Shape, y: Shape, kernel: Shape, strides: Shape, dilations: Shape
+) -> list[tuple[int, int]]:
+    """(low, high) of each spatial axis of a transposed convolution: what its whole output is larger by.
+
+    output_padding, elements that no tap need reach, is taken off the high end.
+    """
     rank = len(x)
-    mode = node.text("auto_pad", "NOTSET")
-    if mode in ("SAME_UPPER", "SAME_LOWER") and node.op != "ConvTranspose":
-        total = [
-            max((y[i] - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1 - x[i], 0) for i in range(rank)
-        ]
-        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
-        low, high = (small, large) if mode == "SAME_UPPER" else (large, small)
+    more = _list(node, "output_padding", rank, 0)
+    if "output_shape" in node.attributes or _is_same(node):
+        whole = [(x[i] - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1 for i in range(rank)]
+        ends = _halves(node, [whole[i] + more[i] - y[i] for i in range(rank)])
     else:
-        pads = _list(node, "pads", 2 * rank, 0)
-        low, high = list(pads[:rank]), list(pads[rank:])
-    ends = [*zip(low, high, strict=True)][-2:]
-    first, second = (*ends, (0, 0))[:2]
-    return first, second
+        ends = _stated(node, rank)
+    return [(low, high - extra) for (low, high), extra in zip(ends, more, strict=True)]
+
+
+def _is_same(node: Node) -> bool:
+    return node.text("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
+
+
+def _stated(node: Node, rank: int) -> list[tuple[int, int]]:
+    pads = _list(node, "pads", 2 * rank, 0)
+    return [*zip(pads[:rank], pads[rank:], strict=True)]
+
+
+def _halves(node: Node, total: list[int]) -> list[tuple[int, int]]:
+    """Padding as even as it can be; an odd one is larger at the end only where SAME_UPPER says so."""
+    if node.text("auto_pad", "NOTSET") == "SAME_UPPER":
+        return [(t // 2, t - t // 2) for t in total]
+    return [(t - t // 2, t // 2) for t in total]
 
 
 def _list(node: Node, name: str, length: int, default: int) -> Shape:
@@ -213,17 +249,9 @@ def _list(node: Node, name: str, length: int, default: int) -> Shape:
     return values
 
 
-def _fold(values: Sequence[int]) -> tuple[int, int]:
-    """Two numbers: leading ones multiplied, missing ones 1."""
-    if len(values) > 2:
-        return math.prod(values[:-1]), values[-1]
-    x, y = (*values, 1, 1)[:2]
-    return x, y
-
-
 def _sizes(shape: Shape, channel: int) -> tuple[int, int, int]:
     """(x, y, channels) of one sample; the first axis is the batch, unless it is the only one."""
     if len(shape) < 2:
         return 1, 1, math.prod(shape)
     channel = min(max(channel, 1), len(shape) - 1)
-    return *_fold([n for axis, n in enumerate(shape) if axis not in (0, channel)]), shape[channel]
+    return sizes([n for axis, n in enumerate(shape) if axis not in (0, channel)], shape[channel])

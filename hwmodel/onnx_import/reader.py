@@ -57,7 +57,7 @@ def read_model(
     for name in outputs:
         if name in constants:
             raise ValueError(f"output {name!r} depends on no input")
-    nodes = _needed(nodes, outputs)
+    nodes = _needed(nodes, outputs, {i.name for i in inputs})
     consumers: dict[str, list[int]] = {}
     for i, node in enumerate(nodes):
         for value in filter(None, node.inputs):
@@ -206,8 +206,11 @@ def _constants(nodes: Sequence[Node], stored: Collection[str]) -> frozenset[str]
     return frozenset(constants)
 
 
-def _needed(nodes: Sequence[Node], outputs: Sequence[str]) -> list[Node]:
-    """Nodes that compute what some output needs; to know a shape, nothing needs to be computed."""
+def _needed(nodes: Sequence[Node], outputs: Sequence[str], inputs: Collection[str]) -> list[Node]:
+    """Nodes that compute what some output needs; to know a shape, nothing needs to be computed.
+
+    An output that is an input needs none.
+    """
     needed, kept = set(outputs), []
     for node in reversed(nodes):
         if node.op not in _MEASURES and needed.intersection(node.outputs):
@@ -215,6 +218,6 @@ def _needed(nodes: Sequence[Node], outputs: Sequence[str]) -> list[Node]:
             needed.update(v for v in node.inputs if v)
     made = {out for node in kept for out in node.outputs}
     for name in outputs:
-        if name not in made:
+        if name not in made and name not in inputs:
             raise ValueError(f"output {name!r} is made by no node")
     return kept[::-1]

@@ -76,8 +76,8 @@ class Tracer:
             self.open([i], pointwise(self.program, eqn, "other"), "activation", active)
         else:
             raise ValueError(
-                f"trace does not know primitive {eqn.name!r} at {eqn.where}; it knows "
-                f"{', '.join(sorted(KNOWN))}; unknown='elementwise' makes it an operation of kind 'other'"
+                f"trace does not know primitive {eqn.name!r} at {eqn.where}; unknown='elementwise' makes it "
+                "an operation of kind 'other', which counts one step per output element"
             )
 
     def region(self, region: Region) -> None:

@@ -5,9 +5,9 @@ with the zeros that a dilation inserts do not.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ..axes import last_ends, last_pair, pair, sizes
 from ..workload import Kind
 from .program import Equation, Program
 
@@ -32,35 +32,51 @@ class Geometry(NamedTuple):
 def convolution(program: Program, eqn: Equation) -> Geometry:
     """MACs = output elements * (input channels / groups) * kernel area.
 
-    A transposed convolution (lhs_dilation) spreads its input, and every input element meets every tap:
-    MACs = input elements * (output channels / groups) * kernel area / window strides.
+    A transposed convolution (lhs_dilation above 1) spreads its input, and every input element meets every
+    tap, those at the borders whose products are cropped, too:
+    MACs = input elements * (output channels / groups) * kernel area.
+    It is described by the convolution that it transposes, as ONNX does: stride = lhs_dilation, and
+    pad = dilation * (kernel - 1) - padding of the spread input, at each end; below 0 it adds to the output:
+    output = stride * (input - 1) + dilation * (kernel - 1) + 1 - low - high.
 
     Of three spatial axes the first two are counted as one: sizes, kernel and stride are products, padding
     and dilation those of the last two.
+
+    Raises:
+        ValueError: lhs_dilation and window_strides are both above 1, which is neither kind.
     """
     p, dims = eqn.params, eqn.params["dimension_numbers"]
     x, w, y = _shapes(program, eqn)
     groups = p["feature_group_count"]
     in_channels, group_channels, out_channels = x[dims.lhs_spec[1]], w[dims.rhs_spec[1]], w[dims.rhs_spec[0]]
     kernel = [w[i] for i in dims.rhs_spec[2:]]
+    stride, padding = p["window_strides"], p["padding"]
     if math.prod(p["lhs_dilation"]) == 1:
         macs = math.prod(y) * group_channels * math.prod(kernel)
+    elif math.prod(stride) == 1:
+        macs = math.prod(x) * (out_channels // groups) * math.prod(kernel)
+        reach = [dilation * (k - 1) for dilation, k in zip(p["rhs_dilation"], kernel, strict=True)]
+        stride = p["lhs_dilation"]
+        padding = [(r - low, r - high) for r, (low, high) in zip(reach, padding, strict=True)]
     else:
-        products = math.prod(x) * (out_channels // groups) * math.prod(kernel)
-        macs = products // math.prod(p["window_strides"])
+        raise ValueError(
+            f"{eqn.name!r} at {eqn.where} has lhs_dilation {tuple(p['lhs_dilation'])} and window_strides "
+            f"{tuple(stride)}; trace knows one of them above 1: slice the output of a transposed convolution "
+            "in the place of window_strides"
+        )
     depthwise = groups == in_channels > 1 and group_channels == 1
     return Geometry(
         kind="dwconv" if depthwise else "conv",
         macs=macs,
-        ifm=_sizes([x[i] for i in dims.lhs_spec[2:]], in_channels),
-        ofm=_sizes([y[i] for i in dims.out_spec[2:]], out_channels),
+        ifm=sizes([x[i] for i in dims.lhs_spec[2:]], in_channels),
+        ofm=sizes([y[i] for i in dims.out_spec[2:]], out_channels),
         batch=x[dims.lhs_spec[0]],
         channel_axis=dims.out_spec[1],
         weight_axis=dims.rhs_spec[0],
-        kernel=_pair(kernel),
-        stride=_pair(p["window_strides"]),
-        pad=_ends(p["padding"]),
-        dilation=_last(p["rhs_dilation"]),
+        kernel=pair(kernel),
+        stride=pair(stride),
+        pad=last_ends(padding),
+        dilation=last_pair(p["rhs_dilation"]),
         groups=groups,
     )
 
@@ -105,13 +121,13 @@ def window_pooling(program: Program, eqn: Equation) -> Geometry:
     return Geometry(
         kind="pool",
         macs=math.prod(y) * math.prod(window),
-        ifm=_sizes([x[i] for i in spatial], x[channel]),
-        ofm=_sizes([y[i] for i in spatial], y[channel]),
+        ifm=sizes([x[i] for i in spatial], x[channel]),
+        ofm=sizes([y[i] for i in spatial], y[channel]),
         batch=x[0],
         channel_axis=channel,
-        kernel=_pair([window[i] for i in spatial]),
-        stride=_pair([strides[i] for i in spatial]),
-        pad=_ends([padding[i] for i in spatial]),
+        kernel=pair([window[i] for i in spatial]),
+        stride=pair([strides[i] for i in spatial]),
+        pad=last_ends([padding[i] for i in spatial]),
     )
 
 
@@ -131,45 +147,21 @@ def reduction(program: Program, eqn: Equation) -> Geometry:
     return Geometry(
         kind="pool",
         macs=math.prod(x),
-        ifm=_sizes([x[i] for i in spatial], x[channel]),
-        ofm=_sizes([kept[i] for i in spatial], kept[channel]),
+        ifm=sizes([x[i] for i in spatial], x[channel]),
+        ofm=sizes([kept[i] for i in spatial], kept[channel]),
         batch=x[0] if batched else 1,
         channel_axis=max(len(y) - 1, 0),
-        kernel=_pair([x[i] if i in gone else 1 for i in spatial]),
+        kernel=pair([x[i] if i in gone else 1 for i in spatial]),
     )
 
 
 def pointwise(program: Program, eqn: Equation, kind: Kind, per_element: int = 1) -> Geometry:
     """An operation on each element that no producer could take in; what only moves counts 0 per element."""
     shape = program.values[eqn.outputs[0]].shape
-    sizes = _sizes(shape[1:-1], shape[-1]) if len(shape) > 1 else (1, 1, math.prod(shape))
+    size = sizes(shape[1:-1], shape[-1]) if len(shape) > 1 else (1, 1, math.prod(shape))
     macs, batch = per_element * math.prod(shape), shape[0] if len(shape) > 1 else 1
-    return Geometry(kind, macs, sizes, sizes, batch, max(len(shape) - 1, 0))
+    return Geometry(kind, macs, size, size, batch, max(len(shape) - 1, 0))
 
 
 def _shapes(program: Program, eqn: Equation) -> list[tuple[int, ...]]:
     return [program.values[v].shape for v in (*eqn.inputs, eqn.outputs[0])]
-
-
-def _fold(values: Sequence[int]) -> tuple[int, int]:
-    """Two numbers: leading ones multiplied, missing ones 1."""
-    if len(values) > 2:
-        return math.prod(map(int, values[:-1])), int(values[-1])
-    return tuple(map(int, (*values, 1, 1)[:2]))  # type: ignore[return-value]
-
-
-def _pair(values: Sequence[int]) -> tuple[int, int]:
-    return _fold(values)
-
-
-def _last(values: Sequence[int]) -> tuple[int, int]:
-    return _fold(values[-2:])
-
-
-def _ends(padding: Any) -> Any:
-    ends = tuple((int(low), int(high)) for low, high in padding)[-2:]
-    return (*ends, *((0, 0) for _ in range(2 - len(ends))))
-
-
-def _sizes(spatial: Sequence[int], channels: int) -> tuple[int, int, int]:
-    return *_fold(spatial), int(channels)
