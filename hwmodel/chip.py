@@ -5,15 +5,18 @@ order is what "next slower level" means, and nothing assumes that a later level 
 a range in which no time, energy or sum of them overflows float32.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal, get_args
 
+from .json_checks import short
 from .workload import LARGEST, Kind
 
 Ports = Literal["shared", "dual"]
 KINDS: tuple[str, ...] = get_args(Kind)
 _SLOWEST, _FASTEST = 1e-6, 1e24  # of bytes and operations per second
 _LARGEST = 1e6  # of seconds and joules
+_MOST_LEVELS = 127  # placements are walked with levels as int8
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,10 @@ class Level:
         for name in ("read_bytes_per_s", "write_bytes_per_s"):
             _number(where, name, getattr(self, name), low=_SLOWEST, high=_FASTEST)
         if self.capacity_bytes is not None:
-            _whole(where, "capacity_bytes", self.capacity_bytes, low=1)
+            _whole(where, self, "capacity_bytes", low=1)
         _number(where, "latency_s", self.latency_s, high=_LARGEST)
-        _whole(where, "align_bytes", self.align_bytes, low=1)
-        _whole(where, "reserved_bytes", self.reserved_bytes, low=0)
+        _whole(where, self, "align_bytes", low=1)
+        _whole(where, self, "reserved_bytes", low=0)
         if self.capacity_bytes is not None and self.reserved_bytes >= self.capacity_bytes:
             raise ValueError(
                 f"{where}: reserved_bytes {self.reserved_bytes} leaves nothing of capacity_bytes "
@@ -69,7 +72,7 @@ class Rate:
     def __post_init__(self):
         where = f"rate {self.weight_bits}x{self.activation_bits}"
         for name in ("weight_bits", "activation_bits"):
-            _whole(where, name, getattr(self, name), low=1)
+            _whole(where, self, name, low=1)
         _number(where, "ops_per_s", self.ops_per_s, low=_SLOWEST, high=_FASTEST)
         if self.energy_j_per_mac is not None:
             _number(where, "energy_j_per_mac", self.energy_j_per_mac, high=_LARGEST)
@@ -96,10 +99,17 @@ class Chip:
     def __post_init__(self):
         _named(self.name, "chip")
         where = f"chip {self.name!r}"
+        _entries(where, "levels", self.levels, Level)
+        _entries(where, "compute", self.compute, Rate)
         if len(self.levels) < 2:
             raise ValueError(
                 f"{where}: levels must hold a backing store and at least one memory above it, "
                 f"got {[level.name for level in self.levels]}"
+            )
+        if len(self.levels) > _MOST_LEVELS:
+            raise ValueError(
+                f"{where}: levels must be at most {_MOST_LEVELS}, got {len(self.levels)}; leave out some, or "
+                "join memories that are alike"
             )
         names = self.level_names
         if len(set(names)) != len(names):
@@ -166,25 +176,25 @@ def _named(value: Any, what: str) -> None:
 def _number(where: str, name: str, value: Any, *, low: float = 0.0, high: float) -> None:
     good = isinstance(value, int | float) and not isinstance(value, bool)
     if not good or not low <= value <= high:  # NaN and infinities are in no range
-        raise ValueError(f"{where}: {name} must be a number of [{low:g}, {high:g}], got {_short(value)}")
+        raise ValueError(f"{where}: {name} must be a number of [{low:g}, {high:g}], got {short(value)}")
 
 
-def _whole(where: str, name: str, value: Any, *, low: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= LARGEST:
-        raise ValueError(f"{where}: {name} must be a whole number of [{low}, 2^53], got {_short(value)}")
+def _whole(where: str, entry: Any, name: str, *, low: int) -> None:
+    """Checks a field, and stores it as int where it is a whole number of another type."""
+    value = getattr(entry, name)
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= LARGEST:
+        raise ValueError(f"{where}: {name} must be a whole number of [{low}, 2^53], got {short(value)}")
+    object.__setattr__(entry, name, int(value))
+
+
+def _entries(where: str, name: str, listed: Any, cls: type) -> None:
+    if not isinstance(listed, tuple):
+        raise ValueError(f"{where}: {name} must be a tuple of {cls.__name__}, got {short(listed)}")
+    for i, entry in enumerate(listed):
+        if not isinstance(entry, cls):
+            raise ValueError(f"{where}: {name}[{i}] must be a {cls.__name__}, got {short(entry)}")
 
 
 def _text(where: str, name: str, value: Any) -> None:
     if not isinstance(value, str):
-        raise ValueError(f"{where}: {name} must be text, got {_short(value)}")
-
-
-def _short(value: Any) -> str:
-    """The value for a message of one line."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def field_names(cls: type) -> tuple[str, ...]:
-    """Fields of one of the dataclasses above, in order."""
-    return tuple(f.name for f in fields(cls))
+        raise ValueError(f"{where}: {name} must be text, got {short(value)}")

@@ -1,6 +1,7 @@
 """Counts and sizes of single ONNX nodes, by the conventions of geometry.py; channels stand first here."""
 
 import math
+
 from ..axes import last_ends, last_pair, pair, sizes
 from ..tracing.geometry import Geometry
 from ..workload import Kind
@@ -25,16 +26,12 @@ def convolution(model: Model, node: Node) -> Geometry:
     kernel = w[2:]
     strides = _list(node, "strides", rank, 1)
     dilations = _list(node, "dilations", rank, 1)
-    if not backward:
-        padding = _padding(node, x[2:], y[2:], kernel, strides, dilations)
-    else:
-        padding = _cropping(node, x[2:], y[2:], kernel, strides, dilations)
-    if backward and math.prod(strides) == 1:
+    padding = (_cropping if backward else _padding)(node, x[2:], y[2:], kernel, strides, dilations)
+    spread = backward and math.prod(strides) > 1
+    if backward and not spread:
         reach = [dilation * (k - 1) for dilation, k in zip(dilations, kernel, strict=True)]
         padding = [(r - low, r - high) for r, (low, high) in zip(reach, padding, strict=True)]
-    spread = backward and math.prod(strides) > 1
-    inside = x[1] // groups
-    products = math.prod(x) * w[1] if spread else math.prod(y) * inside
+    products = math.prod(x) * w[1] if spread else math.prod(y) * (x[1] // groups)
     return Geometry(
         kind="dwconv" if groups == x[1] > 1 else "conv",
         macs=products * math.prod(kernel),
@@ -219,7 +216,9 @@ def _cropping(
     more = _list(node, "output_padding", rank, 0)
     if "output_shape" in node.attributes or _is_same(node):
         whole = [(x[i] - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1 for i in range(rank)]
-        ends = _halves(node, [whole[i] + more[i] - y[i] for i in range(rank)])
+        total = [whole[i] + more[i] - y[i] for i in range(rank)]
+        halves = _halves(node, total)
+        ends = [(0, t) if t < 0 else both for t, both in zip(total, halves, strict=True)]
     else:
         ends = _stated(node, rank)
     return [(low, high - extra) for (low, high), extra in zip(ends, more, strict=True)]

@@ -56,6 +56,10 @@ def fix_shapes(graph: Any, inputs: Sequence[Any], batch: int | None, shapes: Map
         del graph.value_info[:]
         for out in graph.output:
             out.type.tensor_type.ClearField("shape")
+    fixed = {i.name: i.type for i in inputs}
+    for out in graph.output:
+        if out.name in fixed:  # what it says of itself would count, not what was fixed
+            out.type.CopyFrom(fixed[out.name])
 
 
 def _is_fixed(dim: Any) -> bool:

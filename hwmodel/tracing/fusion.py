@@ -8,7 +8,6 @@ from .primitives import (
     ARITHMETIC,
     CONTRACTIONS,
     ELEMENTWISE,
-    KNOWN,
     LAYOUT,
     PARTIAL,
     REDUCTIONS,

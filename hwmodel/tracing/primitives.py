@@ -43,5 +43,3 @@ PARTIAL = frozenset({"slice", "dynamic_slice", "gather"})
 CHOOSING = LAYOUT | frozenset(
     {"reduce_window_max", "reduce_window_min", "reduce_max", "reduce_min", "gather"}
 )
-
-KNOWN = VIEWS | ELEMENTWISE | REDUCTIONS | WINDOWS | CONTRACTIONS | LAYOUT | SCATTERS | {"gather"}

@@ -184,6 +184,10 @@ def test_cut_off_and_other_bits(tmp_path, allocation):
     save_placement(path, allocation)
     with pytest.raises(ValueError, match="has bytes 100, and 50"):
         load_placement(path, chain(), CHIP, Bits(4, 8, 8))
-    path.write_text(path.read_text()[:-200])
+    whole = path.read_text()
+    path.write_text(whole.replace("{", '{"schema": 1,', 1))
+    with pytest.raises(ValueError, match=r"x\.json: repeats the key 'schema'"):
+        load_placement(path, chain(), CHIP)
+    path.write_text(whole[:-200])
     with pytest.raises(ValueError, match="is it cut off"):
         load_placement(path, chain(), CHIP)

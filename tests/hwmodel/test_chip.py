@@ -2,6 +2,8 @@
 
 import math
 
+import jaxtyping
+import numpy as np
 import pytest
 
 from hwmodel.chip import Chip, Level, Rate
@@ -11,9 +13,21 @@ SRAM = Level("SRAM", 1e10, 1e10, capacity_bytes=1 << 20)
 RATES = (Rate(8, 8, 1e12), Rate(4, 8, 2e12), Rate(16, 16, 1e11))
 
 
+@pytest.fixture
+def as_users_have_it():
+    """The dataclasses as outside these tests, where no annotation is checked before they are."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 def chip(**changes):
     given = {"name": "c", "levels": (DRAM, SRAM), "compute": RATES} | changes
     return Chip(**given)
+
+
+def many(count):
+    return (DRAM, *(Level(f"L{i}", 1e9, 1e9, capacity_bytes=64) for i in range(1, count)))
 
 
 @pytest.mark.parametrize(
@@ -36,7 +50,8 @@ def test_impossible_bandwidths(name, value):
         Level("DRAM", **({"read_bytes_per_s": 1e9, "write_bytes_per_s": 1e9} | {name: value}))
 
 
-@pytest.mark.parametrize("value", [0, -1, 2**53 + 1])
+@pytest.mark.parametrize("value", [0, -1, 2**53 + 1, True, 8.0, np.int64(0), np.float32(8), np.bool_(True)])
+@pytest.mark.usefixtures("as_users_have_it")
 def test_impossible_capacities(value):
     with pytest.raises(ValueError, match="level 'x': capacity_bytes must be a whole number of"):
         Level("x", 1e9, 1e9, capacity_bytes=value)
@@ -52,6 +67,10 @@ def test_impossible_capacities(value):
             {"levels": (SRAM, Level("L2", 1e9, 1e9))},
             "capacity_bytes of level 'L2' is missing; only the first level",
         ),
+        ({"levels": ("a", "b")}, r"levels\[0\] must be a Level, got 'a'"),
+        ({"levels": "ab"}, "levels must be a tuple of Level, got 'ab'"),
+        ({"compute": (RATES[0], 8)}, r"compute\[1\] must be a Rate, got 8"),
+        ({"levels": many(128)}, "chip 'c': levels must be at most 127, got 128"),
         ({"compute": ()}, "compute must list at least one rate"),
         ({"compute": RATES[:1] * 2}, r"lists the pair of bit-widths \(8, 8\) twice"),
         ({"overlap": 1.5}, r"overlap must be a number of \[0, 1\], got 1.5"),
@@ -62,6 +81,7 @@ def test_impossible_capacities(value):
         ({"overhead_s": -1e-9}, "overhead_s must be a number"),
     ],
 )
+@pytest.mark.usefixtures("as_users_have_it")
 def test_impossible_chips(changes, message):
     with pytest.raises(ValueError, match=message) as error:
         chip(**changes)
@@ -77,3 +97,24 @@ def test_levels_by_name():
     assert chip().level_index("SRAM") == 1
     with pytest.raises(ValueError, match=r"has levels \('DRAM', 'SRAM'\), not 'sram'"):
         chip().level_index("sram")
+
+
+def test_as_many_levels_as_a_placement_can_name():
+    levels = chip(levels=many(127)).levels
+    assert np.int8(len(levels) - 1) == 126
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+def test_whole_numbers_of_numpy_are_stored_as_int():
+    level = Level(
+        "L",
+        1e9,
+        1e9,
+        capacity_bytes=np.int64(4096),
+        align_bytes=np.uint8(32),
+        reserved_bytes=np.int32(128),
+    )
+    assert level == Level("L", 1e9, 1e9, capacity_bytes=4096, align_bytes=32, reserved_bytes=128)
+    rate = Rate(np.int64(4), np.uint16(8), 1e12)
+    stored = (level.capacity_bytes, level.align_bytes, level.reserved_bytes, rate.weight_bits)
+    assert [type(value) for value in (*stored, rate.activation_bits)] == [int] * 5

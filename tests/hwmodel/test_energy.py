@@ -102,6 +102,18 @@ def test_a_chip_that_reports_no_energy_has_none(chip):
         energy_j(problem(workload(0), chip), jnp.zeros((N, 2), jnp.int32))
 
 
+def test_pins_and_the_range_of_levels_count_as_in_latency():
+    work = workload(1)
+    tables = problem(work, CHIP)
+    pin = np.full((N, 2), -1)
+    pin[3], pin[7, 1] = 1, 0
+    wish = np.random.default_rng(0).integers(-2, 6, (4, N, 2))
+    placed = np.where(pin >= 0, pin, np.clip(wish, 0, 2))
+    held = tables._replace(pin=jnp.asarray(pin, tables.pin.dtype))
+    expected = [plain_sum(work, CHIP, placement, np.full(N, 8), np.full(N, 8)) for placement in placed]
+    np.testing.assert_allclose(energy_j(held, jnp.asarray(wish)), expected, rtol=2e-6)
+
+
 def test_what_is_no_placement():
     with pytest.raises(ValueError, match=r"placement must be \(N, 2\) or \(M, N, 2\)"):
         energy_j(problem(workload(0), CHIP), jnp.zeros((N + 1, 2), jnp.int32))

@@ -156,6 +156,17 @@ def test_a_transposed_convolution_against_loops(kernel, stride):
     (op,) = trace(fn, w, x).operations
     assert op.macs == multiplications
     assert (op.kind, op.ifm, op.ofm, op.w_elems) == ("conv", (4, 5, 3), y.shape[1:], w.size)
+    assert (op.stride, op.pad, op.kernel) == (stride, ((0, 0), (0, 0)), kernel)
+
+
+@pytest.mark.parametrize(("spread", "stride"), [((2, 2), (2, 2)), ((2, 1), (1, 2)), ((3, 3), (2, 1))])
+def test_spread_input_and_skipped_output_are_no_convolution_of_either_kind(spread, stride):
+    def fn(w, x):
+        return jax.lax.conv_general_dilated(x, w, stride, [(1, 1)] * 2, lhs_dilation=spread)
+
+    x, w = np.ones((1, 3, 6, 6), np.float32), np.ones((4, 3, 3, 3), np.float32)
+    with pytest.raises(ValueError, match=r"at .*test_geometry.py:\d+ has lhs_dilation .* and window_strides"):
+        trace(fn, w, x)
 
 
 def test_a_three_dimensional_convolution_folds_its_first_two_axes():

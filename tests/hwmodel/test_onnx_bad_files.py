@@ -183,6 +183,25 @@ def test_refused(path, case):
     assert message in refusal(path, content)
 
 
+def test_an_output_that_is_an_input_needs_no_operation(path):
+    content = model([node("Conv", "x w", "y")], stored=[weight()])
+    onnx.save(content, path)
+    alone = from_onnx(path)
+    content.graph.output.append(content.graph.input[0])
+    content.graph.node.append(node("Identity", "x", "view"))
+    content.graph.output.append(onnx.helper.make_tensor_value_info("view", FLOAT, None))
+    onnx.save(content, path)
+    assert from_onnx(path).operations == alone.operations
+    assert from_onnx(path, shapes={"x": (1, 3, 8, 8)}).operations == alone.operations
+    for info in (content.graph.input[0], content.graph.output[1]):
+        info.type.tensor_type.shape.dim[0].dim_param = "N"
+    onnx.save(content, path)
+    assert from_onnx(path, batch=1).operations == alone.operations
+    content.graph.output[1].type.tensor_type.ClearField("shape")
+    onnx.save(content, path)
+    assert from_onnx(path, batch=1).operations == alone.operations
+
+
 def test_nodes_in_another_order_are_sorted(path):
     onnx.save(model([node("Exp", "a", "y"), node("Conv", "x w", "a")], stored=[weight()]), path)
     assert [op.kind for op in from_onnx(path).operations] == ["conv"]

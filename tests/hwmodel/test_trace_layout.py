@@ -204,3 +204,10 @@ def test_dead_code_is_not_traced():
         return x @ p
 
     assert len(trace(fn, MATRIX, X).operations) == 1
+
+
+def test_an_unknown_primitive_is_named_with_its_line_and_the_way_out():
+    with pytest.raises(ValueError, match=r"does not know primitive 'sort' at .*test_trace_layout.py:") as e:
+        trace(lambda p, x: jnp.sort(x @ p), MATRIX, X)
+    assert "unknown='elementwise'" in str(e.value)
+    assert len(str(e.value)) < 300
