@@ -71,7 +71,7 @@ def workload_arrays(workload: Workload, nodes: int | None = None) -> WorkloadArr
     that networks of one size share compiled programs.
 
     Raises:
-        ValueError: no operations or too many, too small a padding, a tensor of 2^31 elements or more, by name.
+        ValueError: no operations or too many, too small a padding, a tensor of 2^31 elements or more.
     """
     ops, n = workload.operations, len(workload.operations)
     if n == 0:
