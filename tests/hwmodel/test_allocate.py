@@ -166,9 +166,9 @@ def test_a_backing_store_that_cannot_be_packed_is_an_error():
 @pytest.mark.parametrize(
     ("placement", "pins", "says"),
     [
-        (np.ones((9, 2), np.int64), {}, r"placement must be \(10, 2\)"),
-        (np.full((10, 2), 2), {}, r"placement must lie in \[0, 1\]"),
-        (np.full((10, 2), -1), {}, r"placement must lie in \[0, 1\]"),
+        (np.ones((9, 2), np.int64), {}, r"whole numbers of shape \(10, 2\).*of shape \(9, 2\)"),
+        (np.full((10, 2), 2), {}, r"on level -?\d; chip 'two' has 0 to 1"),
+        (np.full((10, 2), -1), {}, r"on level -?\d; chip 'two' has 0 to 1"),
         (np.zeros((10, 2), np.int64), {"op0.output": "sram"}, "pinned to 'sram', but placed on 'dram'"),
         (np.zeros((10, 2), np.int64), {"op99.output": "sram"}, "no tensor 'op99.output'"),
         (
