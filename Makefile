@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= demo-out
 NAME ?= candidate_speed
 WHEEL_SITE := build/installed
+WORKERS ?= 2
 
 .PHONY: help demo test lint test-slow test-wheel bench bench-gpu notebooks docs clean
 
@@ -33,7 +34,7 @@ lint: $(VENV)/.has-dev,pretrained,onnx,addresses
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
 test-slow: $(VENV)/.has-dev,pretrained,onnx,addresses $(VENV)/.has-bench
 	$(BIN)/python -m pytest -m slow
@@ -44,7 +45,7 @@ test-wheel: $(VENV)/.has-dev,pretrained,onnx,addresses
 	$(BIN)/python -m build --wheel
 	$(BIN)/python -m pip install --quiet --no-deps --target $(WHEEL_SITE) dist/*.whl
 	cd build && FRUGALJAX_INSTALLED=installed PYTHONPATH=installed ../$(BIN)/python -P -m pytest \
-	  -c ../pyproject.toml --rootdir .. -m "not slow" ../tests
+	  -c ../pyproject.toml --rootdir .. -n $(WORKERS) -m "not slow" ../tests
 
 bench: $(VENV)/.has-pretrained,onnx,addresses $(VENV)/.has-bench
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks.$(NAME)
