@@ -18,8 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .latency import never
-from .placements import latency
+from .latency import never, operation_seconds, operation_tables
 from .problem import Problem
 
 Number = Float[Array, ""] | float
@@ -113,10 +112,12 @@ def overflow(problem: Problem, x: Float[Array, "N 2 L"]) -> Float[Array, ""]:
 
 def operation_scale_s(problem: Problem) -> Float[Array, ""]:
     """Mean time of an operation with everything in level 0: the unit of τ."""
-    n = problem.shape[0]
-    finite = problem._replace(compute_s=jnp.where(jnp.isinf(problem.compute_s), 0, problem.compute_s))
-    total = latency(finite, jnp.zeros((n, 2), jnp.int32))
-    return total / jnp.sum(problem.mask).astype(total.dtype)
+    store = jnp.zeros((), jnp.int32)
+    parents = jnp.zeros((problem.shape[1],), jnp.int32)
+    seconds = jax.vmap(lambda tables: operation_seconds(tables, problem, store, store, parents))(
+        operation_tables(problem)
+    )
+    return jnp.sum(jnp.where(problem.mask, seconds, 0)) / jnp.sum(problem.mask).astype(seconds.dtype)
 
 
 def excess_s(problem: Problem, share: Number) -> Float[Array, ""]:
