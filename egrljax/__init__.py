@@ -1,3 +1,18 @@
-"""EGRL (Khadka et al. 2021): evolution and graph policies. So far the operators that NEMO shares."""
+"""EGRL (Khadka et al. 2021): evolution and graph policies. So far the parts that NEMO shares."""
 
+from . import ssne as ssne
+from .genomes import Genome as Genome, genome as genome
+from .graph_layers import (
+    GraphAttention as GraphAttention,
+    GraphConvolution as GraphConvolution,
+    with_self_edges as with_self_edges,
+)
 from .operators import tournament as tournament
+from .policies import (
+    Policy as Policy,
+    PolicyConfig as PolicyConfig,
+    apply_population as apply_population,
+    policy as policy,
+)
+from .ssne import SSNERates as SSNERates
+from .unet import GraphUNet as GraphUNet

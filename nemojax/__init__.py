@@ -1,11 +1,21 @@
 """NEMO (Miret et al. 2022): multi-objective search of mixed-precision bit-widths."""
 
-from . import networks as networks
+from . import baselines as baselines, networks as networks
 from .archive import Archive as Archive
+from .box import Box as Box, Space as Space
 from .calibration import QuantizerConfig as QuantizerConfig, Ranges as Ranges
 from .checkpoint import load_state as load_state, save_state as save_state
+from .config import (
+    PRESETS as PRESETS,
+    Direct as Direct,
+    Graph as Graph,
+    NemoConfig as NemoConfig,
+    Resize as Resize,
+    preset as preset,
+)
 from .configuration import Configuration as Configuration, load_bits as load_bits, save_bits as save_bits
 from .evaluator import Evaluator as Evaluator, scores as scores
+from .first_generation import initial_bits as initial_bits, uniform_bits as uniform_bits
 from .front import Front as Front
 from .images import (
     ImageSet as ImageSet,
@@ -14,11 +24,11 @@ from .images import (
     load_labelled as load_labelled,
     split as split,
 )
+from .limits import limits as limits
 from .loop import run as run, run_chunk as run_chunk
 from .nemo import (
     Metrics as Metrics,
     Nemo as Nemo,
-    NemoConfig as NemoConfig,
     NemoState as NemoState,
     Ticket as Ticket,
     nemo as nemo,
@@ -32,21 +42,34 @@ from .pareto import (
     pareto_rank as pareto_rank,
 )
 from .photographs import sample_photographs as sample_photographs
-from .plots import plot_bits as plot_bits, plot_front as plot_front, plot_progress as plot_progress
+from .plots import (
+    plot_bits as plot_bits,
+    plot_front as plot_front,
+    plot_progress as plot_progress,
+    plot_species as plot_species,
+)
+from .policies import load_policies as load_policies, save_policies as save_policies
 from .preprocess import Preprocess as Preprocess
 from .progress import progress as progress
 from .quantized import QuantizedNetwork as QuantizedNetwork, quantize as quantize
+from .quantizer_graph import chain_graph as chain_graph, quantizer_graph as quantizer_graph
 from .quantizers import fake_quantize as fake_quantize
 from .search import (
     Found as Found,
     Report as Report,
-    initial_bits as initial_bits,
     reference as reference,
     search as search,
-    uniform_bits as uniform_bits,
 )
+from .sensitivity import Sensitivity as Sensitivity
+from .sensitivity_measures import measure_sensitivity as measure_sensitivity
 from .space import BitSpace as BitSpace
-from .species import SPECIES as SPECIES, Species as Species
+from .species import (
+    SPECIES as SPECIES,
+    Prices as Prices,
+    Setting as Setting,
+    Species as Species,
+    strategy as strategy,
+)
 from .survival import SURVIVALS as SURVIVALS, Survival as Survival, nsga2 as nsga2, nsga3 as nsga3
 from .task import (
     Task as Task,

@@ -6,7 +6,7 @@ A population alone loses front points to truncation. Rows are candidates as bit-
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Num, UInt32
 
 from .pareto import crowding, non_dominated, succeeded
 
@@ -37,7 +37,7 @@ def init_archive(capacity: int, num_quantizers: int, num_objectives: int) -> Arc
     )
 
 
-def update_archive(archive: Archive, bits: Int[Array, "N n"], costs: Float[Array, "N M"]) -> Archive:
+def update_archive(archive: Archive, bits: Num[Array, "N n"], costs: Float[Array, "N M"]) -> Archive:
     """Merge N candidates in; drop failed, repeated and dominated ones; truncate to the capacity.
 
     Of equal bit-vectors the one that came first stays, whatever its costs. Equal costs of different
@@ -50,25 +50,55 @@ def update_archive(archive: Archive, bits: Int[Array, "N n"], costs: Float[Array
     valid = first_copies(bits, valid & succeeded(costs))
     costs = jnp.where(valid[:, None], costs, jnp.inf)
     keep = non_dominated(costs)
-    costs = jnp.where(keep[:, None], costs, jnp.inf)
-    distance = crowding(costs, jnp.where(keep, 0, 1))
-    best = jnp.zeros_like(keep).at[jnp.argmin(costs, axis=0)].set(True)
-    chosen = jnp.lexsort((-distance, ~best, ~keep))[: archive.valid.shape[0]]
-    keep = jnp.zeros_like(keep).at[chosen].set(keep[chosen])
-    slots = jnp.argsort(~keep, stable=True)[: archive.valid.shape[0]]
-    keep = keep[slots]
+    capacity = archive.valid.shape[0]
+    keep = jax.lax.cond(jnp.sum(keep) > capacity, lambda: _least_crowded(costs, keep, capacity), lambda: keep)
+    (slots,) = jnp.nonzero(keep, size=capacity, fill_value=0)
+    keep = jnp.arange(capacity) < jnp.sum(keep)
     return Archive(
         jnp.where(keep[:, None], bits[slots], 0), jnp.where(keep[:, None], costs[slots], jnp.inf), keep
     )
 
 
-def first_copies(bits: Int[Array, "N n"], valid: Bool[Array, " N"]) -> Bool[Array, " N"]:
-    """Which valid rows have no valid row with the same bits before them."""
-    # |a − b|² through a product of matrices: exact in float32 for the small integers that bits are,
-    # and many times faster than comparing every pair of rows gene by gene.
-    genes = bits.astype(jnp.float32)
-    square = jnp.sum(genes**2, axis=1)
-    product = jnp.matmul(genes, genes.T, precision=jax.lax.Precision.HIGHEST)
-    same = square[:, None] + square[None] == 2 * product
-    earlier = jnp.tri(bits.shape[0], k=-1, dtype=bool)
-    return valid & ~jnp.any(same & earlier & valid[None], axis=1)
+def _least_crowded(costs: Float[Array, "N M"], front: Bool[Array, " N"], count: int) -> Bool[Array, " N"]:
+    """So many of a front's rows: one best of each objective, then the loneliest."""
+    costs = jnp.where(front[:, None], costs, jnp.inf)
+    distance = crowding(costs, jnp.where(front, 0, 1))
+    best = jnp.zeros_like(front).at[jnp.argmin(costs, axis=0)].set(True)
+    chosen = jnp.lexsort((-distance, ~best, ~front))[:count]
+    return jnp.zeros_like(front).at[chosen].set(front[chosen])
+
+
+def first_copies(bits: Num[Array, "N n"], valid: Bool[Array, " N"]) -> Bool[Array, " N"]:
+    """Which valid rows have no valid row with the same bits before them.
+
+    Rows are sorted by two hashes, together 63 bits, and each is compared with the one before it, gene
+    by gene. So rows that differ are never taken for copies; a copy is overlooked only if a row that
+    differs, but has the same hashes, stands between the two. Rows may also be real numbers; then 0
+    and -0 may count as different, and a row with a NaN is never a copy.
+    """
+    first, second = _hashes(bits)
+    # Among equal hashes the valid rows come first, by index.
+    second = (second & ~jnp.uint32(1)) | (~valid).astype(jnp.uint32)
+    order = jnp.lexsort((second, first))
+    sorted_bits = bits[order]
+    copy = jnp.pad(jnp.all(sorted_bits[1:] == sorted_bits[:-1], axis=1), (1, 0))
+    return valid & ~jnp.zeros_like(valid).at[order].set(copy)
+
+
+def _hashes(rows: Num[Array, "N n"]) -> tuple[UInt32[Array, " N"], UInt32[Array, " N"]]:
+    """Two sums over the genes of mixed gene times a factor of its place, modulo 2³²."""
+    if jnp.issubdtype(rows.dtype, jnp.floating):
+        words = jax.lax.bitcast_convert_type(rows.astype(jnp.float32), jnp.uint32)
+    else:
+        words = rows.astype(jnp.uint32)
+    mixed = _mix(words)
+    factors = _mix(jnp.arange(1, 2 * rows.shape[1] + 1, dtype=jnp.uint32).reshape(2, 1, -1)) | jnp.uint32(1)
+    first, second = jnp.sum(mixed[None] * factors, axis=2, dtype=jnp.uint32)
+    return first, second
+
+
+def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """A bijection of 32-bit words after which each bit depends on all (C. Wellons's hash prospector)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)

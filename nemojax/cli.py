@@ -13,8 +13,10 @@ import typer
 
 from .configuration import Configuration, load_bits, save_bits
 from .evaluator import scores
+from .first_generation import seeds_of
 from .front import Front
 from .front_table import number_text, text_table
+from .limits import limits
 from .outputs import evaluate_outcome, knee, write_outcome
 from .plots import plot_bits
 from .progress import progress
@@ -72,7 +74,32 @@ def search(
         list[str] | None,
         typer.Option(help="NAME=BITS fixes a quantizer; NAME may be a pattern: 'stem.*=8'. Repeatable."),
     ] = None,
+    bits_of: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=BITS,BITS,... allows a quantizer these bit-widths; NAME may be a pattern."),
+    ] = None,
+    tie: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME,NAME,... share one bit-width; each may be a pattern. Repeatable."),
+    ] = None,
+    pairs: Annotated[
+        str, typer.Option(help="Pairs of weight and activation bits that the hardware multiplies: 8x8,4x8.")
+    ] = "",
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(help="OBJECTIVE=VALUE is the most allowed: bitops_max=0.1, size=1.2MB. Repeatable."),
+    ] = None,
     population: Annotated[int, typer.Option(help="Configurations per generation.")] = DEFAULT.population,
+    species: Annotated[str, typer.Option(help="Kinds of members, with commas.")] = ",".join(DEFAULT.species),
+    warm_start: Annotated[
+        str, typer.Option(help="Sensitivity table that starts the search: fisher, sqnr, or none.")
+    ] = DEFAULT.warm_start,
+    cache: Annotated[
+        Path | None, typer.Option(help="File of evaluations, read and written: known ones cost nothing.")
+    ] = None,
+    seeds_from: Annotated[
+        Path | None, typer.Option(help="front.json or knee.json of another search: the first candidates.")
+    ] = None,
     survival: Annotated[str, typer.Option(help="Ranking: nsga3 or nsga2.")] = DEFAULT.survival,
     weights: Weights = DEFAULT.weights,
     resolution: Resolution = DEFAULT.resolution,
@@ -101,9 +128,18 @@ def search(
         top_k=top_k,
         bits=_bits(bits),
         pins=_pins(pin or []),
+        sets=tuple(
+            (name, _bits(text, "--bits-of"))
+            for name, text in _named(bits_of or [], "--bits-of", "stem.*=4,8")
+        ),
+        ties=tuple(tuple(text.split(",")) for text in tie or []),
+        pairs=_pairs(pairs),
+        limits=tuple(_named(limit or [], "--limit", "bitops_max=0.1")),
         activation_range=activation_range,
         population=population,
+        species=tuple(species.split(",")),
         survival=survival,
+        warm_start=warm_start,
         seed=seed,
     )
     if budget < population:
@@ -111,6 +147,8 @@ def search(
     check_folder(out, settings, resume=resume)
     prepared = prepare(settings, _say)
     _say("compiling the network, about 10 s; then one configuration after the other")
+    first = None if seeds_from is None else seeds_of(seeds_from, prepared.task.space)
+    limits(prepared.task, settings.upper_limits)  # for its ValueError, before anything is written
     start_folder(out, settings)
     full = prepared.task.full_precision()[0]  # compiles what every configuration will use
     _say(f"full precision: {prepared.task.objectives[0]} {float(full):.4g} on the images of the search")
@@ -120,6 +158,10 @@ def search(
             prepared.task,
             budget=budget,
             config=settings.nemo,
+            limits=settings.upper_limits,
+            seeds=first,
+            warm_start=None if warm_start == "none" else warm_start,
+            cache=cache,
             on_chunk=progress(),
             time_limit_s=time_limit,
             checkpoint=out / CHECKPOINT,
@@ -137,9 +179,9 @@ def search(
     print(f"\nThe knee, point {outcome.knee.index}, and uniform bit-widths on the images of the report:")
     print(_against_uniform(outcome.knee, outcome.baselines["uniform"], prepared))
     print(f"\nWritten: {', '.join(str(file) for file in files)}")
-    limit = float(np.median(outcome.front.costs[:, 1]))
+    middle = float(np.median(outcome.front.costs[:, 1]))
     print(
-        f"Next:  nemojax show {out} --pick model_ratio={limit:.2g}     choose by a limit\n"
+        f"Next:  nemojax show {out} --pick model_ratio={middle:.2g}     choose by a limit\n"
         f"       nemojax evaluate {out / 'knee.json'}     its figures, and the full-precision network's\n"
         f"       nemojax search --images FOLDER --out other     your photographs, by their labels"
     )
@@ -238,11 +280,11 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _bits(text: str) -> tuple[int, ...]:
+def _bits(text: str, option: str = "--bits") -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"--bits must be numbers with commas, such as 2,4,8, got {text!r}") from None
+        raise ValueError(f"{option} must be numbers with commas, such as 2,4,8, got {text!r}") from None
 
 
 def _pins(texts: list[str]) -> tuple[tuple[str, int], ...]:
@@ -254,6 +296,22 @@ def _pins(texts: list[str]) -> tuple[tuple[str, int], ...]:
         if pins.setdefault(name, int(bits)) != int(bits):
             raise ValueError(f"contradictory pins: {name!r} is given {pins[name]} and {bits} bits: drop one")
     return tuple(pins.items())
+
+
+def _named(texts: list[str], option: str, example: str) -> list[tuple[str, str]]:
+    pairs = [text.rpartition("=")[::2] for text in texts]
+    for text, (name, value) in zip(texts, pairs, strict=True):
+        if not name or not value:
+            raise ValueError(f"{option} must be NAME=VALUE, such as {example!r}, got {text!r}")
+    return pairs
+
+
+def _pairs(text: str) -> tuple[tuple[int, int], ...]:
+    try:
+        found = [tuple(int(bits) for bits in pair.split("x")) for pair in text.split(",") if pair]
+        return tuple((weight, activation) for weight, activation in found)
+    except ValueError:
+        raise ValueError(f"--pairs must be like 8x8,4x8 (weight x activation bits), got {text!r}") from None
 
 
 def _limits(texts: list[str]) -> dict[str, float]:

@@ -53,50 +53,84 @@ class Evaluator:
             raise ValueError(f"block must be at least 1, got {block}")
         self.task, self.block, self.on_evaluated = task, block, on_evaluated
         self.evaluations = self.asked = 0
-        self._known: dict[bytes, np.ndarray] = {}
+        self._costs: dict[bytes, np.ndarray] = {}  # of what was asked for, in that order
+        self._counted: dict[bytes, bool] = {}
+        self._stock: dict[bytes, tuple[np.ndarray, bool]] = {}  # known from elsewhere, and whether for free
 
     def __call__(self, bits: Any) -> Float[np.ndarray, "N M"]:
         """Costs of N configurations; NaN and infinite ones are +inf rows.
 
         Raises:
-            ValueError: bits of another shape, or a bit-width that the task's space does not allow.
+            ValueError: bits of another shape, or a configuration that the task's space does not allow.
         """
         rows = np.ascontiguousarray(np.asarray(bits, np.int32))
         if rows.ndim != 2 or rows.shape[1] != self.task.space.size:
             raise ValueError(f"bits has shape {rows.shape}, the task's are (N, {self.task.space.size})")
         keys = [row.tobytes() for row in rows]
-        missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in self._known}
-        todo = list(missing.items())
+        new = {key: row for key, row in zip(keys, rows, strict=True) if key not in self._costs}
         self.asked += len(rows)
-        if todo and not self.task.space.contains(np.stack([row for _, row in todo])).all():
-            raise ValueError("bits holds a bit-width that the task's space does not allow")
+        if new and not self.task.space.contains(np.stack(list(new.values()))).all():
+            raise ValueError("bits holds a configuration that the task's space does not allow")
+        todo = [(key, row) for key, row in new.items() if key not in self._stock]
+        found: dict[bytes, np.ndarray] = {}
         for start in range(0, len(todo), self.block):
             part = todo[start : start + self.block]
             batch = np.stack([row for _, row in part])
             batch = np.pad(batch, ((0, self.block - len(part)), (0, 0)), mode="edge")
             costs = np.asarray(_costs(self.task, jnp.asarray(batch)))
-            self._known.update({key: cost for (key, _), cost in zip(part, costs, strict=False)})
-            self.evaluations += len(part)
+            found.update({key: cost for (key, _), cost in zip(part, costs, strict=False)})
             if self.on_evaluated is not None:
-                self.on_evaluated(self.evaluations)
-        found = [self._known[key] for key in keys]
-        return np.array(found, np.float32).reshape(-1, len(self.task.objectives))
+                self.on_evaluated(self.evaluations + len(found))
+        for key in new:
+            self._costs[key], free = self._stock.get(key) or (found[key], False)
+            self._counted[key] = not free
+            self.evaluations += not free
+        return np.array([self._costs[key] for key in keys], np.float32).reshape(-1, len(self.task.objectives))
 
     def table(self) -> dict[str, np.ndarray]:
-        """The cache as arrays, in order of evaluation: bits (K, n) int32 and costs (K, M) float32."""
-        n, m = self.task.space.size, len(self.task.objectives)
-        bits = [np.frombuffer(key, np.int32) for key in self._known]
+        """What was asked for, in that order: bits (K, n) int32, costs (K, M) float32, and counted (K,),
+        whether it was an evaluation.
+        """
         return {
-            "bits": np.array(bits, np.int32).reshape(-1, n),
-            "costs": np.array(list(self._known.values()), np.float32).reshape(-1, m),
+            **_table(self._costs, self.task),
+            "counted": np.array(list(self._counted.values()), bool),
         }
 
+    def everything(self) -> dict[str, np.ndarray]:
+        """For a cache: first what `know` was given, then what was evaluated besides."""
+        stock = {key: costs for key, (costs, _) in self._stock.items()}
+        return _table({**stock, **self._costs}, self.task)
+
+    def know(self, table: Mapping[str, Any], free: int | None = None) -> None:
+        """Takes in what `everything` gave: those configurations are not evaluated again.
+
+        Args:
+            free: so many of the first rows count as no evaluation when they are asked for; default: all.
+        """
+        rows = self._rows(table)
+        free = len(rows) if free is None else free
+        self._stock = {key: (costs, i < free) for i, (key, costs) in enumerate(rows)}
+
     def restore(self, table: Mapping[str, Any]) -> None:
-        """Takes back what `table` gave; it counts as evaluated."""
+        """Takes back what `table` gave, with its count."""
+        rows, counted = self._rows(table), np.asarray(table["counted"], bool)
+        if counted.shape != (len(rows),):
+            raise ValueError(f"counted has shape {counted.shape} for {len(rows)} configurations")
+        self._costs = dict(rows)
+        self._counted = dict(zip(self._costs, counted.tolist(), strict=True))
+        self.evaluations = int(counted.sum())
+
+    def _rows(self, table: Mapping[str, Any]) -> list[tuple[bytes, np.ndarray]]:
         bits, costs = np.asarray(table["bits"], np.int32), np.asarray(table["costs"], np.float32)
-        if bits.shape != (len(costs), self.task.space.size) or costs.shape[1:] != (
-            len(self.task.objectives),
-        ):
+        objectives = len(self.task.objectives)
+        if bits.shape != (len(costs), self.task.space.size) or costs.shape[1:] != (objectives,):
             raise ValueError(f"cache of shapes {bits.shape} and {costs.shape} is not of this task")
-        self._known = {row.tobytes(): cost for row, cost in zip(bits, costs, strict=True)}
-        self.evaluations = len(self._known)
+        return [(row.tobytes(), cost) for row, cost in zip(bits, costs, strict=True)]
+
+
+def _table(rows: Mapping[bytes, np.ndarray], task: Task) -> dict[str, np.ndarray]:
+    n, m = task.space.size, len(task.objectives)
+    return {
+        "bits": np.array([np.frombuffer(key, np.int32) for key in rows], np.int32).reshape(-1, n),
+        "costs": np.array(list(rows.values()), np.float32).reshape(-1, m),
+    }

@@ -10,7 +10,9 @@ import numpy as np
 
 from .nemo import Metrics, Nemo, NemoState
 
-Evaluate = Callable[[Any], Any]  # bits (N, n) int32 -> costs (N, M), minimised; not finite = failed
+# bits (N, n) int32 -> costs (N, M), minimised, not finite = failed; or costs and violations (N,), 0 = within
+# the budgets.
+Evaluate = Callable[[Any], Any]
 OnChunk = Callable[[NemoState, Metrics], Any]
 
 
@@ -24,7 +26,7 @@ def run_chunk(
 
     def generation(state, _):
         bits, ticket, state = algo.ask(state)
-        return algo.tell(state, ticket, evaluate(bits))
+        return algo.tell(state, ticket, *_costs_and_violation(evaluate(bits)))
 
     return jax.lax.scan(generation, state, length=generations)
 
@@ -78,15 +80,19 @@ def _ask(algo, state):
 
 
 @partial(jax.jit, static_argnames="algo")
-def _tell(algo, state, ticket, costs):
-    return algo.tell(state, ticket, costs)
+def _tell(algo, state, ticket, costs, violation=None):
+    return algo.tell(state, ticket, costs, violation)
+
+
+def _costs_and_violation(told: Any) -> tuple[Any, ...]:
+    return told if isinstance(told, tuple) else (told,)
 
 
 def _host_chunk(algo, evaluate, state, generations):
     collected = []
     for _ in range(generations):
         bits, ticket, state = _ask(algo, state)
-        costs = np.asarray(evaluate(np.asarray(bits)), np.float32)
-        state, metrics = _tell(algo, state, ticket, jnp.asarray(costs))
+        told = _costs_and_violation(evaluate(np.asarray(bits)))
+        state, metrics = _tell(algo, state, ticket, *(jnp.asarray(np.asarray(x, np.float32)) for x in told))
         collected.append(jax.device_get(metrics))
     return state, jax.tree.map(lambda *rows: np.stack(rows), *collected)

@@ -1,74 +1,39 @@
 """NEMO (Miret et al. 2022, arXiv 2106.07611): species that evolve apart and are ranked together.
 
 One generation: every species makes as many children as it has members; all children are evaluated
-as one batch; parents and children of all species are put into one order (NSGA-III); each species
-keeps its best. The paper evaluates species after species, which changes no result.
+as one batch; parents and children of all species are put into one order (NSGA-III); the species'
+sizes follow their utility (R2) by a bandit's score (UCB); each species keeps its best. The paper
+evaluates species after species, which changes no result.
 
-Not yet as in the paper: the species have equal, fixed sizes and are the two direct ones. Sizes are
-held per species and traced (`alloc`), so that a rule that moves them changes no shape.
+Shapes never change: each species holds C places, of which the first `alloc` are alive, and the sizes
+sum to N in every generation, so that exactly N candidates leave `ask` and N costs enter `tell`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jraph
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from .archive import Archive, first_copies, init_archive, update_archive
+from . import resize
+from .archive import Archive, init_archive, update_archive
+from .box import Space
+from .config import NemoConfig
+from .first_members import handed, planted
 from .pareto import non_dominated, succeeded
-from .reference_points import most_divisions
-from .space import BitSpace
-from .species import SPECIES, Species
+from .ranking import joint_order
+from .reference_points import das_dennis, most_divisions
+from .species import SPECIES, Prices, Setting, Species
+from .species.protocol import ask as ask_species, start, tell as tell_species
 from .survival import SURVIVALS, Survival
+from .survivors import spread, survivors
 
 Numbers = jax.Array | np.ndarray
-
-
-@dataclass(frozen=True)
-class NemoConfig:
-    """What fixes shapes and branches. The paper's values are not known to us; these are ours."""
-
-    population: int = 120  # N: members, and evaluations per generation, of all species together
-    species: tuple[str, ...] = ("continuous", "floor")  # names in SPECIES
-    survival: str = "nsga3"  # name in SURVIVALS
-    divisions: int | None = None  # of NSGA-III's simplex; none: the most that give N directions or fewer
-    archive_capacity: int = 1024
-    demote_repeats: bool = True  # of equal bit-vectors one keeps its rank, the rest come behind all others
-
-    def __post_init__(self):
-        if not self.species:
-            raise ValueError(f"species is empty: give at least one of {sorted(SPECIES)}")
-        for name in self.species:
-            if name not in SPECIES:
-                raise ValueError(f"species holds {name!r}: the known ones are {sorted(SPECIES)}")
-        if len(set(self.species)) != len(self.species):
-            raise ValueError(f"species must be unique, got {list(self.species)}")
-        for name in ("population", "archive_capacity"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-        least = 2 * len(self.species)
-        if self.population < least:
-            raise ValueError(f"population must be at least {least}, 2 per species, got {self.population}")
-        if self.survival not in SURVIVALS:
-            raise ValueError(f"survival is {self.survival!r}: the known ones are {sorted(SURVIVALS)}")
-        if self.divisions is not None and self.divisions < 1:
-            raise ValueError(f"divisions must be at least 1 or none, got {self.divisions}")
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Members of each species at the start; they differ by at most one."""
-        share, rest = divmod(self.population, len(self.species))
-        return tuple(share + (s < rest) for s in range(len(self.species)))
-
-    @property
-    def slots(self) -> int:
-        """C: places held for each species, living or not."""
-        return max(self.sizes)
 
 
 @struct.dataclass
@@ -80,9 +45,12 @@ class NemoState:
     evaluations: jax.Array  # () int32, candidates told, whether a cache had them or not
     params: tuple[Any, ...]  # each species' evosax parameters
     species: tuple[Any, ...]  # each species' evosax state
-    bits: jax.Array  # (S, C, n) int32; bits[s, j] is always the decoded genotype j of species s
+    bits: jax.Array  # (S, C, n) int32; decoded genotype j of species s at [s, j] if j lives; 0 before tell
     costs: jax.Array  # (S, C, M) float32; +inf = not evaluated, failed or dead
+    violation: jax.Array  # (S, C) float32; how far a member exceeds the budgets; 0 = within
     alloc: jax.Array  # (S,) int32, sums to N
+    asked: jax.Array  # (S,) int32, candidates of each species so far
+    utility: jax.Array  # (S,) float32, smoothed
     survival: Any  # the survival's own state
     archive: Archive
 
@@ -104,36 +72,74 @@ class Metrics:
     evaluations: Numbers  # () int32, since the start
     best: Numbers  # (M,) float32, lowest cost in the archive
     archived: Numbers  # () int32, members of the archive
-    failed: Numbers  # () int32, candidates of this generation
+    failed: Numbers  # () int32, candidates of this generation, those over a budget not among them
+    over_budget: Numbers  # () int32, candidates of this generation
     repeated: Numbers  # () int32, candidates whose bits were already in the population or batch
-    alloc: Numbers  # (S,) int32, members of each species
-    front: Numbers  # (S,) int32, those not dominated in the whole population
+    alloc: Numbers  # (S,) int32, members of each species in the next generation
+    r2: Numbers  # (S,) float32, of each species' parents and children; lower is better
+    utility: Numbers  # (S,) float32, smoothed
+    front: Numbers  # (S,) int32, members not dominated in the whole population
 
 
 class Nemo(NamedTuple):
     """Pure functions; jit belongs to the caller. Build once and reuse: a new one compiles anew."""
 
-    init: Callable[..., NemoState]  # key, seeds=None -> state
+    init: Callable[..., NemoState]  # key, seeds=None, genotypes=None -> state
     ask: Callable[[NemoState], tuple[jax.Array, Ticket, NemoState]]  # -> bits (N, n) int32, ticket, state
-    tell: Callable[..., tuple[NemoState, Metrics]]  # state, ticket, costs (N, M) -> state, metrics
+    tell: Callable[..., tuple[NemoState, Metrics]]  # state, ticket, costs (N, M), violation -> state, metrics
+    room: int  # seeds that the first generation has places for
 
 
-def nemo(config: NemoConfig, space: BitSpace, num_objectives: int) -> Nemo:
+def nemo(
+    config: NemoConfig,
+    space: Space,
+    num_objectives: int,
+    *,
+    graph: jraph.GraphsTuple | None = None,
+    prices: Prices | None = None,
+    scale: Sequence[float] | np.ndarray | None = None,
+) -> Nemo:
     """The search over `space` with `num_objectives` costs, all minimised.
 
+    Args:
+        graph: of the n quantizers, for the graph species; `quantizer_graph` and `chain_graph` make one.
+        prices: of bits, from a sensitivity table, for the species "priced".
+        scale: (M,) the worst cost that counts, by which costs are divided for a species' utility (the
+            ranking needs no scale); default 1 each.
+
     Raises:
-        ValueError: fewer than two objectives, or an archive smaller than their number.
+        ValueError: fewer than two objectives, an archive smaller than their number, an unknown species
+            or survival, a graph species without a graph of this space.
     """
     if num_objectives < 2:
         raise ValueError(f"num_objectives must be at least 2, got {num_objectives}")
     count, slots, kinds = config.population, config.slots, len(config.species)
     worst = float(2 * kinds * slots)  # told for the dead: finite and all the same, as strategies expect
-    init_archive(config.archive_capacity, space.size, num_objectives)  # for its ValueError
+    archive = init_archive(config.archive_capacity, space.size, num_objectives)
     survival = _survival(config, num_objectives)
-    species = tuple(SPECIES[name](space, slots) for name in config.species)
+    species = _species(config, Setting(space, slots, config, graph, prices))
+    unit = _scale(scale, num_objectives)
+    rules, least = config.resize, config.least
+    weights = das_dennis(num_objectives, rules.weight_divisions)
+    dtype = space.dtype
 
-    def init(key: jax.Array, seeds: Int[np.ndarray, "k n"] | None = None) -> NemoState:
-        """Random members, with `seeds` in the place of the first of them; nothing is evaluated yet.
+    def living(alloc: Int[Array, " S"]) -> Int[Array, " N"]:
+        """Places of the N living members among the S·C, species by species."""
+        ends = jnp.cumsum(alloc)
+        index = jnp.arange(count, dtype=jnp.int32)
+        own = jnp.sum(index[:, None] >= ends[None], axis=1, dtype=jnp.int32)
+        return own * slots + index - (ends - alloc)[own]
+
+    def init(
+        key: jax.Array,
+        seeds: np.ndarray | None = None,
+        genotypes: Mapping[str, np.ndarray] | None = None,
+    ) -> NemoState:
+        """Random members; nothing is evaluated yet.
+
+        Args:
+            seeds: (k, n) configurations in the place of the first members of species that can encode them.
+            genotypes: species -> (k, G), for its first members: `policies` of another search, say.
 
         Raises:
             ValueError: a key of another generator, too many seeds, or one outside the space.
@@ -141,146 +147,165 @@ def nemo(config: NemoConfig, space: BitSpace, num_objectives: int) -> Nemo:
         given, usual = jax.random.key_impl(key), jax.random.key_impl(jax.random.key(0))
         if given != usual:
             raise ValueError(f"key must be of JAX's default generator {usual}, got {given}")
-        planted = _plant(seeds, config, species, space)
+        own_seeds = planted(seeds, config, species, space)
+        own_genes = handed(genotypes, config, species)
         k_run, k_members = jax.random.split(key)
-        states, bits = [], []
-        for kind, k_init, size, own in zip(
-            species, jax.random.split(k_members, kinds), config.sizes, planted, strict=True
+        states = []
+        for kind, k_init, size, own, given_genes in zip(
+            species, jax.random.split(k_members, kinds), config.sizes, own_seeds, own_genes, strict=True
         ):
             k_genotypes, k_state = jax.random.split(k_init)
-            genotypes = kind.init(k_genotypes)
+            genes = kind.init(k_genotypes)
             if kind.encode is not None and len(own):
-                genotypes = genotypes.at[: len(own)].set(kind.encode(jnp.asarray(own)))
-            state = kind.algorithm.init(k_state, genotypes, jnp.full(slots, worst, jnp.float32), kind.params)
-            states.append(state.replace(live=jnp.int32(size)) if hasattr(state, "live") else state)
-            bits.append(kind.decode(genotypes))
+                genes = genes.at[: len(own)].set(kind.encode(jnp.asarray(own)))
+            if len(given_genes):
+                genes = genes.at[: len(given_genes)].set(jnp.asarray(given_genes, genes.dtype))
+            states.append(start(kind, k_state, genes, size, worst))
         state = NemoState(
             run_key=jax.random.key_data(k_run),
             generation=jnp.int32(0),
             evaluations=jnp.int32(0),
             params=tuple(kind.params for kind in species),
             species=tuple(states),
-            bits=jnp.stack(bits),
+            bits=jnp.zeros((kinds, slots, space.size), dtype),
             costs=jnp.full((kinds, slots, num_objectives), jnp.inf, jnp.float32),
+            violation=jnp.zeros((kinds, slots), jnp.float32),
             alloc=jnp.asarray(config.sizes, jnp.int32),
+            asked=jnp.zeros(kinds, jnp.int32),
+            utility=jnp.zeros(kinds, jnp.float32),
             survival=survival.init(num_objectives),
-            archive=init_archive(config.archive_capacity, space.size, num_objectives),
+            archive=replace(archive, bits=archive.bits.astype(dtype)),
         )
         return jax.tree.map(_fixed, state)
 
     def ask(state: NemoState) -> tuple[jax.Array, Ticket, NemoState]:
         """N candidates: the initial members in generation 0, children after that."""
-        k_children, _, _ = _keys(state)
-        genotypes, states = [], []
-        for kind, params, own, k_ask in zip(
-            species, state.params, state.species, jax.random.split(k_children, kinds), strict=True
-        ):
-            children, asked = kind.algorithm.ask(k_ask, own, params)
-            genotypes.append(jnp.where(state.generation == 0, own.population, children))
+        k_children, k_decode, *_ = _keys(state)
+        # Without a rate limit a species may grow into places of children that were never evaluated.
+        made = state.alloc if rules.rate_limited else jnp.full_like(state.alloc, slots)
+        genotypes, states, bits = [], [], []
+        for s, (kind, params, own) in enumerate(zip(species, state.params, state.species, strict=True)):
+            children, asked = ask_species(kind, jax.random.fold_in(k_children, s), own, params, state.archive)
+            k_own = jax.random.fold_in(k_decode, s)
+            if hasattr(own, "population"):  # a distribution has no members to start with: it draws them
+                children = jnp.where(state.generation == 0, own.population, children)
+            bits.append(kind.decode(k_own, children, made[s]).astype(dtype))
+            genotypes.append(children)
             states.append(asked)
-        bits = jnp.stack([kind.decode(g) for kind, g in zip(species, genotypes, strict=True)])
-        living = (jnp.arange(slots)[None] < state.alloc[:, None]).reshape(-1)
-        packed = jnp.argsort(~living, stable=True)[:count].astype(jnp.int32)
-        ticket = Ticket(tuple(genotypes), bits, packed)
-        return bits.reshape(-1, space.size)[packed], ticket, replace(state, species=tuple(states))
+        ticket = Ticket(tuple(genotypes), jnp.stack(bits), living(state.alloc))
+        candidates = ticket.bits.reshape(-1, space.size)[ticket.slots]
+        return candidates, ticket, replace(state, species=tuple(states))
 
-    def tell(state: NemoState, ticket: Ticket, costs: Float[Array, "N M"]) -> tuple[NemoState, Metrics]:
+    def tell(
+        state: NemoState,
+        ticket: Ticket,
+        costs: Float[Array, "N M"],
+        violation: Float[Array, " N"] | None = None,
+    ) -> tuple[NemoState, Metrics]:
         """Take the candidates' costs in; a row that is not finite throughout has failed.
 
+        Args:
+            violation: how far each candidate exceeds the budgets, 0 = within; see `ranking.joint_order`.
+
         Raises:
-            ValueError: costs of another shape than (N, M).
+            ValueError: costs of another shape than (N, M), or violations of another than (N,).
         """
         if costs.shape != (count, num_objectives):
             raise ValueError(f"costs must have the shape {(count, num_objectives)}, got {costs.shape}")
-        _, k_survival, k_tell = _keys(state)
+        over = jnp.zeros(count, jnp.float32) if violation is None else jnp.asarray(violation, jnp.float32)
+        if over.shape != (count,):
+            raise ValueError(f"violation must have the shape {(count,)}, got {over.shape}")
+        _, _, k_survival, k_tell, k_resize = _keys(state)
+        # The first candidates are the members themselves: one that is kept unevaluated has their bits, too.
+        state = replace(state, bits=jnp.where(state.generation == 0, ticket.bits, state.bits))
         costs = jnp.where(succeeded(costs)[:, None], costs, jnp.inf).astype(jnp.float32)
-        told = jnp.full((kinds * slots, num_objectives), jnp.inf, jnp.float32).at[ticket.slots].set(costs)
-        living = jnp.arange(slots)[None] < state.alloc[:, None]
+        alive = ticket.slots
+        told = spread(costs, alive, kinds, slots, jnp.inf)
+        told_over = spread(over, alive, kinds, slots, 0)
+
         # Parents of all species before children of all species, so that ties keep the parent.
-        everyone = _Joint(
-            bits=jnp.stack([state.bits, ticket.bits]),
-            costs=jnp.stack([state.costs, told.reshape(kinds, slots, num_objectives)]),
-            living=jnp.stack([living, living]),
+        parents_bits = state.bits.reshape(-1, space.size)[alive]
+        children_bits = ticket.bits.reshape(-1, space.size)[alive]
+        order = joint_order(
+            k_survival,
+            survival,
+            state.survival,
+            jnp.concatenate([parents_bits, children_bits]),
+            jnp.concatenate([state.costs.reshape(-1, num_objectives)[alive], costs]),
+            jnp.concatenate([state.violation.reshape(-1)[alive], over]),
+            config.demote_repeats,
         )
-        position, unique, survival_state = _joint_order(
-            k_survival, survival, everyone, state.survival, config.demote_repeats
+        within = jnp.where(told_over[:, :, None] > 0, jnp.inf, told)
+        both = jnp.concatenate([jnp.where(state.violation[:, :, None] > 0, jnp.inf, state.costs), within], 1)
+        asked = state.asked + state.alloc
+        old_utility = jnp.where(state.generation == 0, jnp.nan, state.utility)  # there is none yet
+        sized = resize.resized(
+            k_resize, both / unit[None, None], weights, old_utility, asked, state.alloc, count, least, rules
         )
-        fitness = jnp.where(everyone.living, position.astype(jnp.float32), worst)
+        alloc = sized.alloc
 
-        states, bits, kept_costs = [], [], []
+        position = jnp.stack([spread(half, alive, kinds, slots, -1) for half in jnp.split(order.position, 2)])
+        fates = jax.vmap(lambda p, live: survivors(p, live, worst, rules.refill))(
+            jnp.swapaxes(position, 0, 1), alloc
+        )
         keys = jax.random.split(k_tell, kinds)
-        for s, (kind, params, own) in enumerate(zip(species, state.params, state.species, strict=True)):
-            # Ranks hold for one generation only, so the parents' are renewed and evosax's record forgotten.
-            own = own.replace(fitness=fitness[0, s], best_fitness=jnp.full_like(own.best_fitness, jnp.inf))
-            parents = own.population
-            own, _ = kind.algorithm.tell(keys[s], ticket.genotypes[s], fitness[1, s], own, params)
-            # Survival is ours, whatever the strategy did: one permutation for genotypes, bits and costs.
-            best = jnp.argsort(position[:, s].reshape(-1), stable=True)[:slots]
-            genotypes = jnp.concatenate([parents, ticket.genotypes[s]])[best]
-            score = jnp.where(living[s], fitness[:, s].reshape(-1)[best], worst)
-            states.append(own.replace(population=genotypes, fitness=score))
-            bits.append(everyone.bits[:, s].reshape(-1, space.size)[best])
-            kept = everyone.costs[:, s].reshape(-1, num_objectives)[best]
-            kept_costs.append(jnp.where(living[s][:, None], kept, jnp.inf))
+        states = tuple(
+            tell_species(
+                kind, keys[s], own, params, ticket.genotypes[s], jax.tree.map(lambda x, s=s: x[s], fates)
+            )
+            for s, (kind, params, own) in enumerate(zip(species, state.params, state.species, strict=True))
+        )
+        evaluated = (jnp.arange(slots)[None] < alloc[:, None]) & (fates.kept < worst)
+        pick = jax.vmap(lambda parents, children, best: jnp.concatenate([parents, children])[best])
+        kept_costs = pick(state.costs, told, fates.best)
+        kept_over = pick(state.violation, told_over, fates.best)
 
-        archive = update_archive(state.archive, ticket.bits.reshape(-1, space.size), told)
+        archived = jnp.where(over[:, None] > 0, jnp.inf, costs)
         new = replace(
             state,
             generation=state.generation + 1,
             evaluations=state.evaluations + count,
-            species=tuple(states),
-            bits=jnp.stack(bits),
-            costs=jnp.stack(kept_costs),
-            survival=survival_state,
-            archive=archive,
+            species=states,
+            bits=pick(state.bits, ticket.bits, fates.best),
+            costs=jnp.where(evaluated[:, :, None], kept_costs, jnp.inf),
+            violation=jnp.where(evaluated, kept_over, 0),
+            alloc=alloc,
+            asked=asked,
+            utility=sized.utility,
+            survival=order.state,
+            archive=update_archive(state.archive, children_bits, archived),
         )
-        valid = jnp.isfinite(told[:, 0]).reshape(kinds, slots)
-        return new, Metrics(
-            generation=new.generation,
-            evaluations=new.evaluations,
-            best=jnp.min(archive.costs, axis=0),
-            archived=jnp.sum(archive.valid, dtype=jnp.int32),
-            failed=count - jnp.sum(valid, dtype=jnp.int32),
-            repeated=jnp.sum(valid & ~unique[1], dtype=jnp.int32),
-            alloc=new.alloc,
-            front=jnp.sum(
-                non_dominated(new.costs.reshape(-1, num_objectives)).reshape(kinds, slots),
-                axis=1,
-                dtype=jnp.int32,
-            ),
-        )
+        return new, _metrics(new, living(alloc), costs, over, order.unique[count:], sized.r2)
 
-    return Nemo(init, ask, tell)
+    room = sum(size for size, kind in zip(config.sizes, species, strict=True) if kind.encode is not None)
+    return Nemo(init, ask, tell, room)
 
 
-class _Joint(NamedTuple):
-    """Parents and children of all species, in this order along the first axis."""
-
-    bits: Int[Array, "2 S C n"]
-    costs: Float[Array, "2 S C M"]
-    living: Bool[Array, "2 S C"]
-
-
-def _joint_order(
-    key: jax.Array, survival: Survival, everyone: _Joint, state: Any, demote_repeats: bool
-) -> tuple[Int[Array, "2 S C"], Bool[Array, "2 S C"], Any]:
-    """Position of each member in the one order of all, which are unique, and the survival's new state.
-
-    First the members that succeeded (of equal bit-vectors only the first, if repeats are demoted),
-    as the survival orders them; then repeats, failures and the dead, each by index.
-    """
-    shape = everyone.living.shape
-    living = everyone.living.reshape(-1)
-    costs = everyone.costs.reshape(-1, everyone.costs.shape[-1])
-    valid = living & succeeded(costs)
-    unique = first_copies(everyone.bits.reshape(-1, everyone.bits.shape[-1]), valid)
-    ranked = unique if demote_repeats else valid
-    order, state = survival.order(key, jnp.where(ranked[:, None], costs, jnp.inf), state)
-    index = jnp.arange(living.size, dtype=jnp.int32)
-    place = jnp.where(ranked, jnp.zeros_like(index).at[order].set(index), index)
-    behind = jnp.where(ranked, 0, jnp.where(valid, 1, jnp.where(living, 2, 3)))
-    position = jnp.zeros_like(index).at[jnp.lexsort((place, behind))].set(index)
-    return position.reshape(shape), unique.reshape(shape), state
+def _metrics(
+    new: NemoState,
+    alive: Int[Array, " N"],
+    costs: Float[Array, "N M"],
+    over: Float[Array, " N"],
+    unique: Array,
+    indicator: Float[Array, " S"],
+) -> Metrics:
+    kinds, slots, objectives = new.costs.shape
+    valid = jnp.isfinite(costs[:, 0]) & (over <= 0)
+    members = jnp.where(new.violation[:, :, None] > 0, jnp.inf, new.costs).reshape(-1, objectives)[alive]
+    own = jnp.zeros(kinds, jnp.int32).at[alive // slots]
+    return Metrics(
+        generation=new.generation,
+        evaluations=new.evaluations,
+        best=jnp.min(new.archive.costs, axis=0),
+        archived=jnp.sum(new.archive.valid, dtype=jnp.int32),
+        failed=jnp.sum(~valid & (over <= 0), dtype=jnp.int32),
+        over_budget=jnp.sum(over > 0, dtype=jnp.int32),
+        repeated=jnp.sum(valid & ~unique, dtype=jnp.int32),
+        alloc=new.alloc,
+        r2=indicator,
+        utility=new.utility,
+        front=own.add(non_dominated(members).astype(jnp.int32)),
+    )
 
 
 def _fixed(x: Any) -> jax.Array:
@@ -293,35 +318,29 @@ def _fixed(x: Any) -> jax.Array:
 
 
 def _survival(config: NemoConfig, num_objectives: int) -> Survival:
+    if config.survival not in SURVIVALS:
+        raise ValueError(f"survival is {config.survival!r}: the known ones are {sorted(SURVIVALS)}")
     if config.survival != "nsga3":
         return SURVIVALS[config.survival]()
     divisions = config.divisions or most_divisions(num_objectives, config.population)
     return SURVIVALS["nsga3"](divisions=divisions)
 
 
-def _keys(state: NemoState) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """This generation's keys for children, survival and the strategies' tell."""
+def _species(config: NemoConfig, setting: Setting) -> tuple[Species, ...]:
+    for name in config.species:
+        if name not in SPECIES:
+            raise ValueError(f"species holds {name!r}: the known ones are {sorted(SPECIES)}")
+    return tuple(SPECIES[name](setting) for name in config.species)
+
+
+def _scale(scale: Sequence[float] | np.ndarray | None, num_objectives: int) -> Float[Array, " M"]:
+    values = np.ones(num_objectives) if scale is None else np.asarray(scale, np.float64)
+    if values.shape != (num_objectives,) or not (np.isfinite(values) & (values > 0)).all():
+        raise ValueError(f"scale must be {num_objectives} positive numbers, got {values.tolist()}")
+    return jnp.asarray(values, jnp.float32)
+
+
+def _keys(state: NemoState) -> jax.Array:
+    """This generation's keys for children, their decoding, survival, the strategies' tell and sizes."""
     run_key = jax.random.wrap_key_data(state.run_key)
-    k_children, k_survival, k_tell = jax.random.split(jax.random.fold_in(run_key, state.generation), 3)
-    return k_children, k_survival, k_tell
-
-
-def _plant(
-    seeds: np.ndarray | None, config: NemoConfig, species: Sequence[Species], space: BitSpace
-) -> list[np.ndarray]:
-    """Deal the seeds in turn to the species that can encode a bit-vector, as far as they have room."""
-    dealt: list[list[np.ndarray]] = [[] for _ in species]
-    seeds = np.zeros((0, space.size), np.int32) if seeds is None else np.asarray(seeds, np.int32)
-    if seeds.ndim != 2 or seeds.shape[1] != space.size:
-        raise ValueError(f"seeds must have the shape (k, {space.size}), got {seeds.shape}")
-    if not space.contains(seeds).all():
-        row = int(np.argmin(space.contains(seeds)))
-        raise ValueError(f"seeds[{row}] takes a bit-width that the space does not allow")
-    open_to = [s for s, kind in enumerate(species) if kind.encode is not None]
-    room = sum(config.sizes[s] for s in open_to)
-    if len(seeds) > room:
-        raise ValueError(f"seeds has {len(seeds)} rows, but there are {room} places for them")
-    for seed in seeds:
-        to = min((s for s in open_to if len(dealt[s]) < config.sizes[s]), key=lambda s: len(dealt[s]))
-        dealt[to].append(seed)
-    return [np.array(own, np.int32).reshape(-1, space.size) for own in dealt]
+    return jax.random.split(jax.random.fold_in(run_key, state.generation), 5)

@@ -10,9 +10,10 @@ import numpy as np
 
 from .configuration import Configuration, save_bits
 from .evaluator import Evaluator, scores
+from .first_generation import initial_bits, uniform_bits
 from .front import Front
 from .plots import plot_bits, plot_front, plot_progress
-from .search import Found, initial_bits, uniform_bits
+from .search import Found
 from .setup_run import Prepared
 from .task import costs_by_name
 

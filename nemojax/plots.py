@@ -1,4 +1,4 @@
-"""Figures of a front, of a configuration and of the progress of a search.
+"""Figures of a front, of a configuration, of the progress of a search and of its species.
 
 Each function returns a matplotlib Figure of its own and leaves pyplot alone: `figure.savefig("front.png")`,
 or in a notebook `%matplotlib inline` and the figure as a cell's last line. Drawn for 900 pixels; colours of
@@ -6,7 +6,7 @@ Okabe & Ito 2008, which colour-blind readers tell apart, and a different mark fo
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import moocore
 import numpy as np
@@ -31,6 +31,8 @@ UNITS = {
 }
 _CHAINS = (("s", ORANGE), ("D", "black"))  # marks of baselines with one bit-width a row
 _CLOUDS = (("x", GREY), ("^", "#009E73"), ("v", "#CC79A7"), ("+", "#56B4E9"))  # of the others
+_SPECIES = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", VERMILLION, "#F0E442", GREY)
+_MARKS = "osD^vXP*"  # of the same species
 _DECADES = 100.0  # an objective that spans this factor, and is no share, gets a logarithmic axis
 
 Baseline = np.ndarray | tuple[np.ndarray | None, np.ndarray]
@@ -139,6 +141,64 @@ def plot_progress(history: Mapping[str, Any], reference: float | Sequence[float]
     axes.set_xlabel("evaluations")
     axes.set_ylabel("hypervolume" if reference is None else f"hypervolume, up to {reference}")
     _grid(axes)
+    return figure
+
+
+@runtime_checkable
+class Course(Protocol):
+    """What `plot_species` reads of a search's outcome, `Found`."""
+
+    @property
+    def history(self) -> Mapping[str, Any]:
+        """Columns "alloc" and "r2", (T, S) each: T generations of S species."""
+
+    @property
+    def species(self) -> tuple[str, ...]:
+        """(S,) names."""
+
+
+def plot_species(found: Course) -> Figure:
+    """How many members each species had after each generation, stacked, and beside it their R2.
+
+    Args:
+        found: of `search`.
+
+    Raises:
+        ValueError: the history lacks one of the two, has no generation, or is not of these species.
+    """
+    for name in ("alloc", "r2"):
+        if name not in found.history:
+            raise ValueError(f"history lacks {name!r}: it has {sorted(found.history)}")
+    sizes, indicator = np.asarray(found.history["alloc"]), np.asarray(found.history["r2"])
+    count = len(found.species)
+    if sizes.ndim != 2 or sizes.shape != indicator.shape or sizes.shape[1] != count or not len(sizes):
+        raise ValueError(
+            f"alloc and r2 must be of one generation at least and {count} species, "
+            f"got shapes {sizes.shape} and {indicator.shape}"
+        )
+    figure = Figure(figsize=(9, 4.2), dpi=100, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    generations = np.arange(1, len(sizes) + 1)
+    colors = [_SPECIES[s % len(_SPECIES)] for s in range(count)]
+    left.stackplot(generations, sizes.T, labels=found.species, colors=colors, ec="white", lw=0.6)
+    left.set(ylabel="members", xlim=(1, max(2, len(sizes))), ylim=(0, sizes.sum(axis=1).max()))
+    for s, name in enumerate(found.species):
+        right.plot(
+            generations,
+            indicator[:, s],
+            color=colors[s],
+            marker=_MARKS[s % len(_MARKS)],
+            markevery=max(1, len(sizes) // 8),
+            ms=5,
+            lw=1.4,
+            label=name,
+        )
+    right.set_ylabel("R2, lower is better")
+    for axes in (left, right):
+        axes.set_xlabel("generation")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    _grid(right)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside upper left", ncols=6, frameon=False)
     return figure
 
 

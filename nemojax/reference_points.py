@@ -18,6 +18,7 @@ from .pareto import succeeded
 OTHER_AXES = 1e6  # weight of the other objectives in the achievement function
 NEAR_IDEAL = 1e-3  # a distance to the ideal point below this counts as none
 TOO_SMALL = 1e-6  # an intercept or a span below this is degenerate
+ROWS_AT_ONCE = 256  # associated with all directions at once, so that the distances stay in the cache
 
 
 def das_dennis(num_objectives: int, divisions: int) -> Float[np.ndarray, "d m"]:
@@ -116,20 +117,27 @@ def associate(
 ) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
     """The direction with the least perpendicular distance to each normalised row, and that distance.
 
-    c' = (c − ideal) / (nadir − ideal); the distance to a direction of unit length w is |(c'·w) w − c'|.
+    c' = (c − ideal) / (nadir − ideal); the distance to a direction of unit length w is ``|(c'·w) w − c'|``.
     Ties, up to rounding, go to the first direction. Failed rows get 0 and 0.
     """
     ok = succeeded(costs)[:, None]
     span = jnp.where(nadir == ideal, 1e-12, nadir - ideal)
     normalised = jnp.where(ok, (costs - ideal[None]) / span[None], 0)
     unit = jnp.asarray((directions / np.linalg.norm(directions, axis=1, keepdims=True)).T, costs.dtype)
-    pairs = list(zip(normalised.T[:, :, None], unit[:, None], strict=True))  # one per objective
-    along = sum(c * w for c, w in pairs)
-    across = jnp.sqrt(sum((along * w - c) ** 2 for c, w in pairs))
-    nearest = jnp.min(across, axis=1)
+    index = jnp.arange(unit.shape[1], dtype=jnp.int32)
     # Rounding differs between machines and must not decide between directions that are equally near.
     slack = 16 * jnp.finfo(costs.dtype).eps * (1 + jnp.linalg.norm(normalised, axis=1))
-    return jnp.argmax(across <= (nearest + slack)[:, None], axis=1).astype(jnp.int32), nearest
+
+    def one_row(row_and_slack):
+        row, slack = row_and_slack
+        pairs = list(zip(row, unit, strict=True))  # one per objective
+        along = sum(c * w for c, w in pairs)
+        squared = sum((along * w - c) ** 2 for c, w in pairs)
+        nearest = jnp.sqrt(jnp.min(squared))
+        # Not argmax: compilers vectorise a minimum.
+        return jnp.min(jnp.where(squared > (nearest + slack) ** 2, index.size, index)), nearest
+
+    return jax.lax.map(one_row, (normalised, slack), batch_size=ROWS_AT_ONCE)
 
 
 def niche_order(
@@ -163,5 +171,10 @@ def niche_order(
         return jnp.zeros(count, jnp.int32).at[order].set(index - start.astype(jnp.int32))
 
     closest = queues(jnp.lexsort((member_draw, distance, rank, niche))) == 0
-    turn = queues(jnp.lexsort((member_draw, ~closest, rank, niche)))
-    return jnp.lexsort((jnp.where(ok, niche_draw, 0), jnp.where(ok, turn, 0), rank, ~ok))
+    turn = queues(jnp.lexsort((jnp.where(closest, -jnp.inf, member_draw), rank, niche)))
+    failed = (
+        jnp.zeros_like(niche_draw),
+        jnp.zeros_like(turn),
+        jnp.full_like(rank, jnp.iinfo(rank.dtype).max),
+    )
+    return jnp.lexsort([jnp.where(ok, k, f) for k, f in zip((niche_draw, turn, rank), failed, strict=True)])

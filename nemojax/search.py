@@ -4,8 +4,7 @@ Everything that decides the result is in the state, the key and the task; progre
 checkpoints happen between generations.
 """
 
-import functools
-import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -18,14 +17,25 @@ import moocore
 import numpy as np
 from jaxtyping import Int
 
+from .budgeted import Budgeted
 from .checkpoint import load_state, save_state
+from .config import PRESETS, NemoConfig
 from .evaluator import Evaluator
+from .fingerprint import digest_of, fingerprint
+from .first_generation import fitted, initial_bits
 from .front import Front
+from .history import History
+from .limits import limits as checked_limits
 from .loop import run
-from .nemo import NemoConfig, NemoState, nemo
+from .nemo import Nemo, NemoState, nemo
+from .policies import Policies, policies as living_policies
 from .quantized import QuantizedNetwork
-from .space import BitSpace
+from .quantizer_graph import quantizer_graph
+from .sensitivity import Sensitivity
+from .sensitivity_measures import measure_sensitivity
+from .species import Prices
 from .task import Task
+from .warm_start import best_spread, warm_bits, with_prior, with_sensitivity
 
 _STALE_GENERATIONS = 25  # without a new configuration: the search has run dry
 
@@ -50,10 +60,12 @@ OnChunk = Callable[[Report], Any]  # True ends the search
 class Found:
     """The outcome of a search: the front of everything it evaluated, and how it got there."""
 
-    front: Front
+    front: Front  # of those within the limits
     bits: np.ndarray  # (K, n) int32, every configuration evaluated, in that order
     costs: np.ndarray  # (K, M) float32
-    history: Mapping[str, np.ndarray]  # "evaluations", "hypervolume": (generations,)
+    history: Mapping[str, np.ndarray]  # see `History`: evaluations, hypervolume, sizes and R2 of the species
+    species: tuple[str, ...]  # S, the columns of the history
+    policies: Policies  # living policies of the graph species, for another search
     state: NemoState
     finished: bool  # False: ended by a time limit or by on_chunk before the budget
 
@@ -64,98 +76,123 @@ def reference(task: Task) -> np.ndarray:
     return np.array([np.log(classes) if name == "kl" else 1.0 for name in task.objectives])
 
 
-def initial_bits(key: jax.Array, space: BitSpace, count: int) -> Int[np.ndarray, "count n"]:
-    """The first generation: every uniform configuration, then uniform ones with noise on each quantizer.
-
-    Departs from drawing each bit-width by itself: of 110 quantizers drawn from 2-8 bits some are always at
-    2, which ruins the network, so such a generation holds no usable configuration. Here a member has a level
-    of its own, uniform between the lowest and highest bit-width, and a spread of its own, uniform in 0-1 bit;
-    every quantizer is N(level, spread²) bits, rounded to an allowed one.
-    """
-    k_level, k_spread, k_noise = jax.random.split(key, 3)
-    free = [bits for bits in space.allowed if len(bits) > 1] or list(space.allowed)  # pins set no level
-    widths = sorted({b for bits in free for b in bits})
-    low, high = float(widths[0]), float(widths[-1])
-    level = jax.random.uniform(k_level, (count, 1), minval=low, maxval=high)
-    spread = jax.random.uniform(k_spread, (count, 1))
-    genes = level + spread * jax.random.normal(k_noise, (count, space.size))
-    drawn = np.asarray(jax.vmap(space.nearest)(genes))
-    uniform = np.unique(np.stack([space.uniform(b) for b in widths]), axis=0)[:count]
-    return np.concatenate([uniform, drawn[len(uniform) :]])
-
-
-def uniform_bits(task: Task) -> Int[np.ndarray, "k n"]:
-    """The configurations with one bit-width everywhere, as far as the space allows; one row each."""
-    widths = sorted({b for bits in task.space.allowed for b in bits})
-    return np.unique(np.stack([task.space.uniform(b) for b in widths]), axis=0)
-
-
 def search(
     key: jax.Array,
     task: Task,
     *,
     budget: int,
     config: NemoConfig | None = None,
+    limits: Mapping[str, float | int | str] | None = None,
     seeds: Int[np.ndarray, "k n"] | None = None,
+    policies: Policies | None = None,
+    warm_start: Sensitivity | str | None = "fisher",
+    warm_share: float = 0.5,
     on_chunk: OnChunk | None = None,
     time_limit_s: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
     block: int = 1,
     settings: Mapping[str, Any] | None = None,
 ) -> Found:
     """Searches the bit-widths of a task's network for its Pareto front.
 
     Args:
-        key: typed key; the result depends on it, the task, the config and the budget alone.
+        key: typed key; the result depends on it, the task, the budget and the settings here alone.
         budget: configurations evaluated at most; generations are not cut, so up to one less is used.
-        config: population, species, survival.
-        seeds: configurations in the first generation; default: `initial_bits`.
+        config: population, species, survival; default: the preset "guided", or "default" without a warm
+            start.
+        limits: objective -> its highest value, or "size" -> "1.2 MB". Configurations beyond a limit by their
+            bits alone are not evaluated.
+        seeds: configurations in the first generation, say of another search or of `warm_start`; moved to the
+            nearest that the space allows. What they leave free `initial_bits` fills.
+        policies: species -> policies of another search, perhaps of another network; see `load_policies`.
+        warm_start: a sensitivity table, or the measure of one (see `measure_sensitivity`). It chooses what is
+            evaluated before the first generation, and is a feature of the graph's nodes. None: start without.
+        warm_share: of the budget, that those evaluations take.
         on_chunk: called with a Report after every generation; `progress()` is one.
         time_limit_s: ends the search after the generation in which it passes.
         checkpoint: a file that is written after every generation. If it is there already the search goes
             on from it, bit for bit as if it had not stopped, or raises if it is of another search.
+        cache: a file of evaluations of this task, read at the start and written at the end. What it knew at
+            the start costs no evaluation.
         block: configurations evaluated in one call on the device.
         settings: kept with the front.
 
     Raises:
-        ValueError: a budget below the population, or a checkpoint of other settings.
+        ValueError: a budget below the population, limits that cannot be met, a checkpoint of other settings,
+            a cache of another task.
     """
-    config = config or NemoConfig()
+    config = config or (PRESETS["default"] if warm_start is None else PRESETS["guided"])
     if budget < config.population:
         raise ValueError(
             f"budget must be at least the population, {config.population} evaluations, got {budget}: "
             "raise it or lower the population"
         )
+    if not 0 <= warm_share < 1:
+        raise ValueError(f"warm_share must be in [0, 1), got {warm_share}")
     started = time.monotonic()
+    corner, highest = reference(task), checked_limits(task, limits or {})
+    k_initial, k_run, k_table = jax.random.split(key, 3)
+    table = measure_sensitivity(k_table, task, warm_start) if isinstance(warm_start, str) else warm_start
     evaluator = Evaluator(task, block=block, on_evaluated=getattr(on_chunk, "on_evaluated", None))
-    algo = _algorithm(config, task.space, len(task.objectives))
-    k_initial, k_run = jax.random.split(key)
-    if seeds is None:
-        seeds = initial_bits(k_initial, task.space, config.population)
-    state = algo.init(k_run, seeds)
+    evaluate = Budgeted(evaluator, highest, corner)
+    algo = _algorithm(config, task, table)
+    prior = np.zeros((0, task.space.size), np.int32)
+    if seeds is not None:
+        prior = fitted(task.space, np.asarray(seeds, np.int32))
+        if len(prior) + config.population > budget:
+            raise ValueError(
+                f"seeds has {len(prior)} rows, too many for a budget of {budget} evaluations of which a "
+                f"population takes {config.population}: raise it, or give fewer"
+            )
+    if table is not None:
+        room = min(int(warm_share * budget), budget - config.population) - len(prior)
+        prior = np.concatenate([prior, warm_bits(task, table, max(room, 0))])
+    first = initial_bits(k_initial, task.space, algo.room)
+    state = algo.init(k_run, first, policies)
     identity = {
         "task": fingerprint(task),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
-        "config": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(config).items()},
-        "seeds": hashlib.sha256(np.ascontiguousarray(seeds, np.int32).tobytes()).hexdigest()[:16],
+        "config": json.loads(json.dumps(asdict(config))),
+        "limits": [float(limit) if np.isfinite(limit) else None for limit in highest],
+        "start": digest_of(
+            [prior, first, *(policies or {}).values(), *([] if table is None else [table.table])]
+        ),
     }
-    corner, history = reference(task), _History()
+    known = {"task": identity["task"]}
+    stock = Evaluator(task).everything()
+    if cache is not None and Path(cache).exists():
+        stock = load_state(cache, stock, known)
+    start = np.array([len(stock["bits"])], np.int32)  # what the cache knew when the search began
+    history = History(len(config.species))
     if checkpoint is not None and Path(checkpoint).exists():
-        empty = {"state": state, "cache": evaluator.table(), "history": history.table()}
+        empty = {"state": state, "cache": evaluator.table(), "history": history.table(), "start": start}
         saved: Any = load_state(checkpoint, empty, identity)
-        state = saved["state"]
+        state, start = saved["state"], np.asarray(saved["start"])
         evaluator.restore(saved["cache"])
         history.restore(saved["history"])
+    evaluator.know(stock, free=int(start[0]))
+    if int(state.generation) == 0 and len(prior):
+        costs, over = evaluate(prior)
+        chosen = best_spread(prior, costs, over, algo.room)
+        state = with_prior(
+            algo.init(k_run, np.concatenate([chosen, first])[: algo.room], policies), prior, costs, over
+        )
     stale, stop = history.stale(), False
     try:
         while evaluator.evaluations + config.population <= budget and stale < _STALE_GENERATIONS and not stop:
             before = evaluator.evaluations
-            state, _ = run(algo, evaluator, state, generations=1, every=1, jit_evaluate=False)
+            state, metrics = run(algo, evaluate, state, generations=1, every=1, jit_evaluate=False)
             stale = stale + 1 if evaluator.evaluations == before else 0
-            report = _report(task, state, evaluator, budget, corner, time.monotonic() - started)
-            history.add(report)
+            report = _report(task, state, evaluator, highest, budget, corner, time.monotonic() - started)
+            history.add(report.evaluations, report.hypervolume, metrics)
             if checkpoint is not None:
-                parts = {"state": state, "cache": evaluator.table(), "history": history.table()}
+                parts = {
+                    "state": state,
+                    "cache": evaluator.table(),
+                    "history": history.table(),
+                    "start": start,
+                }
                 save_state(checkpoint, parts, identity)
             stop = on_chunk is not None and on_chunk(report) is True
             stop = stop or (time_limit_s is not None and report.seconds >= time_limit_s)
@@ -163,64 +200,63 @@ def search(
         close = getattr(on_chunk, "close", None)  # a progress line gives the terminal back, whatever happened
         if close is not None:
             close()
-    table = evaluator.table()
+        if cache is not None:
+            save_state(cache, evaluator.everything(), known)
+    evaluated = evaluator.table()
+    within = (evaluated["costs"] <= highest).all(axis=1)
     front = Front.of(
-        table["bits"], table["costs"], task.objectives, task.space.names, {**(settings or {}), **identity}
+        evaluated["bits"][within],
+        evaluated["costs"][within],
+        task.objectives,
+        task.space.names,
+        {**(settings or {}), **identity},
     )
-    return Found(front, table["bits"], table["costs"], history.table(), state, not stop)
+    return Found(
+        front=front,
+        bits=evaluated["bits"],
+        costs=evaluated["costs"],
+        history=history.table(),
+        species=config.species,
+        policies=living_policies(state, config),
+        state=state,
+        finished=not stop,
+    )
 
 
-def fingerprint(task: Task) -> str:
-    """Start of a SHA-256 over what decides a task's costs; equal tasks have equal ones.
-
-    Objectives that are functions of the bits are told apart by their values at three configurations.
-    """
-    digest = hashlib.sha256()
-    for width in (2, 5, 8):
-        bits = task.space.uniform(width)
-        digest.update(np.array([cost(jax.numpy.asarray(bits)) for _, cost in task.costs_of_bits]).tobytes())
-    for leaf in jax.tree.leaves(task):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    network = task.network
-    names = (task.objectives, task.space.names, task.space.allowed)
-    text = (*names, network.config, network.name, network.traced.lowering)
-    digest.update(repr(text).encode())
-    return digest.hexdigest()[:16]
+_BUILT: dict[tuple[Any, ...], Nemo] = {}
 
 
-# An algorithm compiles anew for each instance, so equal searches in one process share theirs.
-_algorithm = functools.lru_cache(maxsize=16)(nemo)
-
-
-class _History:
-    """Evaluations and hypervolume after every generation."""
-
-    def __init__(self) -> None:
-        self._rows: list[tuple[int, float]] = []
-
-    def add(self, report: Report) -> None:
-        self._rows.append((report.evaluations, report.hypervolume))
-
-    def table(self) -> dict[str, np.ndarray]:
-        return {
-            "evaluations": np.array([evaluations for evaluations, _ in self._rows], np.int32),
-            "hypervolume": np.array([volume for _, volume in self._rows], np.float32),
-        }
-
-    def stale(self) -> int:
-        """Generations at the end that evaluated nothing new."""
-        evaluations = [row[0] for row in self._rows]
-        return sum(e == evaluations[-1] for e in evaluations) - 1 if evaluations else 0
-
-    def restore(self, table: Mapping[str, Any]) -> None:
-        self._rows = list(zip(table["evaluations"].tolist(), table["hypervolume"].tolist(), strict=True))
+def _algorithm(config: NemoConfig, task: Task, table: Sensitivity | None) -> Nemo:
+    """An algorithm compiles anew for each instance, so equal searches in one process share theirs."""
+    workload, scale, own = task.network.workload, reference(task), config.graph
+    # One fixed order for every run: the shuffled graph is the control of an ablation.
+    shuffle = jax.random.key(0) if own.edges == "shuffled" else None
+    graph = quantizer_graph(workload, own.edges, shuffle, position=own.position)  # type: ignore[arg-type]
+    prices = None
+    if table is not None:
+        graph = with_sensitivity(graph, table)
+        prices = Prices.of(task.space, workload, table)
+    given = [graph.nodes, graph.senders, graph.receivers, scale, *(prices or ())]
+    key = (config, task.space, task.objectives, digest_of(given))
+    if key not in _BUILT:
+        if len(_BUILT) >= 16:
+            _BUILT.pop(next(iter(_BUILT)))
+        objectives = len(task.objectives)
+        _BUILT[key] = nemo(config, task.space, objectives, graph=graph, prices=prices, scale=scale)
+    return _BUILT[key]
 
 
 def _report(
-    task: Task, state: NemoState, evaluator: Evaluator, budget: int, corner: np.ndarray, seconds: float
+    task: Task,
+    state: NemoState,
+    evaluator: Evaluator,
+    limits: np.ndarray,
+    budget: int,
+    corner: np.ndarray,
+    seconds: float,
 ) -> Report:
     costs = evaluator.table()["costs"].astype(np.float64)
-    costs = costs[np.isfinite(costs).all(axis=1)]
+    costs = costs[np.isfinite(costs).all(axis=1) & (costs <= limits).all(axis=1)]
     front = costs[moocore.is_nondominated(costs)] if len(costs) else costs
     volume = float(moocore.hypervolume(front / corner, np.ones(len(corner)))) if len(front) else 0.0
     best = front.min(axis=0) if len(front) else np.full(len(corner), np.inf)

@@ -1,6 +1,7 @@
 """From settings to a task: images, network, quantizers. What the console script and notebooks share."""
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields as dataclass_fields
 from importlib.metadata import PackageNotFoundError, version
@@ -10,16 +11,20 @@ import jax
 import numpy as np
 
 from .calibration import QuantizerConfig
+from .config import GUIDED, NemoConfig
 from .images import Parts, load_labelled, split
-from .nemo import NemoConfig
+from .limits import bytes_of
 from .networks import efficientnet_lite0
 from .objectives import Disagreement, KLDivergence, Score, TopKError
 from .photographs import sample_photographs
 from .quantized import quantize
 from .space import PAPER_BITS, BitSpace
+from .species import SPECIES
+from .survival import SURVIVALS
 from .task import Task, classification, fidelity, search_space
 
 Say = Callable[[str], None]
+WARM_STARTS = ("fisher", "sqnr", "none")
 
 
 @dataclass(frozen=True)
@@ -35,10 +40,16 @@ class RunSettings:
     top_k: int = 5  # of the error on labelled images
     bits: tuple[int, ...] = PAPER_BITS
     pins: tuple[tuple[str, int], ...] = ()  # (quantizer or glob pattern, bit-width)
+    sets: tuple[tuple[str, tuple[int, ...]], ...] = ()  # (quantizer or pattern, its bit-widths)
+    ties: tuple[tuple[str, ...], ...] = ()  # patterns whose quantizers share one bit-width
+    pairs: tuple[tuple[int, int], ...] = ()  # (weight bits, activation bits) that the hardware multiplies
+    limits: tuple[tuple[str, str], ...] = ()  # (objective or "size", its highest value)
     activation_range: str = "mse"  # see QuantizerConfig
     weight_range: str = "minmax"
     population: int = 20
+    species: tuple[str, ...] = GUIDED.species
     survival: str = "nsga3"
+    warm_start: str = "fisher"  # measure of the sensitivity table, or "none"
     seed: int = 0
 
     def __post_init__(self):
@@ -51,7 +62,19 @@ class RunSettings:
                 raise ValueError(f"{name} must be at least {least} image, got {getattr(self, name)}")
         wanted = {"every quantizer": self.bits, **{name: (width,) for name, width in self.pins}}
         BitSpace(tuple(wanted), tuple(wanted.values()))  # its own checks, before anything is loaded
-        self.quantizers, self.nemo  # likewise  # noqa: B018
+        for pattern, bits in self.sets:
+            BitSpace((pattern,), (bits,))
+        self.quantizers, self.nemo, self.upper_limits  # likewise  # noqa: B018
+        for name in self.species:
+            if name not in SPECIES:
+                raise ValueError(f"species holds {name!r}: the known ones are {', '.join(SPECIES)}")
+        if self.survival not in SURVIVALS:
+            raise ValueError(f"survival is {self.survival!r}: the known ones are {', '.join(SURVIVALS)}")
+        if self.warm_start not in WARM_STARTS:
+            raise ValueError(f"warm_start must be one of {', '.join(WARM_STARTS)}, got {self.warm_start!r}")
+        if self.warm_start == "none" and "priced" in self.species:
+            others = ",".join(name for name in self.species if name != "priced")
+            raise ValueError(f"species 'priced' needs a warm_start: give one, or species {others}")
 
     @property
     def quantizers(self) -> QuantizerConfig:
@@ -59,7 +82,20 @@ class RunSettings:
 
     @property
     def nemo(self) -> NemoConfig:
-        return NemoConfig(population=self.population, survival=self.survival)
+        return NemoConfig(population=self.population, species=self.species, survival=self.survival)
+
+    @property
+    def upper_limits(self) -> dict[str, float | str]:
+        """As `search` takes them: "size" as text with its unit, the others as numbers."""
+        found: dict[str, float | str] = {}
+        for name, value in self.limits:
+            try:
+                found[name] = value if name == "size" else float(value)
+            except ValueError:
+                raise ValueError(f"limits: {name} must be a number, got {value!r}") from None
+        if "size" in found:
+            bytes_of(found["size"])  # for its ValueError
+        return found
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "RunSettings":
@@ -75,14 +111,17 @@ class RunSettings:
         try:
             values["bits"] = tuple(values.get("bits", PAPER_BITS))
             values["pins"] = tuple((str(name), int(bits)) for name, bits in values.get("pins", ()))
+            values["sets"] = tuple((str(name), tuple(bits)) for name, bits in values.get("sets", ()))
+            for name in ("ties", "pairs", "limits"):
+                values[name] = tuple(tuple(row) for row in values.get(name, ()))
+            values["species"] = tuple(values.get("species", GUIDED.species))
             return cls(**values)
         except TypeError as error:
             raise ValueError(f"the settings of the run are damaged: {error}") from None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, tuples as lists."""
-        fields = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        return {**fields, "pins": [list(pin) for pin in self.pins]}
+        return json.loads(json.dumps(asdict(self)))
 
 
 class Prepared(NamedTuple):
@@ -112,7 +151,14 @@ def prepare(settings: RunSettings, say: Say = lambda _: None) -> Prepared:
         f"graph: {len(work.operations)} operations, {work.column('macs').sum() / 1e6:.0f} million MACs, "
         f"{len(work.points)} quantizers, calibrated on {len(parts.calibration)} images"
     )
-    space = search_space(quantized, settings.bits, dict(settings.pins))
+    space = search_space(
+        quantized,
+        settings.bits,
+        dict(settings.pins),
+        sets=dict(settings.sets),
+        ties=settings.ties,
+        pairs=settings.pairs or None,
+    )
     report_scores: tuple[Score, ...]
     if labelled:
         task = classification(

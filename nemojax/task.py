@@ -65,6 +65,10 @@ class Task:
         failed = ~jnp.isfinite(row).all() | jnp.isnan(logits).any()
         return jnp.where(failed, jnp.inf, row)
 
+    def costs_by_bits(self, bits: Int[Array, " n"]) -> Float[Array, " K"]:
+        """The objectives of one configuration that need no image: all but the first."""
+        return jnp.stack([cost(bits).astype(jnp.float32) for _, cost in self.costs_of_bits])
+
     def costs(
         self, bits: Int[Array | np.ndarray, "N n"], *, chunk: int | None = None, members: int | None = None
     ) -> Float[Array, "N M"]:
@@ -146,10 +150,21 @@ def costs_by_name(network: QuantizedNetwork) -> dict[str, CostOfBits]:
 
 
 def search_space(
-    network: QuantizedNetwork, bits: Sequence[int] = PAPER_BITS, pins: Mapping[str, int] | None = None
+    network: QuantizedNetwork,
+    bits: Sequence[int] = PAPER_BITS,
+    pins: Mapping[str, int] | None = None,
+    sets: Mapping[str, Sequence[int]] | None = None,
+    ties: Sequence[str | Sequence[str]] = (),
+    pairs: Sequence[tuple[int, int]] | None = None,
 ) -> BitSpace:
-    """The space of a network's points; see BitSpace.create."""
-    return BitSpace.create(network.workload.point_names, bits, pins)
+    """The space of a network's points, `pairs` about each weight and what feeds its operations.
+
+    See BitSpace.create. An operation whose input has no quantizer (32 bits) is bound by no pair.
+    """
+    feeds = [(op.weight_point, op.input_point) for op in network.workload.operations]
+    feeds = [feed for feed in feeds if min(feed) >= 0]
+    names = network.workload.point_names
+    return BitSpace.create(names, bits, pins, sets=sets, ties=ties, pairs=pairs, feeds=feeds)
 
 
 def _task(

@@ -50,22 +50,29 @@ def sbx(
     low: Float[Array, " n"],
     high: Float[Array, " n"],
     eta: Number,
-    pair_rate: Number,
+    pair_rate: Number | Float[Array, "k 1"],
     gene_rate: Number,
 ) -> tuple[Float[Array, "k n"], Float[Array, "k n"]]:
     """Two children each of k pairs of parents a and b.
 
     Args:
-        pair_rate: probability that a pair is crossed at all.
+        pair_rate: probability that a pair is crossed at all, one for all or one each.
         gene_rate: probability that a gene of a crossed pair is; its two children are then dealt
             to the two members at random.
     """
-    pair, gene, spread, deal = _uniform(key, (4, *a.shape), a.dtype)
-    crossed = (pair[:, :1] < pair_rate) & (gene < gene_rate)
+    k_pair, k_gene = jax.random.split(key)
+    pair = jax.random.uniform(k_pair, a.shape[:1], a.dtype)[:, None]
+    # One draw a gene decides three things: below the rate the gene is crossed, and then its place below
+    # the rate is uniform again, half for each way of dealing, and inside a half uniform once more.
+    gene = _uniform(k_gene, a.shape, a.dtype)
+    crossed = (pair < pair_rate) & (gene < gene_rate)
+    place = 2 * gene / jnp.maximum(gene_rate, jnp.finfo(a.dtype).tiny)
+    kept = place < 1
+    spread = jnp.clip(jnp.where(kept, place, place - 1), 0, 1 - jnp.finfo(a.dtype).epsneg)
     lower, upper = jax.vmap(sbx_children, (0, 0, 0, None, None, None))(spread, a, b, low, high, eta)
     return (
-        jnp.where(crossed, jnp.where(deal < 0.5, lower, upper), a),
-        jnp.where(crossed, jnp.where(deal < 0.5, upper, lower), b),
+        jnp.where(crossed, jnp.where(kept, lower, upper), a),
+        jnp.where(crossed, jnp.where(kept, upper, lower), b),
     )
 
 
@@ -84,11 +91,17 @@ def mutated(
     """
     free = high > low
     width = jnp.where(free, high - low, 1)
-    d1, d2 = jnp.clip((x - low) / width, 0, 1), jnp.clip((high - x) / width, 0, 1)
-    power = 1 / (eta + 1)
-    down = (2 * u + (1 - 2 * u) * (1 - d1) ** (eta + 1)) ** power - 1
-    up = 1 - (2 * (1 - u) + 2 * (u - 0.5) * (1 - d2) ** (eta + 1)) ** power
-    moved = x + jnp.where(u <= 0.5, down, up) * width
+    down = u <= 0.5
+    # The two formulas are mirror images: one serves both. Small steps are worked out with log1p and expm1:
+    # the plain powers cancel near a bound, and in float32 a gene would come no nearer to it than 1e-7.
+    v, d = jnp.where(down, u, 1 - u), jnp.where(down, x - low, high - x) / width
+    rest = (eta + 1) * jnp.log1p(-jnp.clip(d, 0, 1))  # log (1 − d)^(η+1)
+    covered = -jnp.expm1(rest)
+    log_base = jnp.where(
+        covered < 0.5, jnp.log1p((2 * v - 1) * covered), jnp.log(jnp.exp(rest) + 2 * v * covered)
+    )
+    step = -jnp.expm1(log_base / (eta + 1))
+    moved = x + jnp.where(down, -step, step) * width
     return jnp.where(free, jnp.clip(moved, low, high), x)
 
 
@@ -98,12 +111,15 @@ def polynomial_mutation(
     low: Float[Array, " n"],
     high: Float[Array, " n"],
     eta: Number,
-    gene_rate: Number,
+    gene_rate: Number | Float[Array, " n"],
 ) -> Float[Array, "k n"]:
-    """Each gene of k members mutated with probability `gene_rate`, independently."""
-    which, move = _uniform(key, (2, *x.shape), x.dtype)
-    moved = jax.vmap(mutated, (0, 0, None, None, None))(move, x, low, high, eta)
-    return jnp.where(which < gene_rate, moved, x)
+    """Each gene of k members mutated with probability `gene_rate`, one for all or one each, independently."""
+    draw = _uniform(key, x.shape, x.dtype)
+    rate = jnp.broadcast_to(jnp.asarray(gene_rate, x.dtype), x.shape[1:])[None]
+    # Below the rate, a draw's place below it is uniform in [0, 1): a second draw is not needed.
+    move = draw / jnp.maximum(rate, jnp.finfo(x.dtype).tiny)
+    moved = jax.vmap(mutated, (0, 0, None, None, None))(jnp.minimum(move, 1), x, low, high, eta)
+    return jnp.where(draw < rate, moved, x)
 
 
 def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:

@@ -106,6 +106,36 @@ def test_first_copies_matches_brute_force(seed, high):
     np.testing.assert_array_equal(jax.jit(first_copies)(bits, valid), expected)
 
 
+def copies_of(rows, n, seed):
+    """n rows drawn from a few, so that most repeat, and which of them are valid."""
+    rng = np.random.default_rng(seed)
+    return rows[rng.integers(0, len(rows), n)], rng.random(n) < 0.7
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int8, np.float32])
+def test_first_copies_of_thousands_of_rows(dtype):
+    rows = np.random.default_rng(0).integers(-8, 17, (500, 40)).astype(dtype)
+    rows[1::2] = rows[::2]
+    rows[1::2, 20] += 1  # half of the rows differ from the one before in one gene only
+    if dtype is np.float32:
+        rows[::4] *= np.float32(1) / 3
+    rows, valid = copies_of(rows, 3000, 1)
+    index = np.flatnonzero(valid)
+    expected = np.zeros(3000, bool)
+    expected[index[np.unique(rows[valid], axis=0, return_index=True)[1]]] = True
+    np.testing.assert_array_equal(jax.jit(first_copies)(rows, valid), expected)
+
+
+def test_first_copies_never_confuses_rows_of_equal_hashes(monkeypatch):
+    """With hashes that say nothing all different rows still stand, and neighbours are still compared."""
+    zeros = jnp.zeros(5, jnp.uint32)
+    monkeypatch.setattr("nemojax.archive._hashes", lambda rows: (zeros, zeros))
+    bits = jnp.array([[2, 3], [3, 2], [3, 2], [2, 4], [4, 2]])
+    np.testing.assert_array_equal(
+        first_copies(bits, jnp.array([True, True, True, True, False])), [True, True, False, True, False]
+    )
+
+
 def test_first_copies_tells_long_vectors_apart_by_one_bit():
     bits = np.full((3, 4000), 16, np.int32)
     bits[1, 3999] = 15

@@ -11,8 +11,9 @@ import pytest
 
 from nemojax import checkpoint
 from nemojax.checkpoint import load_state, save_state
+from nemojax.config import NemoConfig
 from nemojax.loop import run
-from nemojax.nemo import NemoConfig, nemo
+from nemojax.nemo import nemo
 from nemojax.space import BitSpace
 
 SPACE = BitSpace.create([f"q{i}" for i in range(4)])

@@ -23,6 +23,10 @@ BASE = [
     "3",
     "--report",
     "3",
+    "--species",
+    "continuous,floor",
+    "--warm-start",
+    "none",
 ]
 
 
@@ -279,3 +283,71 @@ def test_help_teaches(capsys):
     code, out, _ = run(capsys, "search", "--help")
     assert code == 0
     assert "labels.csv with columns file,label" in " ".join(out.split())
+
+
+# Ties, pairs, limits, warm start, cache, seeds
+
+
+def test_all_options_of_a_space_and_a_start_together(finished, tmp_path, capsys):
+    """The second run starts from the first one's knee and evaluates nothing that the cache knows."""
+    names = nemo.Front.from_json(finished / "front.json").names
+    weight, other = [name for name in names if name.endswith(".weight")][:2]
+    options = [
+        *BASE[:8], "--species", "continuous,priced", "--warm-start", "sqnr", "--bits", "4,8",
+        "--bits-of", f"{weight}=8", "--tie", f"{weight},{other}", "--pairs", "8x8,4x8,4x4",
+        "--limit", "model_ratio=0.25", "--cache", tmp_path / "cache", "--seeds-from", finished / "knee.json",
+    ]  # fmt: skip
+    code, _, err = run(capsys, "search", "--out", tmp_path / "run", "--budget", 24, *options)
+    assert code == 0, err
+    front = nemo.Front.from_json(tmp_path / "run" / "front.json")
+    column = dict(zip(front.names, front.bits.T, strict=True))
+    assert set(np.unique(front.bits)) <= {4, 8}
+    assert set(column[weight]) == set(column[other]) == {8}
+    assert (front.costs[:, list(front.objectives).index("model_ratio")] <= 0.25).all()
+    told = front.settings["run"]
+    assert told["ties"] == [[weight, other]]
+    assert told["pairs"] == [[8, 8], [4, 8], [4, 4]]
+    assert told["limits"] == [["model_ratio", "0.25"]]
+    assert (told["species"], told["warm_start"]) == (["continuous", "priced"], "sqnr")
+    assert (tmp_path / "cache").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--limit", "model_ratio=0.001"], "limit model_ratio <= 0.001 cannot be kept"),
+        (["--limit", "beauty=1"], "no objective 'beauty'"),
+    ],
+)
+def test_limits_that_cannot_be_kept_are_one_line(tmp_path, capsys, arguments, words):
+    assert words in refused(capsys, "search", "--out", tmp_path / "run", *BASE, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--limit", "model_ratio"], "--limit must be NAME=VALUE"),
+        (["--limit", "model_ratio=small"], "model_ratio must be a number"),
+        (["--limit", "size=12"], "limit of size must be a number and one of"),
+        (["--species", "continuous,dragon"], "species holds 'dragon'"),
+        (["--species", "continuous,priced", "--warm-start", "none"], "'priced' needs a warm_start"),
+        (["--warm-start", "luck"], "warm_start must be one of"),
+        (["--pairs", "8by8"], "--pairs must be like 8x8,4x8"),
+        (["--pairs", "8x8x8"], "--pairs must be like 8x8,4x8"),
+        (["--pairs", "20x8"], "2-16"),
+        (["--tie", "nothing,stem.weight"], "matches no quantizer"),
+        (["--bits-of", "nothing=4,8"], "matches no quantizer"),
+        (["--bits-of", "stem.weight"], "--bits-of must be NAME=VALUE"),
+        (["--bits-of", "stem.weight=8,4"], "ascending"),
+    ],
+)
+def test_wrong_spaces_and_starts_are_refused_before_anything_is_written(tmp_path, capsys, arguments, words):
+    line = refused(capsys, "search", "--out", tmp_path / "run", *BASE, *arguments)
+    assert words in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_seeds_of_a_foreign_file_are_refused(tmp_path, capsys):
+    (tmp_path / "seeds.json").write_text("{}")
+    options = ["--seeds-from", tmp_path / "seeds.json"]
+    assert "seeds.json" in refused(capsys, "search", "--out", tmp_path / "run", *BASE, *options)

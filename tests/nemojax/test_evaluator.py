@@ -128,6 +128,39 @@ def test_table_and_restore(task, bits):
         np.testing.assert_array_equal(other.table()[column][:7], table[column])
 
 
+def test_what_is_known_is_not_evaluated_again(task, bits):
+    """The first three are free, the next two count when asked for, the last two were never known."""
+    first, counts = Evaluator(task), []
+    found = first(bits)
+    evaluate = Evaluator(task, on_evaluated=counts.append)
+    evaluate.know({"bits": bits[:5], "costs": found[:5]}, free=3)
+    np.testing.assert_array_equal(evaluate(bits[[4, 0, 6, 0]]), found[[4, 0, 6, 0]])
+    assert (evaluate.evaluations, evaluate.asked) == (2, 4)
+    table = evaluate.table()
+    np.testing.assert_array_equal(table["bits"], bits[[4, 0, 6]])  # only what was asked for
+    np.testing.assert_array_equal(table["counted"], [True, False, True])
+    assert len(counts) == 1, "one evaluation was carried out"
+    everything = evaluate.everything()
+    np.testing.assert_array_equal(everything["bits"], bits[[0, 1, 2, 3, 4, 6]])
+    np.testing.assert_array_equal(everything["costs"], found[[0, 1, 2, 3, 4, 6]])
+    other = Evaluator(task, on_evaluated=counts.append)
+    other.restore(table)
+    other.know(everything, free=3)
+    np.testing.assert_array_equal(other(bits[[1, 3, 4, 6]]), found[[1, 3, 4, 6]])
+    assert (other.evaluations, len(counts)) == (3, 1)
+    np.testing.assert_array_equal(other.table()["counted"], [True, False, True, False, True])
+
+
+def test_a_whole_stock_is_free_by_default(task, bits):
+    first = Evaluator(task)
+    found = first(bits)
+    evaluate = Evaluator(task, on_evaluated=lambda count: pytest.fail("nothing is new"))
+    evaluate.know(first.everything())
+    np.testing.assert_array_equal(evaluate(bits), found)
+    assert (evaluate.evaluations, evaluate.asked) == (0, 7)
+    assert not evaluate.table()["counted"].any()
+
+
 def test_an_empty_cache_and_an_empty_batch(task):
     evaluate = Evaluator(task)
     n = task.space.size
@@ -156,7 +189,7 @@ def test_refusals(task, bits, network):
     with pytest.raises(ValueError, match="block must be at least 1, got 0"):
         Evaluator(task, block=0)
     evaluate = Evaluator(task)
-    with pytest.raises(ValueError, match="a bit-width that the task's space does not allow"):
+    with pytest.raises(ValueError, match="a configuration that the task's space does not allow"):
         evaluate(np.where(np.arange(n) == 2, 9, bits[:2]))
     narrow = fidelity(network, images(1), space=search_space(network, (4, 8)))
     with pytest.raises(ValueError, match="does not allow"):
@@ -165,13 +198,16 @@ def test_refusals(task, bits, network):
         with pytest.raises(ValueError, match=r"bits has shape .*, the task's are \(N, "):
             evaluate(wrong)
     assert evaluate.evaluations == 0
-    table = {"bits": bits, "costs": np.zeros((7, 3), np.float32)}
+    table = {"bits": bits, "costs": np.zeros((7, 3), np.float32), "counted": np.ones(7, bool)}
     for change in (
         {"bits": bits[:, :-1]},
         {"bits": bits[:-1]},
         {"costs": np.zeros((7, 4), np.float32)},
         {"costs": np.zeros(7, np.float32)},
     ):
-        with pytest.raises(ValueError, match="is not of this task"):
-            evaluate.restore(table | change)
+        for take in (evaluate.restore, evaluate.know):
+            with pytest.raises(ValueError, match="is not of this task"):
+                take(table | change)
+    with pytest.raises(ValueError, match=r"counted has shape \(6,\) for 7 configurations"):
+        evaluate.restore(table | {"counted": np.ones(6, bool)})
     assert isinstance(task.space, BitSpace)

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nemojax.config import NemoConfig
 from nemojax.loop import run
-from nemojax.nemo import NemoConfig, nemo
+from nemojax.nemo import nemo
 from nemojax.space import BitSpace
 
 SPACE = BitSpace.create([f"q{i}" for i in range(5)], pins={"q3": 4})
@@ -21,7 +22,8 @@ def evaluate(bits):
 
 @pytest.fixture(scope="module")
 def algo():
-    return nemo(NemoConfig(population=12, archive_capacity=32), SPACE, 2)
+    config = NemoConfig(population=12, species=("continuous", "floor"), archive_capacity=32)
+    return nemo(config, SPACE, 2, scale=(24.0, 112.0))  # the worst that there can be
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +65,9 @@ def test_the_host_path_gives_the_same_and_compiles_once(algo, whole):
         seen.append(bits.shape)
         return np.asarray(evaluate(bits)).tolist()
 
-    def tell(state, ticket, costs):
+    def tell(state, ticket, costs, violation=None):
         calls.append("tell")
-        return algo.tell(state, ticket, costs)
+        return algo.tell(state, ticket, costs, violation)
 
     watched = algo._replace(tell=tell)
     for every in (2, 6):
@@ -120,6 +122,24 @@ def test_continuing_equals_not_stopping(algo, whole):
 def test_errors_name_the_numbers(algo, numbers, message):
     with pytest.raises(ValueError, match=message):
         run(algo, evaluate, algo.init(jax.random.key(0)), **numbers)
+
+
+def test_violations_from_the_host_and_traced_are_the_same(algo):
+    """A limit on the second cost: what exceeds it is told by how much, and nothing of it is archived."""
+
+    def limited(bits):
+        costs = evaluate(bits)
+        return costs, jnp.maximum(costs[:, 1] - 60, 0)
+
+    start = algo.init(jax.random.key(2))
+    one = run(algo, limited, start, generations=4, every=2)
+    two = run(algo, limited, start, generations=4, every=2, jit_evaluate=False)
+    assert_trees_equal(one, two)
+    state, metrics = one
+    assert (metrics.over_budget > 0).any()
+    valid = np.asarray(state.archive.valid)
+    assert valid.any()
+    assert (np.asarray(state.archive.costs)[valid, 1] <= 60).all()
 
 
 def test_wrong_costs_from_the_host_are_refused(algo):

@@ -7,16 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.errors import KeyReuseError
+from jaxtyping import TypeCheckError
 from moocore import is_nondominated
 
+from nemojax.config import NemoConfig, Resize
 from nemojax.loop import run_chunk
-from nemojax.nemo import NemoConfig, nemo
+from nemojax.nemo import nemo
 from nemojax.pareto import pareto_rank
 from nemojax.space import BitSpace
-from nemojax.species import SPECIES
+from nemojax.species import SPECIES, Setting
 
 SIX = BitSpace.create([f"q{i}" for i in range(6)])
-SMALL = NemoConfig(population=21, archive_capacity=256)  # room for all of 12 generations
+SMALL = NemoConfig(  # sizes stay as they are, and the archive has room for all of 12 generations
+    population=21, species=("continuous", "floor"), archive_capacity=256, resize=Resize(rule="equal")
+)
+
+SETTING = Setting(SIX, SMALL.slots, SMALL, None)
 
 # An additive proxy of three layers, each with a weight and an activation quantizer (w0 a0 w1 a1 w2 a2).
 SENSITIVITY = np.array([3, 1, 0.6, 0.9, 0.25, 0.4], np.float32)
@@ -42,9 +48,15 @@ def with_failures(bits):
 
 @pytest.fixture(scope="module")
 def small():
-    """A search of 11 + 10 members in 11 slots each, with jitted ask and tell."""
+    """A search of 11 + 10 members in 11 slots each, with jitted ask and tell, each compiled once."""
     algo = nemo(SMALL, SIX, 3)
-    return algo._replace(ask=jax.jit(algo.ask), tell=jax.jit(algo.tell))
+    told = jax.jit(algo.tell)
+
+    def tell(state, ticket, costs, over=0.0):
+        over = jnp.full(21, over, jnp.float32) if jnp.ndim(over) == 0 else over
+        return told(state, ticket, jnp.asarray(costs, jnp.float32), over)
+
+    return algo._replace(ask=jax.jit(algo.ask), tell=tell)
 
 
 def check_invariants(algo_species, state, evaluate, population):
@@ -54,8 +66,9 @@ def check_invariants(algo_species, state, evaluate, population):
     assert int(state.alloc.sum()) == population
     slots = state.bits.shape[1]
     for s, (kind, own) in enumerate(zip(algo_species, state.species, strict=True)):
-        np.testing.assert_array_equal(kind.decode(own.population), state.bits[s])
         live = int(state.alloc[s])
+        decoded = kind.decode(jax.random.key(0), own.population, live)[:live]
+        np.testing.assert_array_equal(decoded, state.bits[s, :live])
         assert np.isinf(state.costs[s, live:]).all()
         true = np.asarray(evaluate(state.bits[s]))
         known = np.isfinite(state.costs[s]).all(axis=1)
@@ -65,47 +78,35 @@ def check_invariants(algo_species, state, evaluate, population):
         np.testing.assert_array_equal(own.fitness[live:], 2 * len(algo_species) * slots)  # the dead
 
 
-# Configuration
+# Construction
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"species": ()}, "species is empty"),
-        (
-            {"species": ("continuous", "gcn")},
-            r"species holds 'gcn': the known ones are \['continuous'",
-        ),
-        ({"species": ("floor", "floor")}, "species must be unique"),
-        ({"population": 3}, "population must be at least 4, 2 per species, got 3"),
-        ({"population": True}, "population must be a whole number of at least 1, got True"),
-        ({"archive_capacity": 0}, "archive_capacity must be a whole number of at least 1, got 0"),
+        ({"species": ("continuous", "gnc")}, r"species holds 'gnc': the known ones are \['CMA_ES'"),
         ({"survival": "nsga4"}, r"survival is 'nsga4': the known ones are \['nsga2', 'nsga3'\]"),
-        ({"divisions": 0}, "divisions must be at least 1 or none, got 0"),
+        ({"archive_capacity": 2}, "at least the number of objectives 3, got 2"),
+        ({"species": ("floor", "gcn")}, "species 'gcn' needs a graph of the space's 6 quantizers, got none"),
     ],
 )
-def test_configuration_errors_name_field_and_value(change, message):
+def test_what_cannot_be_built_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        NemoConfig(**change)
+        nemo(replace(SMALL, **change), SIX, 3)
 
 
-def test_construction_errors():
+def test_objectives_and_their_scale_are_checked():
     with pytest.raises(ValueError, match="num_objectives must be at least 2, got 1"):
         nemo(SMALL, SIX, 1)
-    with pytest.raises(ValueError, match="at least the number of objectives 3, got 2"):
-        nemo(NemoConfig(archive_capacity=2), SIX, 3)
+    for scale in ([1.0, 1.0], [1.0, 0.0, 1.0], [1.0, np.inf, 1.0]):
+        with pytest.raises(ValueError, match="scale must be 3 positive numbers"):
+            nemo(SMALL, SIX, 3, scale=scale)
 
 
 def test_a_key_of_another_generator_is_refused(small):
     """Only the numbers of the key are saved, so its generator must be the one assumed on loading."""
     with pytest.raises(ValueError, match="key must be of JAX's default generator threefry2x32, got rbg"):
         small.init(jax.random.key(0, impl="rbg"))
-
-
-def test_sizes_differ_by_at_most_one():
-    assert SMALL.sizes == (11, 10)
-    assert SMALL.slots == 11
-    assert NemoConfig().sizes == (60, 60)
 
 
 # One generation
@@ -116,7 +117,9 @@ def test_generation_0_asks_for_the_initial_members(small):
     bits, ticket, asked = small.ask(state)
     assert bits.shape == (21, 6)
     assert bits.dtype == jnp.int32
-    np.testing.assert_array_equal(bits, np.concatenate([state.bits[0], state.bits[1, :10]]))
+    genes = [own.population[:live] for own, live in zip(state.species, (11, 10), strict=True)]
+    np.testing.assert_array_equal(bits, np.concatenate(genes))  # whole numbers of bits to start with
+    assert not np.asarray(state.bits).any(), "nothing is decoded before it is asked for"
     state, metrics = small.tell(asked, ticket, proxy(bits))
     assert int(state.generation) == int(metrics.generation) == 1
     assert int(state.evaluations) == int(metrics.evaluations) == 21
@@ -126,7 +129,7 @@ def test_generation_0_asks_for_the_initial_members(small):
 
 @pytest.mark.parametrize("evaluate", [proxy, with_failures])
 def test_invariants_hold_in_every_generation(small, evaluate):
-    species = [SPECIES[name](SIX, SMALL.slots) for name in SMALL.species]
+    species = [SPECIES[name](SETTING) for name in SMALL.species]
     state, seen = small.init(jax.random.key(1)), []
     for generation in range(12):
         bits, ticket, state = small.ask(state)
@@ -184,7 +187,7 @@ def test_each_species_keeps_its_best_by_the_joint_order(small):
 
 def test_the_strategys_own_tell_agrees_with_the_core(small):
     """Telling the published species directly gives the population that the core writes."""
-    species = [SPECIES[name](SIX, SMALL.slots) for name in SMALL.species]
+    species = [SPECIES[name](SETTING) for name in SMALL.species]
     state = small.init(jax.random.key(3))
     for _ in range(3):
         before = state
@@ -209,39 +212,6 @@ def test_the_strategys_own_tell_agrees_with_the_core(small):
         assert float(state.species[s].best_fitness) >= 0
 
 
-def test_strategies_are_told_positions_in_the_joint_order(monkeypatch):
-    """42 living parents and children have the positions 0 to 41; the two dead slots the same 44."""
-    told = []
-
-    def recorded(make):
-        def build(space, size):
-            species = make(space, size)
-            tell = species.algorithm.tell
-
-            def watched(key, population, fitness, state, params):
-                jax.debug.callback(
-                    lambda *seen: told.append(seen), state.fitness, fitness, state.best_fitness, ordered=True
-                )
-                return tell(key, population, fitness, state, params)
-
-            species.algorithm.tell = watched
-            return species
-
-        return build
-
-    for name in SMALL.species:
-        monkeypatch.setitem(SPECIES, name, recorded(SPECIES[name]))
-    algo = nemo(replace(SMALL, survival="nsga2"), SIX, 3)
-    jax.block_until_ready(jax.jit(lambda s: run_chunk(algo, proxy, s, 3))(algo.init(jax.random.key(0))))
-    jax.effects_barrier()
-    assert len(told) == 6
-    for one, other in zip(told[::2], told[1::2], strict=True):
-        assert other[0][10] == other[1][10] == 44
-        living = np.concatenate([one[0], one[1], other[0][:10], other[1][:10]])
-        np.testing.assert_array_equal(np.sort(living), np.arange(42))
-        assert np.isinf([one[2], other[2]]).all(), "evosax's record of other generations is forgotten"
-
-
 def test_a_generation_of_failures_changes_no_member(small):
     state = small.init(jax.random.key(5))
     for _ in range(3):
@@ -260,6 +230,8 @@ def test_costs_of_the_wrong_shape_are_refused(small):
     _, ticket, state = small.ask(small.init(jax.random.key(0)))
     with pytest.raises(ValueError, match=r"costs must have the shape \(21, 3\), got \(21, 2\)"):
         small.tell(state, ticket, jnp.zeros((21, 2)))
+    with pytest.raises((ValueError, TypeCheckError), match="violation"):  # whoever looks first
+        small.tell(state, ticket, jnp.zeros((21, 3)), jnp.zeros(20))
 
 
 @pytest.mark.parametrize("demote", [True, False])
@@ -267,7 +239,12 @@ def test_repeats_come_behind_every_other_member(demote):
     """Four configurations, eight members: the four have the first positions if repeats are demoted."""
     space = BitSpace.create(["a", "b"], bits=(2, 8))
     config = NemoConfig(
-        population=8, species=("floor",), survival="nsga2", archive_capacity=8, demote_repeats=demote
+        population=8,
+        species=("floor",),
+        survival="nsga2",
+        archive_capacity=8,
+        demote_repeats=demote,
+        resize=Resize(rule="equal"),
     )
     algo = nemo(config, space, 2)
 
@@ -294,12 +271,11 @@ def test_seeds_are_among_the_first_candidates(small):
     state = small.init(jax.random.key(0), seeds)
     bits, _, _ = small.ask(state)
     assert {tuple(s) for s in seeds} <= {tuple(b) for b in np.asarray(bits)}
-    np.testing.assert_array_equal(state.bits[0, :4], seeds[::2])
-    np.testing.assert_array_equal(state.bits[1, :3], seeds[1::2])
+    np.testing.assert_array_equal(bits[:4], seeds[::2])
+    np.testing.assert_array_equal(bits[11:14], seeds[1::2])
     full = small.init(jax.random.key(0), np.tile(seeds, (3, 1)))
-    np.testing.assert_array_equal(
-        np.unique(np.concatenate([full.bits[0], full.bits[1, :10]]), axis=0), np.unique(seeds, axis=0)
-    )
+    np.testing.assert_array_equal(np.unique(small.ask(full)[0], axis=0), np.unique(seeds, axis=0))
+    assert small.room == 21
 
 
 PAPER = (2, 3, 4, 5, 6, 7, 8)
@@ -319,6 +295,63 @@ PAPER = (2, 3, 4, 5, 6, 7, 8)
 def test_seed_errors(small, seeds, message):
     with pytest.raises(ValueError, match=message):
         small.init(jax.random.key(0), seeds)
+
+
+def test_genotypes_are_handed_over_to_their_species(small):
+    """More than the species has members for: the first are taken, also in the place of seeds."""
+    genes = np.random.default_rng(0).uniform(2, 8, (12, 6)).astype(np.float32)
+    state = small.init(jax.random.key(0), np.full((1, 6), 5), {"floor": genes})
+    np.testing.assert_array_equal(state.species[1].population[:10], genes[:10])
+    np.testing.assert_array_equal(state.species[0].population[0], np.full(6, 5))
+    np.testing.assert_array_equal(small.ask(state)[0][11:], np.floor(genes[:10]))
+
+
+@pytest.mark.parametrize(
+    ("genotypes", "message"),
+    [
+        ({"gcn": np.zeros((1, 6))}, r"genotypes holds 'gcn', the species are \['continuous', 'floor'\]"),
+        ({"floor": np.zeros((1, 5))}, r"genotypes of 'floor' must be finite \(k, 6\), got shape \(1, 5\)"),
+        ({"floor": np.zeros(6)}, r"genotypes of 'floor' must be finite \(k, 6\), got shape \(6,\)"),
+        ({"floor": np.full((1, 6), np.nan)}, "genotypes of 'floor' must be finite"),
+    ],
+)
+def test_genotype_errors(small, genotypes, message):
+    with pytest.raises(ValueError, match=message):
+        small.init(jax.random.key(0), None, genotypes)
+
+
+# Budgets
+
+
+def beyond(bits):
+    """Excess over a budget of 30 bits in all, in bits; costs of those beyond are not known."""
+    over = jnp.maximum(jnp.sum(bits, axis=1) - 30, 0).astype(jnp.float32)
+    return jnp.where(over[:, None] > 0, jnp.inf, proxy(bits)), over
+
+
+def test_candidates_beyond_a_budget_rank_by_excess_and_are_not_archived(small):
+    state, counts = small.init(jax.random.key(4)), []
+    for _ in range(6):
+        bits, ticket, state = small.ask(state)
+        costs, over = beyond(bits)
+        costs = jnp.where(bits[:, :1] == 2, jnp.nan, costs)  # failures, some of them beyond the budget, too
+        state, metrics = small.tell(state, ticket, costs, over)
+        failed = np.isnan(costs).any(axis=1) & (np.asarray(over) == 0)
+        assert int(metrics.over_budget) == (np.asarray(over) > 0).sum()
+        assert int(metrics.failed) == failed.sum()
+        counts.append((int(metrics.over_budget), int(metrics.failed)))
+        archived = np.asarray(state.archive.bits)[np.asarray(state.archive.valid)]
+        assert (archived.sum(axis=1) <= 30).all()
+        for s, live in enumerate((11, 10)):
+            excess = np.maximum(np.asarray(state.bits[s, :live]).sum(axis=1) - 30, 0)
+            np.testing.assert_array_equal(state.violation[s, :live], excess)
+            # Members stand in the order of their positions: within, then beyond by excess, then failed.
+            known = np.isfinite(state.costs[s, :live]).all(axis=1)
+            kind = np.where(excess > 0, 1, np.where(known, 0, 2))
+            assert (np.diff(kind) >= 0).all()
+            assert (np.diff(excess[kind == 1]) >= 0).all()
+    assert max(over for over, _ in counts) > 0 < max(failed for _, failed in counts)
+    assert len(archived) > 3
 
 
 # Keys

@@ -1,23 +1,22 @@
-"""Whole searches: an enumerated problem, several runs at once, a strategy of evosax as a species."""
+"""Whole searches: an enumerated problem, and several runs at once."""
 
 import itertools
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from evosax.algorithms import DifferentialEvolution
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from moocore import hypervolume, is_nondominated
 
+from nemojax.config import NemoConfig, Resize
 from nemojax.loop import run, run_chunk
-from nemojax.nemo import NemoConfig, nemo
+from nemojax.nemo import nemo
 from nemojax.space import BitSpace
-from nemojax.species import SPECIES, Species
 
 SIX = BitSpace.create([f"q{i}" for i in range(6)])
-SMALL = NemoConfig(population=21, species=("floor",), survival="nsga2", archive_capacity=64)
+DIRECT = ("continuous", "floor")
+SMALL = NemoConfig(population=21, species=DIRECT, survival="nsga2", archive_capacity=64)
 
 # An additive proxy of three layers, each with a weight and an activation quantizer (w0 a0 w1 a1 w2 a2).
 SENSITIVITY = np.array([3, 1, 0.6, 0.9, 0.25, 0.4], np.float32)
@@ -48,8 +47,16 @@ def enumerated():
     return {tuple(row) for row in everything[on_front]}, hypervolume(costs[on_front], ref=CORNER)
 
 
-@pytest.mark.parametrize("survival", ["nsga3", pytest.param("nsga2", marks=pytest.mark.slow)])
-def test_recovers_the_enumerated_front(survival, enumerated):
+@pytest.mark.parametrize(
+    ("survival", "resize"),
+    [
+        ("nsga3", Resize()),
+        pytest.param("nsga3", Resize(rule="equal"), marks=pytest.mark.slow),
+        pytest.param("nsga2", Resize(), marks=pytest.mark.slow),
+    ],
+    ids=["nsga3", "nsga3, equal sizes", "nsga2"],
+)
+def test_recovers_the_enumerated_front(survival, resize, enumerated):
     """All 7^6 = 117,649 configurations; 953 are on the front. 50 generations of 120, three runs.
 
     By 6,000 evaluations a run must find 30 % of the front and 97.5 % of its hypervolume. As many
@@ -57,7 +64,7 @@ def test_recovers_the_enumerated_front(survival, enumerated):
     """
     front, volume = enumerated
     assert len(front) == 953
-    algo = nemo(NemoConfig(survival=survival), SIX, 3)
+    algo = nemo(NemoConfig(survival=survival, species=DIRECT, resize=resize), SIX, 3)
     for seed in range(3):
         state, metrics = run(algo, proxy, algo.init(jax.random.key(seed)), generations=50, every=50)
         assert metrics.evaluations[-1] == 6000
@@ -72,7 +79,7 @@ def test_recovers_the_enumerated_front(survival, enumerated):
         assert hypervolume(np.asarray(proxy(drawn), np.float64), ref=CORNER) <= 0.97 * volume
 
 
-# Several runs, and a strategy from elsewhere
+# Several runs
 
 
 @pytest.fixture(scope="module")
@@ -100,35 +107,3 @@ def test_runs_sharded_over_devices_equal_those_on_one(four_runs):
     assert len(jax.tree.leaves(sharded)[0].sharding.device_set) == 4
     for x, y in zip(*map(jax.tree.leaves, (sharded, batch)), strict=True):
         np.testing.assert_array_equal(x, y)
-
-
-@pytest.mark.slow
-def test_an_evosax_strategy_is_one_more_species(monkeypatch):
-    """Differential evolution on real bit-widths, rounded; nothing of it is known to the core."""
-
-    def evolution(space, size):
-        algorithm = DifferentialEvolution(size, jnp.zeros(space.size))
-        params = algorithm.default_params.replace(elitism=False)
-        return Species(
-            algorithm=algorithm,
-            params=params,
-            init=lambda key: space.sample(key, size).astype(jnp.float32),
-            decode=jax.vmap(space.nearest),
-            encode=None,
-        )
-
-    monkeypatch.setitem(SPECIES, "differential evolution", evolution)
-    config = replace(SMALL, population=30, species=("differential evolution", "floor"))
-    algo = nemo(config, SIX, 3)
-    species = [SPECIES[name](SIX, config.slots) for name in config.species]
-    state = algo.init(jax.random.key(0), np.full((2, 6), 8))
-    assert (np.asarray(state.bits[1, :2]) == 8).all(), "seeds go to the species that can encode them"
-    first = state.bits
-    with jax.numpy_dtype_promotion("standard"):  # evosax needs it here
-        state, metrics = jax.jit(lambda s: run_chunk(algo, proxy, s, 20))(state)
-    for s, (kind, own) in enumerate(zip(species, state.species, strict=True)):
-        np.testing.assert_array_equal(kind.decode(own.population), state.bits[s])
-        np.testing.assert_allclose(state.costs[s], proxy(state.bits[s]), rtol=1e-6)
-        assert (np.diff(own.fitness) > 0).all()
-    assert not np.array_equal(first[0], state.bits[0])
-    assert int(metrics.front[-1, 0]) > 0

@@ -63,6 +63,58 @@ def test_rank_matches_brute_force(seed, m, failed):
     )
 
 
+def numpy_rank(costs):
+    """As brute_rank, for thousands of rows: the same peeling on a matrix of who dominates whom."""
+    rows = np.where(np.isfinite(costs).all(1, keepdims=True), costs, inf)
+    beats = np.all(rows[:, None] <= rows[None], axis=2) & np.any(rows[:, None] < rows[None], axis=2)
+    rank, left, level = np.zeros(len(rows), int), np.ones(len(rows), bool), 0
+    while left.any():
+        front = left & ~beats[left].any(axis=0)
+        rank[front], left, level = level, left & ~front, level + 1
+    return rank
+
+
+def many_costs(kind, m, n=2500):
+    rng = np.random.default_rng(m)
+    costs = rng.random((n, m)).astype(np.float32)
+    if kind == "ties":
+        costs = tied_costs(m, n, m, values=12, failed=0.05)
+    elif kind == "duplicates":
+        costs = costs[rng.integers(0, n // 3, n)]
+    elif kind == "constant":
+        costs[:, m // 2] = 0.5
+    elif kind == "signed zeros":
+        costs = np.where(rng.random((n, m)) < 0.3, np.float32([0.0, -0.0])[rng.integers(0, 2, (n, m))], costs)
+        costs -= (rng.random((n, m)) < 0.1).astype(np.float32)
+    return costs
+
+
+@pytest.mark.parametrize("m", [2, 3, 4])
+@pytest.mark.parametrize("kind", ["random", "ties", "duplicates", "constant", "signed zeros"])
+def test_rank_of_thousands_of_rows(kind, m):
+    costs = many_costs(kind, m)
+    expected = numpy_rank(costs)
+    np.testing.assert_array_equal(pareto_rank(costs), expected)
+    np.testing.assert_array_equal(
+        non_dominated(jnp.asarray(costs)), (expected == 0) & np.isfinite(costs).all(1)
+    )
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 1024])
+def test_rank_does_not_depend_on_the_blocks(size, monkeypatch):
+    """Blocks of one row, such as leave a rest, the largest used, and one block for all."""
+    monkeypatch.setattr(pareto, "BLOCK_ON_CPU", size)
+    for n in (200, 1100):
+        costs = tied_costs(n, n, values=9, failed=0.05)
+        np.testing.assert_array_equal(jax.jit(lambda c: pareto.pareto_rank(c))(costs), numpy_rank(costs))
+
+
+@pytest.mark.parametrize("n", [0, 1, 31, 32, 33, 64, 65])
+def test_rank_at_the_borders_of_the_blocks(n):
+    costs = tied_costs(n, n, values=4, failed=0.1)
+    np.testing.assert_array_equal(pareto_rank(costs), numpy_rank(costs))
+
+
 def test_a_failed_row_ranks_last_even_where_it_is_cheapest():
     costs = jnp.array([[0.0, inf], [5.0, 5.0], [nan, 0.0], [6.0, 6.0], [inf, inf], [-inf, 0.0]])
     np.testing.assert_array_equal(succeeded(costs), [False, True, False, True, False, False])

@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from matplotlib.image import imread
 
 from nemojax.configuration import Configuration
 from nemojax.front import Front
-from nemojax.plots import plot_bits, plot_front, plot_progress
+from nemojax.plots import plot_bits, plot_front, plot_progress, plot_species
 
 NAMES = ("input", "stem.weight", "stem.activation", "head.weight")
 LABELS = {
@@ -246,6 +247,54 @@ def test_progress_needs_two_equal_columns():
         plot_progress({"evaluations": [1, 2], "hypervolume": [1]})
     with pytest.raises(ValueError, match="equally long"):
         plot_progress({"evaluations": [[1]], "hypervolume": [[1]]})
+
+
+# --- species
+
+
+def grown(generations=5, species=("continuous", "gcn", "mine")):
+    rng = np.random.default_rng(2)
+    history = {
+        "alloc": rng.multinomial(30, np.ones(len(species)) / len(species), generations),
+        "r2": rng.random((generations, len(species))).astype(np.float32),
+        "more": "x",
+    }
+    return SimpleNamespace(history=history, species=species)
+
+
+@pytest.mark.parametrize("generations", [1, 40])
+def test_species_are_stacked_and_their_r2_is_the_history(tmp_path, generations):
+    found = grown(generations)
+    figure = plot_species(found)
+    left, right = figure.axes
+    bottom = np.zeros(generations)
+    when = np.arange(1, generations + 1)
+    assert [area.get_label() for area in left.collections] == list(found.species)
+    for s, area in enumerate(left.collections):
+        top = bottom + found.history["alloc"][:, s]
+        outline = {tuple(corner) for path in area.get_paths() for corner in path.vertices.tolist()}
+        assert outline == {*zip(when, bottom, strict=True), *zip(when, top, strict=True)}
+        line = points(right, found.species[s])
+        np.testing.assert_allclose(line, np.column_stack([when, found.history["r2"][:, s]]), rtol=1e-6)
+        bottom = top
+    assert left.get_ylim() == (0, 30)  # all members, in every generation
+    looks = {(line.get_marker(), line.get_color()) for line in right.lines}
+    assert len(looks) == len(found.species)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(found.species)
+    assert (left.get_ylabel(), right.get_ylabel()) == ("members", "R2, lower is better")
+    saved(figure, tmp_path, 900)
+
+
+def test_species_need_sizes_and_r2_of_each():
+    found = grown()
+    for name in ("alloc", "r2"):
+        without = {key: value for key, value in found.history.items() if key != name}
+        with pytest.raises(ValueError, match=f"history lacks '{name}'"):
+            plot_species(SimpleNamespace(history=without, species=found.species))
+    with pytest.raises(ValueError, match="one generation at least and 2 species"):
+        plot_species(SimpleNamespace(history=found.history, species=("continuous", "gcn")))
+    with pytest.raises(ValueError, match=r"one generation.*\(0, 3\)"):
+        plot_species(grown(generations=0))
 
 
 def test_figures_are_saved_and_pyplot_is_left_alone(tmp_path):

@@ -1,4 +1,6 @@
-"""The search loop on a real quantized network, small: budget, history, resume, hooks."""
+"""The search loop on a real quantized network, small: budget, limits, cache, history, resume, hooks."""
+
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -7,7 +9,10 @@ import pytest
 import nemojax as nemo
 from nemojax.search import fingerprint
 
-CONFIG = nemo.NemoConfig(population=10)
+CONFIG = nemo.NemoConfig(population=10, species=("continuous", "floor"), archive_capacity=64)
+WHOLE = nemo.NemoConfig(  # all four species, with small policies
+    population=12, archive_capacity=64, graph=nemo.Graph(hidden=8, heads=2, depth=1)
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,36 +51,173 @@ def test_the_first_generation_holds_the_uniform_configurations(task, found):
     assert uniform <= {row.tobytes() for row in found.bits[: CONFIG.population]}
 
 
+def test_history_has_a_row_per_generation(found):
+    count, kinds = len(found.history["evaluations"]), len(found.species)
+    assert found.species == CONFIG.species
+    for name in ("alloc", "r2", "utility", "front"):
+        assert found.history[name].shape == (count, kinds)
+    np.testing.assert_array_equal(found.history["alloc"].sum(axis=1), CONFIG.population)
+    assert found.history["evaluations"][-1] == len(found.bits)
+    assert int(found.state.generation) == count
+    assert found.policies == {}, "no species of graph policies"
+    np.testing.assert_array_equal(found.history["alloc"][-1], found.state.alloc)
+
+
 def test_history_rises(found):
     assert (np.diff(found.history["evaluations"]) >= 0).all()
     assert (np.diff(found.history["hypervolume"]) >= 0).all()
     assert 0 < found.history["hypervolume"][-1] < 1
 
 
-def test_a_stopped_search_goes_on_bit_for_bit(task, found, tmp_path):
-    file = tmp_path / "search.ckpt"
-    half = nemo.search(
-        jax.random.key(0),
-        task,
-        budget=45,
-        config=CONFIG,
-        checkpoint=file,
-        on_chunk=lambda r: r.generation == 2,
-    )
+def assert_same(one, two):
+    np.testing.assert_array_equal(one.bits, two.bits)
+    np.testing.assert_array_equal(one.costs, two.costs)
+    for x, y in zip(jax.tree.leaves(one.state), jax.tree.leaves(two.state), strict=True):
+        np.testing.assert_array_equal(x, y)
+    for name, column in two.history.items():
+        np.testing.assert_array_equal(one.history[name], column)
+
+
+def after(generation):
+    return lambda report: report.generation == generation
+
+
+@pytest.fixture(scope="module")
+def four(task):
+    """All four species, whose sizes follow their success."""
+    return nemo.search(jax.random.key(0), task, budget=60, config=WHOLE)
+
+
+def test_a_stopped_search_goes_on_bit_for_bit(task, four, tmp_path):
+    file, arguments = tmp_path / "search.ckpt", {"budget": 60, "config": WHOLE}
+    half = nemo.search(jax.random.key(0), task, **arguments, checkpoint=file, on_chunk=after(2))
     assert not half.finished
-    assert len(half.bits) < len(found.bits)
-    whole = nemo.search(jax.random.key(0), task, budget=45, config=CONFIG, checkpoint=file)
-    np.testing.assert_array_equal(whole.bits, found.bits)
-    np.testing.assert_array_equal(whole.costs, found.costs)
-    for one, two in zip(jax.tree.leaves(whole.state), jax.tree.leaves(found.state), strict=True):
-        np.testing.assert_array_equal(one, two)
-    for name, column in found.history.items():
-        np.testing.assert_array_equal(whole.history[name], column)
+    assert len(half.bits) < len(four.bits)
+    whole = nemo.search(jax.random.key(0), task, **arguments, checkpoint=file)
+    assert_same(whole, four)
+    assert len(np.unique(four.history["alloc"], axis=0)) > 1, "sizes moved"
+    for name in ("gcn", "unet"):
+        np.testing.assert_array_equal(whole.policies[name], four.policies[name])
+
+
+def test_policies_are_handed_over_to_another_search(task, four):
+    """They come first among their species; a search with them is another search."""
+    assert sorted(four.policies) == ["gcn", "unet"]
+    again = nemo.search(jax.random.key(1), task, budget=12, config=WHOLE, policies=four.policies)
+    without = nemo.search(jax.random.key(1), task, budget=12, config=WHOLE)
+    assert not np.array_equal(again.bits, without.bits)
+    seen = {row.tobytes() for row in four.bits}
+    share = [np.mean([row.tobytes() in seen for row in x.bits]) for x in (again, without)]
+    assert share[0] > share[1]
+
+
+# Limits
+
+
+def test_nothing_beyond_a_limit_is_evaluated(task):
+    limit = 0.15
+    found = nemo.search(
+        jax.random.key(0), task, budget=40, config=CONFIG, limits={"model_ratio": limit, "bitops_max": 0.2}
+    )
+    names = list(task.objectives)
+    ratio, work = (found.costs[:, names.index(name)] for name in ("model_ratio", "bitops_max"))
+    assert len(found.bits) > 20
+    assert (ratio <= limit).all()
+    assert (work <= 0.2).all()
+    assert (found.front.costs[:, names.index("model_ratio")] <= limit).all()
+    assert len(found.front) > 1
+
+
+def test_a_limit_of_an_error_keeps_the_front_within(task, found):
+    """It cannot be known before: candidates are evaluated, but those beyond are not of the front."""
+    worst = float(np.median(found.costs[:, 0]))
+    limited = nemo.search(
+        jax.random.key(0), task, budget=45, config=CONFIG, limits={task.objectives[0]: worst}
+    )
+    assert (limited.costs[:, 0] > worst).any()
+    assert len(limited.front) > 0
+    assert (limited.front.costs[:, 0] <= worst).all()
+    archive = limited.state.archive
+    assert (np.asarray(archive.costs)[np.asarray(archive.valid), 0] <= worst).all()
+
+
+def test_a_limit_that_cannot_be_met_is_refused_before_any_evaluation(task, tmp_path):
+    seen = []
+    with pytest.raises(ValueError, match=r"limit model_ratio <= 0\.01 cannot be kept"):
+        nemo.search(
+            jax.random.key(0),
+            task,
+            budget=40,
+            config=CONFIG,
+            limits={"model_ratio": 0.01},
+            on_chunk=seen.append,
+            checkpoint=tmp_path / "none",
+        )
+    assert not seen
+    assert not list(tmp_path.iterdir())
+
+
+# A cache
+
+
+def test_a_cache_saves_evaluations(task, found, tmp_path):
+    """The same search again finds all it asks for, so the budget is left for new configurations."""
+    file = tmp_path / "cache"
+    first = nemo.search(jax.random.key(0), task, budget=45, config=CONFIG, cache=file)
+    assert_same(first, found)
+    counts = []
+
+    class Watch:
+        def __call__(self, report):
+            return report.generation == int(found.state.generation)
+
+        def on_evaluated(self, count):
+            counts.append(count)
+
+    again = nemo.search(jax.random.key(0), task, budget=45, config=CONFIG, cache=file, on_chunk=Watch())
+    np.testing.assert_array_equal(again.bits, found.bits)
+    np.testing.assert_array_equal(again.costs, found.costs)
+    assert not counts
+    assert again.history["evaluations"][-1] == 0
+    other = task.on(task.images + 1)
+    with pytest.raises(ValueError, match="other settings: task was"):
+        nemo.search(jax.random.key(0), other, budget=45, config=CONFIG, cache=file)
+
+
+def test_a_stopped_search_with_a_cache_goes_on_bit_for_bit(task, tmp_path):
+    """The cache knows some of what the search asks for, and learns more between its two halves."""
+    key, arguments = jax.random.key(0), {"budget": 40, "config": CONFIG}
+    one, two = tmp_path / "one", tmp_path / "two"
+    for file in (one, two):
+        nemo.search(key, task, budget=20, config=CONFIG, cache=file)
+    whole = nemo.search(key, task, **arguments, cache=one)
+    saved = tmp_path / "search.ckpt"
+    nemo.search(key, task, **arguments, cache=two, checkpoint=saved, on_chunk=after(3))
+    nemo.search(jax.random.key(9), task, budget=20, config=CONFIG, cache=two)
+    again = nemo.search(key, task, **arguments, cache=two, checkpoint=saved)
+    assert_same(again, whole)
+
+
+# Seeds
+
+
+def test_seeds_are_moved_into_the_space(task):
+    space = nemo.search_space(task.network, bits=(2, 4, 8))
+    seeds = np.stack([np.full(space.size, width) for width in (3, 7)]).astype(np.int32)
+    seeds[0, 0] = 16
+    found = nemo.search(jax.random.key(0), task.replace(space=space), budget=10, config=CONFIG, seeds=seeds)
+    wanted = np.asarray(jax.vmap(space.snap)(seeds))
+    assert space.contains(wanted).all()
+    assert wanted[0, 0] == 8
+    assert {row.tobytes() for row in wanted.astype(np.int32)} <= {row.tobytes() for row in found.bits}
+
+
+# Other searches
 
 
 @pytest.mark.parametrize(
     ("change", "name"),
-    [({"key": 1}, "key"), ({"config": nemo.NemoConfig(population=12)}, "config"), ({"images": True}, "task")],
+    [({"key": 1}, "key"), ({"config": replace(CONFIG, population=12)}, "config"), ({"images": True}, "task")],
 )
 def test_a_checkpoint_of_another_search_is_refused(task, tmp_path, change, name):
     file = tmp_path / "search.ckpt"

@@ -45,6 +45,39 @@ def test_an_allowed_bit_width_maps_to_itself():
             np.testing.assert_array_equal(space.floor(gene), [a, b, 9])
 
 
+PINNED = BitSpace.create(["a", "b", "c"], (2, 3, 4, 5), {"b": 16})  # each set a run: the short way
+
+
+@pytest.mark.parametrize("space", [*SPACES, PINNED], ids=str)
+def test_nearest_and_floor_are_resolve_of_distances(space):
+    choices = jnp.asarray(space.choices)
+    genes = jnp.clip(genotypes(1), jnp.asarray(space.low)[None], jnp.asarray(space.high)[None])
+
+    def both(gene):
+        below = choices <= gene[:, None]
+        scores = (-jnp.abs(choices - gene[:, None]), jnp.where(below, choices, -choices))
+        return (space.nearest(gene), space.floor(gene)), tuple(map(space.resolve, scores))
+
+    found, expected = jax.jit(jax.vmap(both))(genes)
+    for rows, others in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(rows, others)
+
+
+@pytest.mark.parametrize("space", [SPACES[1], PINNED], ids=str)
+def test_genes_that_are_no_numbers_are_clipped(space):
+    genes = jnp.asarray([[np.nan, -np.inf, np.inf], [np.inf, np.nan, -1e30]], jnp.float32)
+    low, high = space.low, space.high
+    expected = [[low[0], low[1], high[2]], [high[0], low[1], low[2]]]
+    for way in (space.nearest, space.floor):
+        np.testing.assert_array_equal(jax.vmap(way)(genes), expected)
+
+
+def test_resolve_takes_the_highest_score_and_the_lower_of_equal_ones():
+    space = SPACES[1]
+    scores = jnp.asarray([[0.0, 1.0, 9.0], [2.0, 2.0, 9.0], [-1.0, -3.0, -jnp.inf]])  # 9: padding
+    np.testing.assert_array_equal(space.resolve(scores), [5, 3, 2])
+
+
 def test_columns():
     space = SPACES[1]
     assert space.size == 3

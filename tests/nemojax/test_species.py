@@ -5,18 +5,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nemojax.config import Direct, NemoConfig, Resize
 from nemojax.space import BitSpace
-from nemojax.species import SPECIES, continuous, floor
+from nemojax.species import SPECIES, Setting, continuous, floor
+from nemojax.species.protocol import Guests
 
 # Gaps in the allowed bit-widths, and the third quantizer pinned.
 SPACE = BitSpace(("a", "b", "c", "d"), ((2, 3, 4, 8), (2, 3, 4, 5, 6, 7, 8), (6,), (4, 16)))
 
 
+KEY = jax.random.key(0)  # no species here draws when it decodes
+
+
+def setting(space=SPACE, slots=20, **changes):
+    return Setting(space, slots, NemoConfig(species=("floor",), **changes), None)
+
+
+TOP = {"direct": Direct(floor_top=1.0)}
+
+
 @pytest.fixture(scope="module", params=["continuous", "floor", "floor with a top"])
 def species(request):
     if request.param == "floor with a top":
-        return floor(SPACE, 20, top=1.0)
-    return SPECIES[request.param](SPACE, 20)
+        return floor(setting(**TOP))
+    return SPECIES[request.param](setting())
 
 
 def start(species, fitness=None):
@@ -27,13 +39,13 @@ def start(species, fitness=None):
 
 def test_encoding_then_decoding_gives_the_bits_back(species):
     bits = SPACE.sample(jax.random.key(3), 200)
-    np.testing.assert_array_equal(species.decode(species.encode(bits)), bits)
+    np.testing.assert_array_equal(species.decode(KEY, species.encode(bits), 200), bits)
 
 
 def test_first_members_are_in_the_space(species):
     genotypes = species.init(jax.random.key(0))
     assert genotypes.shape == (20, 4)
-    assert SPACE.contains(np.asarray(species.decode(genotypes))).all()
+    assert SPACE.contains(np.asarray(species.decode(KEY, genotypes, 20))).all()
     assert len(np.unique(genotypes, axis=0)) > 10
 
 
@@ -46,23 +58,23 @@ def test_children_stay_within_bounds_and_pinned_genes_stay_put(species):
         assert (np.asarray(children) >= species.algorithm.low).all()
         assert (np.asarray(children) <= species.algorithm.high).all()
         np.testing.assert_array_equal(children[:, 2], 6)
-        assert SPACE.contains(np.asarray(species.decode(children))).all()
+        assert SPACE.contains(np.asarray(species.decode(KEY, children, 20))).all()
         state = state.replace(population=children)
 
 
 def test_floor_never_gives_more_bits_than_nearest():
     genes = jnp.asarray(np.random.default_rng(0).uniform(SPACE.low, SPACE.high, (500, 4)), jnp.float32)
-    low, near = floor(SPACE, 2).decode(genes), continuous(SPACE, 2).decode(genes)
+    low, near = (make(setting()).decode(KEY, genes, 500) for make in (floor, continuous))
     assert (np.asarray(low) <= near).all()
     assert (np.asarray(low) < near).any()
 
 
 def test_the_top_of_floor_belongs_to_the_highest_bit_width():
     genes = jnp.array([[8.0, 7.99, 6.0, 16.0], [8.5, 8.999, 6.0, 16.5], [9.0, 9.0, 6.0, 17.0]])
-    top = floor(SPACE, 2, top=1.0)
-    np.testing.assert_array_equal(top.decode(genes), [[8, 7, 6, 16], [8, 8, 6, 16], [8, 8, 6, 16]])
+    top = floor(setting(**TOP))
+    np.testing.assert_array_equal(top.decode(KEY, genes, 3), [[8, 7, 6, 16], [8, 8, 6, 16], [8, 8, 6, 16]])
     np.testing.assert_array_equal(top.algorithm.high, [9, 9, 6, 17])
-    np.testing.assert_array_equal(floor(SPACE, 2).algorithm.high, SPACE.high)
+    np.testing.assert_array_equal(floor(setting()).algorithm.high, SPACE.high)
 
 
 def test_only_living_members_become_parents(species):
@@ -72,12 +84,12 @@ def test_only_living_members_become_parents(species):
     for live in (1, 3, 20):
         children, _ = species.algorithm.ask(jax.random.key(live), state.replace(live=jnp.int32(live)), copy)
         allowed = {tuple(row) for row in np.asarray(state.population)[:live]}
-        assert {tuple(row) for row in np.asarray(children)} <= allowed
+        assert {tuple(row) for row in np.asarray(children)[:live]} <= allowed
 
 
 def test_better_members_have_more_children():
     """Binary tournament among 20: the better half wins with probability 1 − (1/2)² = 3/4."""
-    species = continuous(BitSpace.create([f"q{i}" for i in range(12)]), 20)
+    species = continuous(setting(BitSpace.create([f"q{i}" for i in range(12)])))
     copy = species.params.replace(pair_rate=0.0, mutation_rate=0.0)
     state = start(species)
     assert len(np.unique(state.population, axis=0)) == 20
@@ -115,6 +127,42 @@ def test_living_count_and_numbers_are_traced(species):
     assert traces == 1
 
 
-def test_a_negative_top_is_refused():
-    with pytest.raises(ValueError, match=r"top must not be negative, got -0\.5"):
-        floor(SPACE, 4, top=-0.5)
+@pytest.mark.parametrize("slots", [1, 7, 65])
+def test_any_number_of_slots(slots):
+    """Children come in pairs and in chunks; whatever is left over does not matter."""
+    species = continuous(setting(slots=slots))
+    state = species.algorithm.init(KEY, species.init(KEY), jnp.zeros(slots), species.params)
+    children, _ = species.algorithm.ask(KEY, state, species.params)
+    assert children.shape == (slots, 4)
+    assert SPACE.contains(np.asarray(species.decode(KEY, children, slots))).all()
+
+
+def test_the_dead_have_children_only_where_they_may_come_to_life():
+    for limited in (True, False):
+        species = floor(setting(slots=200, resize=Resize(rate_limited=limited)))
+        state = species.algorithm.init(KEY, species.init(KEY), jnp.zeros(200), species.params)
+        children, _ = species.algorithm.ask(KEY, state.replace(live=jnp.int32(3)), species.params)
+        assert np.asarray(children)[:3].all()
+        assert np.asarray(children)[100:].any() != limited
+
+
+def test_guests_are_parents_and_neighbours_in_cost():
+    """Without crossover and mutation, pairs of children are the guests: one drawn, one near it."""
+    species = continuous(setting(slots=40))
+    costs = jnp.linspace(0, 1, 20)[:, None] * jnp.ones((1, 2))
+    genes = jnp.asarray(np.random.default_rng(0).uniform(SPACE.low, SPACE.high, (20, 4)), jnp.float32)
+    copy = species.params.replace(pair_rate=0.0, mutation_rate=0.0, guest_rate=1.0)
+    state = species.algorithm.init(KEY, species.init(KEY), jnp.zeros(40), species.params)
+    rows = [tuple(row) for row in np.asarray(genes)]
+    gaps = []
+    for seed in range(5):
+        guests = Guests(genes, costs, jnp.int32(12))
+        children, _ = species.algorithm.ask(jax.random.key(seed), state, copy.replace(guests=guests))
+        drawn = [rows.index(tuple(row)) for row in np.asarray(children)]
+        assert max(drawn) < 12, "rows beyond the count are no members"
+        gaps += [abs(one - two) for one, two in zip(drawn[::2], drawn[1::2], strict=True)]
+    assert min(gaps) >= 0
+    assert np.mean(gaps) < 2.5, "two drawn independently are 4 apart on average"
+    nobody = Guests(genes, costs, jnp.int32(0))
+    children, _ = species.algorithm.ask(jax.random.key(0), state, copy.replace(guests=nobody))
+    assert {tuple(r) for r in np.asarray(children)} <= {tuple(r) for r in np.asarray(state.population)}

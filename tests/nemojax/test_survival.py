@@ -183,6 +183,18 @@ def test_vmap_equals_a_loop(name):
         np.testing.assert_array_equal(step_of(name)[0](key, costs, state)[0], order)
 
 
+@pytest.mark.parametrize("name", SURVIVALS)
+def test_vmap_of_many_blocks_equals_a_loop(name):
+    """Populations of several blocks of the ranking, each with fronts, ties and failures of its own."""
+    batch = np.stack([tied_costs(s, n=300, values=4 + 20 * s) for s in range(3)]).astype(np.float32)
+    batch[1, ::7], batch[2, 5] = inf, np.nan
+    keys = jax.random.split(jax.random.key(2), 3)
+    step, init = step_of(name)
+    together, _ = jax.jit(jax.vmap(SURVIVALS[name]().order, (0, 0, None)))(keys, batch, init(3))
+    for key, costs, order in zip(keys, batch, together, strict=True):
+        np.testing.assert_array_equal(step(key, costs, init(3))[0], order)
+
+
 # NSGA-III
 
 
@@ -269,6 +281,25 @@ def test_association_by_hand():
     niche, distance = associate(costs, jnp.array([1.0, 1.0]), jnp.array([3.0, 2.0]), das_dennis(2, 2))
     np.testing.assert_array_equal(niche, [2, 1, 0])
     np.testing.assert_allclose(distance, [0, 0, 0.2], atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [100, 256, 600])
+def test_association_equals_a_direct_search(rows):
+    """More and fewer rows than are taken at once; grid points, of which many are equally near to two."""
+    rng = np.random.default_rng(rows)
+    costs = rng.integers(0, 9, (rows, 3)) / 8
+    costs[rows // 2] = inf
+    directions = das_dennis(3, 7)
+    with jax.enable_x64(True):
+        niche, distance = jax.jit(lambda c: associate(c, jnp.zeros(3), jnp.ones(3), directions))(costs)
+    unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    clean = np.where(np.isfinite(costs).all(1, keepdims=True), costs, 0)
+    rest = clean[:, None] - (clean @ unit.T)[..., None] * unit[None]
+    all_distances = np.linalg.norm(rest, axis=2)
+    np.testing.assert_allclose(distance, all_distances.min(axis=1), atol=1e-14)
+    near = all_distances <= all_distances.min(axis=1, keepdims=True) + 1e-14
+    assert (near.sum(axis=1) > 1).any()
+    np.testing.assert_array_equal(niche, near.argmax(axis=1))
 
 
 def brute_niching(rank, niche, distance, directions):

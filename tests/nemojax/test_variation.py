@@ -146,3 +146,14 @@ def test_children_are_finite_and_within_bounds_in_float32():
                 jax.jit(mutated)(draw, b, low, high, 20.0),
             ):
                 assert bool(jnp.all((child >= low) & (child <= high))), (u, a, b)
+
+
+def test_mutation_is_exact_near_a_bound_in_float32():
+    """A gene at 1e-10 from its bound moves by shares of that distance; plain powers would round it to 0.
+
+    The oracle is the limit of the formula for small d: δ = d (1 − 2u) of the way down.
+    """
+    u = np.linspace(0.05, 0.45, 9, dtype=np.float32)
+    x, low, high = (np.full(9, value, np.float32) for value in (1e-10, 0, 1))
+    moved = jax.jit(mutated)(u, x, low, high, 20.0)
+    np.testing.assert_allclose(moved, 1e-10 * (2 * u), rtol=1e-4)

@@ -1,0 +1,45 @@
+"""How a search went, generation by generation: for reports, pictures and checkpoints."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .nemo import Metrics
+
+COLUMNS = ("evaluations", "hypervolume", "alloc", "r2", "utility", "front")
+
+
+class History:
+    """Rows of numbers; `table` gives them as arrays with the generations in front.
+
+    evaluations int32, hypervolume float32 of everything evaluated; and per species (generations, S): alloc
+    int32, r2 and utility float32, front int32 (see `Metrics`).
+    """
+
+    def __init__(self, species: int):
+        empty = {"evaluations": (0,), "hypervolume": (0,)}
+        whole = {"evaluations", "alloc", "front"}
+        self._table = {
+            name: np.zeros(empty.get(name, (0, species)), np.int32 if name in whole else np.float32)
+            for name in COLUMNS
+        }
+
+    def add(self, evaluations: int, hypervolume: float, metrics: Metrics) -> None:
+        """One generation; `metrics` may have it along a leading axis of one, as `loop.run` gives it."""
+        row: dict[str, Any] = {"evaluations": evaluations, "hypervolume": hypervolume}
+        for name, column in self._table.items():
+            value = np.asarray(row[name] if name in row else getattr(metrics, name), column.dtype)
+            self._table[name] = np.concatenate([column, value.reshape(1, *column.shape[1:])])
+
+    def table(self) -> dict[str, np.ndarray]:
+        return dict(self._table)
+
+    def restore(self, table: Mapping[str, Any]) -> None:
+        """Takes back what `table` gave."""
+        self._table = {name: np.asarray(table[name], column.dtype) for name, column in self._table.items()}
+
+    def stale(self) -> int:
+        """Generations at the end that evaluated nothing new."""
+        evaluations = self._table["evaluations"].tolist()
+        return sum(1 for count in evaluations[:-1] if count == evaluations[-1]) if evaluations else 0

@@ -1,0 +1,194 @@
+"""The phase before the first generation: what is chosen, what enters the archive, and whole searches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nemojax as nemo
+from nemojax.calibration import QuantizerConfig
+from nemojax.first_generation import uniform_bits
+from nemojax.nemo import nemo as make
+from nemojax.networks import Network
+from nemojax.quantized import quantize
+from nemojax.quantizer_graph import quantizer_graph
+from nemojax.sensitivity import Sensitivity
+from nemojax.space import BitSpace
+from nemojax.task import fidelity, search_space
+from nemojax.warm_start import best_spread, warm_bits, with_prior, with_sensitivity
+
+CONFIG = nemo.NemoConfig(population=6, species=("continuous", "priced"), archive_capacity=16)
+
+
+def apply(p, x):
+    """Two matrix products: compiled in a moment."""
+    hidden = jax.nn.relu(x.reshape(x.shape[0], -1) @ p["a"] + p["bias"][None])
+    return hidden @ p["b"]
+
+
+@pytest.fixture(scope="module")
+def task():
+    rng = np.random.default_rng(0)
+    shapes = {"a": (48, 16), "bias": (16,), "b": (16, 5)}
+    params = {name: np.float32(rng.normal(size=s) / np.sqrt(s[0])) for name, s in shapes.items()}
+    images = np.float32(rng.normal(size=(5, 4, 4, 3)))
+    network = Network("tiny", apply, params)
+    return fidelity(quantize(network, images[:2], QuantizerConfig(activation_range="minmax")), images[2:])
+
+
+@pytest.fixture(scope="module")
+def table(task):
+    widths = task.space.widths
+    values = np.arange(1, task.space.size + 1)[:, None] / 4.0 ** np.array(widths)[None]
+    return Sensitivity(task.space.names, widths, values, "sqnr")
+
+
+@pytest.mark.parametrize("count", [1, 5, 8, 14, 1000])
+def test_warm_configurations_are_distinct_legal_and_no_more_than_wanted(task, table, count):
+    bits = warm_bits(task, table, count)
+    assert 1 <= len(bits) <= count
+    assert len(np.unique(bits, axis=0)) == len(bits)
+    assert task.space.contains(bits).all()
+    assert bits.dtype == np.int32
+    uniform = uniform_bits(task)
+    np.testing.assert_array_equal(bits[: len(uniform)], uniform[:count])
+    if count == 14:
+        assert len(bits) > len(uniform), "the greedy front comes after the uniform ones"
+
+
+def test_warm_configurations_of_a_narrow_space(task, table):
+    """Fewer configurations than wanted; each comes once."""
+    space = search_space(task.network, (2, 8), {"*.weight": 8})
+    bits = warm_bits(task.replace(space=space), table, 50)
+    assert space.contains(bits).all()
+    assert len(np.unique(bits, axis=0)) == len(bits) <= 2 ** sum(len(b) > 1 for b in space.allowed)
+
+
+# The archive
+
+COSTS = np.array([[1, 4], [2, 2], [4, 1], [3, 3], [0.5, 0.5], [np.inf, np.inf]], np.float32)
+OVER = np.array([0, 0, 0, 0, 0.2, 0], np.float32)  # the best one is over a budget
+PRIOR = np.array([[2, 3], [3, 4], [4, 4], [5, 5], [6, 6], [7, 7]], np.int32)
+
+
+def test_the_archive_takes_what_is_not_dominated_and_within_the_budgets():
+    space = BitSpace.create(["a", "b"])
+    algo = make(nemo.NemoConfig(population=4, species=("continuous",), archive_capacity=8), space, 2)
+    state = with_prior(algo.init(jax.random.key(0)), PRIOR, COSTS, OVER)
+    valid = np.asarray(state.archive.valid)
+    np.testing.assert_array_equal(np.asarray(state.archive.bits)[valid], PRIOR[:3])
+    np.testing.assert_array_equal(np.asarray(state.archive.costs)[valid], COSTS[:3])
+    assert int(state.evaluations) == int(state.generation) == 0
+
+
+def test_the_best_are_spread_along_the_first_cost():
+    np.testing.assert_array_equal(best_spread(PRIOR, COSTS, OVER, 9), PRIOR[:3])
+    np.testing.assert_array_equal(best_spread(PRIOR, COSTS, OVER, 2), PRIOR[[0, 2]])
+    np.testing.assert_array_equal(best_spread(PRIOR, COSTS, OVER, 1), PRIOR[[0]])
+    assert best_spread(PRIOR, COSTS, OVER, 0).shape == (0, 2)
+    assert best_spread(PRIOR, COSTS, np.ones(6, np.float32), 3).shape == (0, 2)
+    swapped = COSTS[:, ::-1]
+    np.testing.assert_array_equal(best_spread(PRIOR, swapped, OVER, 9), PRIOR[[2, 1, 0]])
+
+
+# The feature
+
+
+def test_sensitivity_is_a_feature_from_0_to_1(task):
+    """By hand: rows of 10⁻ᵏ at every width the table has are evenly spaced."""
+    graph = quantizer_graph(task.network.workload, "chain")
+    n = task.space.size
+    values = np.repeat(10.0 ** -np.arange(n)[:, None], 3, axis=1)
+    values[0, 1:] = np.nan  # not allowed, so not measured
+    told = with_sensitivity(graph, Sensitivity(task.space.names, (2, 4, 8), values, "sqnr"))
+    np.testing.assert_array_equal(told.nodes[:, :-1], graph.nodes)
+    np.testing.assert_allclose(told.nodes[:, -1], np.linspace(1, 0, n), atol=1e-6)
+    assert told.nodes.dtype == np.float32
+    flat = with_sensitivity(graph, Sensitivity(task.space.names, (2,), np.zeros((n, 1)), "sqnr"))
+    np.testing.assert_array_equal(flat.nodes[:, -1], np.zeros(n))
+
+
+# Searches
+
+
+@pytest.fixture(scope="module")
+def found(task, table):
+    return nemo.search(jax.random.key(0), task, budget=40, config=CONFIG, warm_start=table)
+
+
+def test_the_prior_is_evaluated_first_and_counts(task, table, found):
+    prior = warm_bits(task, table, 20)
+    np.testing.assert_array_equal(found.bits[: len(prior)], prior)
+    assert found.history["evaluations"][0] <= len(prior) + CONFIG.population
+    assert found.history["evaluations"][0] >= len(prior)
+    assert 40 - CONFIG.population < len(found.bits) <= 40
+    assert task.space.contains(found.bits).all()
+
+
+def test_a_warm_search_goes_on_bit_for_bit(task, table, found, tmp_path):
+    file, arguments = tmp_path / "search.ckpt", {"budget": 40, "config": CONFIG, "warm_start": table}
+    half = nemo.search(
+        jax.random.key(0), task, **arguments, checkpoint=file, on_chunk=lambda report: report.generation == 1
+    )
+    assert not half.finished
+    whole = nemo.search(jax.random.key(0), task, **arguments, checkpoint=file)
+    np.testing.assert_array_equal(whole.bits, found.bits)
+    np.testing.assert_array_equal(whole.costs, found.costs)
+    for one, two in zip(jax.tree.leaves(whole.state), jax.tree.leaves(found.state), strict=True):
+        np.testing.assert_array_equal(one, two)
+    with pytest.raises(ValueError, match="start"):
+        nemo.search(jax.random.key(0), task, **arguments, warm_share=0.2, checkpoint=file)
+
+
+def test_the_share_of_the_budget(task, table):
+    less = nemo.search(jax.random.key(0), task, budget=40, config=CONFIG, warm_start=table, warm_share=0.25)
+    np.testing.assert_array_equal(less.bits[:10], warm_bits(task, table, 10))
+    for share in (1.0, -0.1):
+        with pytest.raises(ValueError, match=r"warm_share must be in \[0, 1\)"):
+            nemo.search(jax.random.key(0), task, budget=40, config=CONFIG, warm_start=table, warm_share=share)
+
+
+def test_seeds_come_before_the_warm_start(task, table):
+    seeds = np.asarray(task.space.sample(jax.random.key(9), 3))
+    both = nemo.search(jax.random.key(0), task, budget=20, config=CONFIG, warm_start=table, seeds=seeds)
+    np.testing.assert_array_equal(both.bits[:3], seeds)
+    np.testing.assert_array_equal(both.bits[3:10], warm_bits(task, table, 7))
+
+
+def test_species_that_take_no_seeds_search_as_well(task, table):
+    config = nemo.NemoConfig(population=4, species=("priced",), archive_capacity=16)
+    alone = nemo.search(jax.random.key(0), task, budget=20, config=config, warm_start=table)
+    assert len(alone.front) > 1
+    assert task.space.contains(alone.bits).all()
+
+
+def test_a_measure_may_be_named_but_prices_need_one(task):
+    config = nemo.NemoConfig(population=4, species=("continuous", "priced"), archive_capacity=16)
+    named = nemo.search(jax.random.key(0), task, budget=12, config=config, warm_start="sqnr")
+    assert len(named.bits) <= 12
+    with pytest.raises(ValueError, match="measure must be"):
+        nemo.search(jax.random.key(0), task, budget=12, config=config, warm_start="luck")
+    with pytest.raises(ValueError, match="species 'priced' needs"):
+        nemo.search(jax.random.key(0), task, budget=12, config=config, warm_start=None)
+
+
+def test_a_table_of_another_network_is_refused(task):
+    names = tuple(f"x{i}" for i in range(task.space.size))
+    other = Sensitivity(names, task.space.widths, np.ones((len(names), len(task.space.widths))), "sqnr")
+    with pytest.raises(ValueError, match="sensitivity is of other quantizers"):
+        nemo.search(jax.random.key(0), task, budget=12, config=CONFIG, warm_start=other)
+
+
+def test_nothing_of_the_prior_over_a_limit_is_evaluated(task, table):
+    limited = nemo.search(
+        jax.random.key(0), task, budget=40, config=CONFIG, warm_start=table, limits={"model_ratio": 0.2}
+    )
+    assert len(limited.bits) > 5
+    assert (limited.costs[:, 1] <= 0.2).all()
+    kept = np.asarray(limited.state.archive.valid)
+    assert (np.asarray(limited.state.archive.costs)[kept, 1] <= 0.2).all()
+    asked = warm_bits(task, table, 20)
+    size = np.asarray(jax.vmap(task.costs_by_bits)(jnp.asarray(asked)))[:, 0]
+    within = asked[size <= 0.2]
+    assert 0 < len(within) < len(asked)
+    np.testing.assert_array_equal(limited.bits[: len(within)], within)
