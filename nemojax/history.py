@@ -38,8 +38,3 @@ class History:
     def restore(self, table: Mapping[str, Any]) -> None:
         """Takes back what `table` gave."""
         self._table = {name: np.asarray(table[name], column.dtype) for name, column in self._table.items()}
-
-    def stale(self) -> int:
-        """Generations at the end that evaluated nothing new."""
-        evaluations = self._table["evaluations"].tolist()
-        return sum(1 for count in evaluations[:-1] if count == evaluations[-1]) if evaluations else 0

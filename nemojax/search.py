@@ -163,23 +163,28 @@ def search(
     stock = Evaluator(task).everything()
     if cache is not None and Path(cache).exists():
         stock = load_state(cache, stock, known)
-    start = np.array([len(stock["bits"])], np.int32)  # what the cache knew when the search began
+    marks = np.array([len(stock["bits"]), 0], np.int32)  # what the cache knew at the start; stale generations
     history = History(len(config.species))
     if checkpoint is not None and Path(checkpoint).exists():
-        empty = {"state": state, "cache": evaluator.table(), "history": history.table(), "start": start}
+        empty = {"state": state, "cache": evaluator.table(), "history": history.table(), "marks": marks}
         saved: Any = load_state(checkpoint, empty, identity)
-        state, start = saved["state"], np.asarray(saved["start"])
+        state, marks = saved["state"], np.asarray(saved["marks"])
         evaluator.restore(saved["cache"])
         history.restore(saved["history"])
-    evaluator.know(stock, free=int(start[0]))
-    if int(state.generation) == 0 and len(prior):
-        costs, over = evaluate(prior)
-        chosen = best_spread(prior, costs, over, algo.room)
-        state = with_prior(
-            algo.init(k_run, np.concatenate([chosen, first])[: algo.room], policies), prior, costs, over
-        )
-    stale, stop = history.stale(), False
+    evaluator.know(stock, free=int(marks[0]))
+    stale, stop = int(marks[1]), False
     try:
+        if int(state.generation) == 0 and len(prior):
+            told = []
+            for part in np.array_split(prior, -(-len(prior) // config.population)):
+                told.append(evaluate(part))
+                if time_limit_s is not None and time.monotonic() - started >= time_limit_s:
+                    break
+            costs, over = (np.concatenate(parts) for parts in zip(*told, strict=True))
+            prior = prior[: len(costs)]
+            chosen = best_spread(prior, costs, over, algo.room)
+            planted = np.concatenate([chosen, first])[: algo.room]
+            state = with_prior(algo.init(k_run, planted, policies), prior, costs, over)
         while evaluator.evaluations + config.population <= budget and stale < _STALE_GENERATIONS and not stop:
             before = evaluator.evaluations
             state, metrics = run(algo, evaluate, state, generations=1, every=1, jit_evaluate=False)
@@ -191,7 +196,7 @@ def search(
                     "state": state,
                     "cache": evaluator.table(),
                     "history": history.table(),
-                    "start": start,
+                    "marks": np.array([marks[0], stale], np.int32),
                 }
                 save_state(checkpoint, parts, identity)
             stop = on_chunk is not None and on_chunk(report) is True

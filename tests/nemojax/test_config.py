@@ -96,5 +96,7 @@ def test_presets():
     assert changed.resize == PAPER.resize
     assert changed.resize.apportionment == "roulette"
     assert not changed.resize.rate_limited
-    with pytest.raises(ValueError, match=r"preset must be one of \['default', 'paper'\], got 'best'"):
+    with pytest.raises(
+        ValueError, match=r"preset must be one of \['default', 'guided', 'paper'\], got 'best'"
+    ):
         preset("best")

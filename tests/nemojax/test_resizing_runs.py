@@ -202,7 +202,8 @@ def test_strategies_are_told_a_permutation(monkeypatch):
 
 def free(refill, **changes):
     rules = Resize(rate_limited=False, refill=refill, least=1, exploration=0.0, smoothing=0.0, **changes)
-    return NemoConfig(population=20, species=("continuous", "floor"), archive_capacity=64, resize=rules)
+    kinds = ("continuous", "floor", "mlp")  # of three, one can grow from 7 to 18
+    return NemoConfig(population=20, species=kinds, archive_capacity=64, resize=rules, graph=POLICY)
 
 
 @pytest.mark.parametrize("refill", ["fresh", pytest.param("repeats", marks=pytest.mark.slow)])

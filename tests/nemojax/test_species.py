@@ -8,7 +8,7 @@ import pytest
 from nemojax.config import Direct, NemoConfig, Resize
 from nemojax.space import BitSpace
 from nemojax.species import SPECIES, Setting, continuous, floor
-from nemojax.species.protocol import Guests
+from nemojax.species.guests import Guests
 
 # Gaps in the allowed bit-widths, and the third quantizer pinned.
 SPACE = BitSpace(("a", "b", "c", "d"), ((2, 3, 4, 8), (2, 3, 4, 5, 6, 7, 8), (6,), (4, 16)))

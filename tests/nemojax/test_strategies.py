@@ -56,7 +56,7 @@ def test_a_strategy_is_one_more_species_and_improves(name, monkeypatch):
         assert not np.isnan(np.asarray(leaf, np.float64)).any()
     np.testing.assert_array_equal(metrics.alloc.sum(axis=1), 32)
     assert len(np.unique([CONFIG.sizes[0], *metrics.alloc[:, 0]])) > 1
-    assert SIX.contains(states.bits[-1, 0, : states.alloc[-1, 0]]).all()
+    assert SIX.contains(np.asarray(states.bits[-1, 0, : states.alloc[-1, 0]])).all()
     kind = SPECIES["mine"](Setting(SIX, CONFIG.slots, CONFIG, None))
     if hasattr(states.species[0], "population"):
         live = states.alloc[-1, 0]
