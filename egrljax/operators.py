@@ -31,7 +31,18 @@ def tournament(
         raise ValueError(f"size must be at least 1, got {size}")
     fitness = jnp.where(jnp.isnan(fitness), jnp.inf, fitness)
     packed = jnp.argsort(~live, stable=True)  # live members first, in order of their index
-    draw = jax.random.randint(key, (num * size,), 0, jnp.maximum(jnp.sum(live), 1)).reshape(num, size)
-    entrants = jnp.sort(packed[draw], axis=1)
-    winner = jnp.argmin(fitness[entrants], axis=1)
-    return jnp.where(jnp.any(live), entrants[jnp.arange(num), winner], 0).astype(jnp.int32)
+    draw = below(jax.random.uniform(key, (size * num,)), jnp.sum(live)).reshape(size, num)
+    best, *others = packed[draw].astype(jnp.int32)
+    for other in others:
+        one, two = fitness[other], fitness[best]
+        best = jnp.where((one < two) | ((one == two) & (other < best)), other, best)
+    return jnp.where(jnp.any(live), best, 0)
+
+
+def below(draw: Float[Array, "..."], count: Int[Array, ""] | int) -> Int[Array, "..."]:
+    """Whole numbers 0 ... count-1, uniform for uniform draws in [0, 1); 0 if count is 0.
+
+    Two draws of bits fewer than jax.random.randint; count must be small beside 2²³.
+    """
+    count = jnp.asarray(count, jnp.int32)
+    return jnp.clip((draw * count.astype(draw.dtype)).astype(jnp.int32), 0, jnp.maximum(count - 1, 0))

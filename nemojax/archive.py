@@ -18,6 +18,7 @@ class Archive:
     bits: jax.Array  # (A, n) int32, 0 where not valid
     costs: jax.Array  # (A, M) float, +inf where not valid
     valid: jax.Array  # (A,) bool
+    hashes: jax.Array  # (A, 2) uint32, of the bits
 
 
 def init_archive(capacity: int, num_quantizers: int, num_objectives: int) -> Archive:
@@ -34,6 +35,7 @@ def init_archive(capacity: int, num_quantizers: int, num_objectives: int) -> Arc
         bits=jnp.zeros((capacity, num_quantizers), jnp.int32),
         costs=jnp.full((capacity, num_objectives), jnp.inf, float),
         valid=jnp.zeros(capacity, bool),
+        hashes=jnp.zeros((capacity, 2), jnp.uint32),
     )
 
 
@@ -44,19 +46,45 @@ def update_archive(archive: Archive, bits: Num[Array, "N n"], costs: Float[Array
     bit-vectors all stay. Truncation keeps one best member of each objective, then by crowding
     distance within the merged front, ties to the older one.
     """
-    bits = jnp.concatenate([archive.bits, bits])
-    costs = jnp.concatenate([archive.costs, costs])
-    valid = jnp.concatenate([archive.valid, jnp.ones(bits.shape[0] - archive.valid.shape[0], bool)])
-    valid = first_copies(bits, valid & succeeded(costs))
-    costs = jnp.where(valid[:, None], costs, jnp.inf)
-    keep = non_dominated(costs)
     capacity = archive.valid.shape[0]
+    hashes = _hashes(bits)
+    fresh = first_copies(bits, succeeded(costs), hashes) & ~_known(archive, bits, hashes)
+    new = jnp.where(fresh[:, None], costs, jnp.inf)
+    hashes, bits = jnp.concatenate([archive.hashes, hashes]), jnp.concatenate([archive.bits, bits])
+    # The members do not dominate each other.
+    keep = jnp.concatenate(
+        [archive.valid & ~_beaten(archive.costs, new), non_dominated(new) & ~_beaten(new, archive.costs)]
+    )
+    costs = jnp.concatenate([archive.costs, new])
     keep = jax.lax.cond(jnp.sum(keep) > capacity, lambda: _least_crowded(costs, keep, capacity), lambda: keep)
     (slots,) = jnp.nonzero(keep, size=capacity, fill_value=0)
     keep = jnp.arange(capacity) < jnp.sum(keep)
     return Archive(
-        jnp.where(keep[:, None], bits[slots], 0), jnp.where(keep[:, None], costs[slots], jnp.inf), keep
+        jnp.where(keep[:, None], bits[slots], 0),
+        jnp.where(keep[:, None], costs[slots], jnp.inf),
+        keep,
+        hashes[slots],
     )
+
+
+def _known(archive: Archive, bits: Num[Array, "N n"], hashes: UInt32[Array, "N 2"]) -> Bool[Array, " N"]:
+    """Which rows have the bits of a member; see `first_copies` about hashes."""
+    index = jnp.arange(archive.valid.shape[0], dtype=jnp.int32)
+    same = archive.valid[None]
+    for own, theirs in zip(hashes.T, archive.hashes.T, strict=True):
+        same &= own[:, None] == theirs[None]
+    member = jnp.max(jnp.where(same, index[None], -1), axis=1)
+    return (member >= 0) & jnp.all(archive.bits[member] == bits, axis=1)
+
+
+def _beaten(costs: Float[Array, "N M"], by: Float[Array, "K M"]) -> Bool[Array, " N"]:
+    """Which rows are dominated by one of `by`; failed rows of +inf dominate nothing."""
+    no_worse = jnp.bool_(True)
+    better = jnp.bool_(False)
+    for a, b in zip(by.T, costs.T, strict=True):
+        no_worse &= a[None] <= b[:, None]
+        better |= a[None] < b[:, None]
+    return jnp.any(no_worse & better, axis=1)
 
 
 def _least_crowded(costs: Float[Array, "N M"], front: Bool[Array, " N"], count: int) -> Bool[Array, " N"]:
@@ -68,7 +96,9 @@ def _least_crowded(costs: Float[Array, "N M"], front: Bool[Array, " N"], count: 
     return jnp.zeros_like(front).at[chosen].set(front[chosen])
 
 
-def first_copies(bits: Num[Array, "N n"], valid: Bool[Array, " N"]) -> Bool[Array, " N"]:
+def first_copies(
+    bits: Num[Array, "N n"], valid: Bool[Array, " N"], hashes: UInt32[Array, "N 2"] | None = None
+) -> Bool[Array, " N"]:
     """Which valid rows have no valid row with the same bits before them.
 
     Rows are sorted by two hashes, together 63 bits, and each is compared with the one before it, gene
@@ -76,7 +106,7 @@ def first_copies(bits: Num[Array, "N n"], valid: Bool[Array, " N"]) -> Bool[Arra
     differs, but has the same hashes, stands between the two. Rows may also be real numbers; then 0
     and -0 may count as different, and a row with a NaN is never a copy.
     """
-    first, second = _hashes(bits)
+    first, second = (_hashes(bits) if hashes is None else hashes).T
     # Among equal hashes the valid rows come first, by index.
     second = (second & ~jnp.uint32(1)) | (~valid).astype(jnp.uint32)
     order = jnp.lexsort((second, first))
@@ -85,7 +115,7 @@ def first_copies(bits: Num[Array, "N n"], valid: Bool[Array, " N"]) -> Bool[Arra
     return valid & ~jnp.zeros_like(valid).at[order].set(copy)
 
 
-def _hashes(rows: Num[Array, "N n"]) -> tuple[UInt32[Array, " N"], UInt32[Array, " N"]]:
+def _hashes(rows: Num[Array, "N n"]) -> UInt32[Array, "N 2"]:
     """Two sums over the genes of mixed gene times a factor of its place, modulo 2³²."""
     if jnp.issubdtype(rows.dtype, jnp.floating):
         words = jax.lax.bitcast_convert_type(rows.astype(jnp.float32), jnp.uint32)
@@ -93,8 +123,7 @@ def _hashes(rows: Num[Array, "N n"]) -> tuple[UInt32[Array, " N"], UInt32[Array,
         words = rows.astype(jnp.uint32)
     mixed = _mix(words)
     factors = _mix(jnp.arange(1, 2 * rows.shape[1] + 1, dtype=jnp.uint32).reshape(2, 1, -1)) | jnp.uint32(1)
-    first, second = jnp.sum(mixed[None] * factors, axis=2, dtype=jnp.uint32)
-    return first, second
+    return jnp.sum(mixed[None] * factors, axis=2, dtype=jnp.uint32).T
 
 
 def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:

@@ -44,6 +44,7 @@ class NemoState:
     generation: jax.Array  # () int32, generations told
     evaluations: jax.Array  # () int32, candidates told, whether a cache had them or not
     params: tuple[Any, ...]  # each species' evosax parameters
+    data: tuple[Any, ...]  # what each species' decoding reads; see `Species`
     species: tuple[Any, ...]  # each species' evosax state
     bits: jax.Array  # (S, C, n) int32; decoded genotype j of species s at [s, j] if j lives; 0 before tell
     costs: jax.Array  # (S, C, M) float32; +inf = not evaluated, failed or dead
@@ -166,6 +167,7 @@ def nemo(
             generation=jnp.int32(0),
             evaluations=jnp.int32(0),
             params=tuple(kind.params for kind in species),
+            data=tuple(kind.data for kind in species),
             species=tuple(states),
             bits=jnp.zeros((kinds, slots, space.size), dtype),
             costs=jnp.full((kinds, slots, num_objectives), jnp.inf, jnp.float32),
@@ -189,7 +191,7 @@ def nemo(
             k_own = jax.random.fold_in(k_decode, s)
             if hasattr(own, "population"):  # a distribution has no members to start with: it draws them
                 children = jnp.where(state.generation == 0, own.population, children)
-            bits.append(kind.decode(k_own, children, made[s]).astype(dtype))
+            bits.append(kind.decode(k_own, children, made[s], state.data[s]).astype(dtype))
             genotypes.append(children)
             states.append(asked)
         ticket = Ticket(tuple(genotypes), jnp.stack(bits), living(state.alloc))

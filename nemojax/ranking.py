@@ -46,7 +46,26 @@ def joint_order(
     order, state = survival.order(key, jnp.where(ranked[:, None], costs, jnp.inf), state)
     index = jnp.arange(costs.shape[0], dtype=jnp.int32)
     place = jnp.where(ranked, jnp.zeros_like(index).at[order].set(index), index)
-    behind = jnp.where(ranked, 0, jnp.where(valid, 1, jnp.where(over, 2, 3)))
-    excess = jnp.where(over & ~jnp.isnan(violation), violation, 0)
-    position = jnp.zeros_like(index).at[jnp.lexsort((place, excess, behind))].set(index)
+    excess = jnp.where(jnp.isnan(violation), 0, violation)
+    # Sorted only if there are any, which is rare.
+    least = jax.lax.cond(
+        jnp.any(over),
+        lambda: jnp.zeros_like(index).at[jnp.lexsort((excess, ~over))].set(index),
+        lambda: index,
+    )
+    start, position = jnp.int32(0), jnp.zeros_like(index)
+    for group, within in (
+        (ranked, place),
+        (valid & ~ranked, None),
+        (over, least),
+        (~valid & ~over, None),
+    ):
+        own = _count(group) if within is None else within
+        position = jnp.where(group, start + own, position)
+        start = start + jnp.sum(group, dtype=jnp.int32)
     return Order(position, unique, state)
+
+
+def _count(group: Bool[Array, " K"]) -> Int[Array, " K"]:
+    """How many of a group come before each row."""
+    return jnp.cumsum(group, dtype=jnp.int32) - 1

@@ -4,6 +4,7 @@ The paper names the parts (R2 indicator, UCB of utility and number of evaluation
 its equations; the forms below are standard ones, or CERL's (Khadka et al. 2019), and say so.
 """
 
+from functools import reduce
 from typing import NamedTuple
 
 import jax
@@ -23,7 +24,9 @@ def r2(
     Lower is better; 1 without a valid member, the worst of costs in [0, 1]. It falls with the number of
     points alone, so that a large species looks better for being large: see `r2_of_subsets`.
     """
-    reached = jnp.max(jnp.asarray(weights, costs.dtype)[None] * jnp.abs(costs)[:, None], axis=2)
+    columns = zip(jnp.asarray(weights, costs.dtype).T, jnp.abs(costs).T, strict=True)
+    # One objective after the other: compilers vectorise that, and not a reduction over so few.
+    reached = reduce(jnp.maximum, [weight[None] * cost[:, None] for weight, cost in columns])
     best = jnp.min(jnp.where(valid[:, None], reached, jnp.inf), axis=0)
     return jnp.where(jnp.any(valid), jnp.mean(jnp.where(jnp.any(valid), best, 0)), 1)
 

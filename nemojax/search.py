@@ -136,7 +136,7 @@ def search(
     table = measure_sensitivity(k_table, task, warm_start) if isinstance(warm_start, str) else warm_start
     evaluator = Evaluator(task, block=block, on_evaluated=getattr(on_chunk, "on_evaluated", None))
     evaluate = Budgeted(evaluator, highest, corner)
-    algo = _algorithm(config, task, table)
+    own, algo = _algorithm(config, task, table)
     prior = np.zeros((0, task.space.size), np.int32)
     if seeds is not None:
         prior = fitted(task.space, np.asarray(seeds, np.int32))
@@ -149,7 +149,7 @@ def search(
         room = min(int(warm_share * budget), budget - config.population) - len(prior)
         prior = np.concatenate([prior, warm_bits(task, table, max(room, 0))])
     first = initial_bits(k_initial, task.space, algo.room)
-    state = algo.init(k_run, first, policies)
+    state = own.init(k_run, first, policies)
     identity = {
         "task": fingerprint(task),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
@@ -184,7 +184,7 @@ def search(
             prior = prior[: len(costs)]
             chosen = best_spread(prior, costs, over, algo.room)
             planted = np.concatenate([chosen, first])[: algo.room]
-            state = with_prior(algo.init(k_run, planted, policies), prior, costs, over)
+            state = with_prior(own.init(k_run, planted, policies), prior, costs, over)
         while evaluator.evaluations + config.population <= budget and stale < _STALE_GENERATIONS and not stop:
             before = evaluator.evaluations
             state, metrics = run(algo, evaluate, state, generations=1, every=1, jit_evaluate=False)
@@ -231,24 +231,25 @@ def search(
 _BUILT: dict[tuple[Any, ...], Nemo] = {}
 
 
-def _algorithm(config: NemoConfig, task: Task, table: Sensitivity | None) -> Nemo:
-    """An algorithm compiles anew for each instance, so equal searches in one process share theirs."""
-    workload, scale, own = task.network.workload, reference(task), config.graph
+def _algorithm(config: NemoConfig, task: Task, table: Sensitivity | None) -> tuple[Nemo, Nemo]:
+    """One to start with, and one to go on with: an algorithm compiles anew for each instance, so searches
+    in one process that differ in nothing but what is in their state share theirs.
+    """
+    workload, scale, rules = task.network.workload, reference(task), config.graph
     # One fixed order for every run: the shuffled graph is the control of an ablation.
-    shuffle = jax.random.key(0) if own.edges == "shuffled" else None
-    graph = quantizer_graph(workload, own.edges, shuffle, position=own.position)  # type: ignore[arg-type]
-    prices = None
-    if table is not None:
-        graph = with_sensitivity(graph, table)
-        prices = Prices.of(task.space, workload, table)
-    given = [graph.nodes, graph.senders, graph.receivers, scale, *(prices or ())]
-    key = (config, task.space, task.objectives, digest_of(given))
-    if key not in _BUILT:
-        if len(_BUILT) >= 16:
-            _BUILT.pop(next(iter(_BUILT)))
-        objectives = len(task.objectives)
-        _BUILT[key] = nemo(config, task.space, objectives, graph=graph, prices=prices, scale=scale)
-    return _BUILT[key]
+    shuffle = jax.random.key(0) if rules.edges == "shuffled" else None
+    graph = quantizer_graph(workload, rules.edges, shuffle, position=rules.position)  # type: ignore[arg-type]
+    graph = with_sensitivity(graph, table)
+    prices = None if table is None else Prices.of(task.space, workload, table)
+    own = nemo(config, task.space, len(task.objectives), graph=graph, prices=prices, scale=scale)
+    # Features of the nodes and prices are in the state.
+    shape = [graph.senders, graph.receivers, scale]
+    if prices is not None:
+        shape += [prices.weight, prices.input]
+    key = (config, task.space, task.objectives, graph.nodes.shape, digest_of(shape))
+    if key not in _BUILT and len(_BUILT) >= 32:
+        _BUILT.pop(next(iter(_BUILT)))
+    return own, _BUILT.setdefault(key, own)
 
 
 def _report(

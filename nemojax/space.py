@@ -183,6 +183,8 @@ class BitSpace:
     def step(self, genotype: Float[Array, " n"], direction: Float[Array, " n"]) -> Float[Array, " n"]:
         """Genes rounded to the nearest choice and moved -1, 0 or 1 choices further; ends stay."""
         bits = self.nearest(genotype).astype(jnp.float32)
+        if self._consecutive:
+            return jnp.clip(bits + direction, self.low, self.high)
         index = jnp.sum(self.choices < bits[:, None], axis=1) + direction.astype(jnp.int32)
         last = np.isfinite(self.choices).sum(axis=1) - 1
         return self._take(jnp.clip(index, 0, last)).astype(jnp.float32)

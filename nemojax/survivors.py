@@ -16,11 +16,13 @@ def survivors(position: Int[Array, "2 C"], live: Int[Array, ""], worst: float, r
     slots = position.shape[1]
     ranked = position.reshape(-1)
     evaluated = ranked >= 0
+    # Positions are all different: counting sorts them, many times as fast as a sort.
+    taken = jnp.zeros(int(worst), jnp.int32).at[jnp.where(evaluated, ranked, int(worst))].set(1, mode="drop")
+    before = jnp.cumsum(taken)[ranked] - 1
     # Behind the evaluated come children that nobody evaluated yet: parents that cost no evaluation.
-    never = jnp.arange(2 * slots, dtype=jnp.int32)
-    never = jnp.where(never < slots, never + slots, never - slots)
-    key = jnp.where(evaluated, ranked, 2 * int(worst) + never)
-    best = jnp.argsort(key, stable=True)[:slots]
+    never = jnp.roll(jnp.cumsum(jnp.roll(~evaluated, slots)), slots) + jnp.sum(evaluated) - 1
+    place = jnp.where(evaluated, before, never)
+    best = jnp.zeros(2 * slots, jnp.int32).at[place].set(jnp.arange(2 * slots, dtype=jnp.int32))[:slots]
     if refill == "repeats":  # start again with the best, as copies that rank like them
         have = jnp.minimum(jnp.sum(evaluated), slots)
         index = jnp.arange(slots)

@@ -5,7 +5,7 @@ formulas take one pair or one member and their uniform draws as arguments. The o
 them, since one draw of random numbers for all compiles and runs faster than one for each.
 """
 
-from math import prod
+from math import comb, prod
 
 import jax
 import jax.numpy as jnp
@@ -33,9 +33,10 @@ def sbx_children(
     gap = jnp.where(x2 > x1, x2 - x1, 1)  # both branches of a `where` are evaluated: no 0/0 in either
 
     def spread(room):
-        alpha = 2 - (1 + 2 * room / gap) ** -(eta + 1)
+        # exp(e log x) for xᵉ: XLA:CPU takes twice as long for a power.
+        alpha = 2 - jnp.exp(-(eta + 1) * jnp.log(1 + 2 * room / gap))
         base = jnp.where(u <= 1 / alpha, u * alpha, 1 / (2 - u * alpha))
-        return base ** (1 / (eta + 1)) * gap
+        return jnp.exp(jnp.log(base) / (eta + 1)) * gap
 
     lower = jnp.clip(0.5 * (x1 + x2 - spread(x1 - low)), low, high)
     upper = jnp.clip(0.5 * (x1 + x2 + spread(high - x2)), low, high)
@@ -60,11 +61,11 @@ def sbx(
         gene_rate: probability that a gene of a crossed pair is; its two children are then dealt
             to the two members at random.
     """
-    k_pair, k_gene = jax.random.split(key)
-    pair = jax.random.uniform(k_pair, a.shape[:1], a.dtype)[:, None]
+    draws = jax.random.uniform(key, (a.shape[0] * (1 + a.shape[1]),), a.dtype)
+    pair = draws[: a.shape[0], None]
     # One draw a gene decides three things: below the rate the gene is crossed, and then its place below
     # the rate is uniform again, half for each way of dealing, and inside a half uniform once more.
-    gene = _uniform(k_gene, a.shape, a.dtype)
+    gene = draws[a.shape[0] :].reshape(a.shape)
     crossed = (pair < pair_rate) & (gene < gene_rate)
     place = 2 * gene / jnp.maximum(gene_rate, jnp.finfo(a.dtype).tiny)
     kept = place < 1
@@ -112,14 +113,52 @@ def polynomial_mutation(
     high: Float[Array, " n"],
     eta: Number,
     gene_rate: Number | Float[Array, " n"],
+    most: int | None = None,
 ) -> Float[Array, "k n"]:
-    """Each gene of k members mutated with probability `gene_rate`, one for all or one each, independently."""
+    """Each gene of k members mutated with probability `gene_rate`, one for all or one each, independently.
+
+    Args:
+        most: genes of a member that are mutated at most, see `most_mutated`; `gene_rate` must be one number.
+            The gaps between mutated genes are drawn, not the genes: work grows with `most`, not with n.
+    """
+    if most is not None:
+        return _mutated_at_gaps(key, x, low, high, eta, jnp.asarray(gene_rate, x.dtype), most)
     draw = _uniform(key, x.shape, x.dtype)
     rate = jnp.broadcast_to(jnp.asarray(gene_rate, x.dtype), x.shape[1:])[None]
     # Below the rate, a draw's place below it is uniform in [0, 1): a second draw is not needed.
     move = draw / jnp.maximum(rate, jnp.finfo(x.dtype).tiny)
     moved = jax.vmap(mutated, (0, 0, None, None, None))(jnp.minimum(move, 1), x, low, high, eta)
     return jnp.where(draw < rate, moved, x)
+
+
+def most_mutated(count: int, gene_rate: float) -> int | None:
+    """Of `count` genes, more than so many are mutated in fewer than one member of 10⁹; none: about all."""
+    tail, most = 1.0, -1
+    while tail > 1e-9 and most < count:
+        most += 1
+        tail -= comb(count, most) * gene_rate**most * (1 - gene_rate) ** (count - most)
+    return None if 4 * most > count else max(most, 1)
+
+
+def _mutated_at_gaps(
+    key: jax.Array,
+    x: Float[Array, "k n"],
+    low: Float[Array, " n"],
+    high: Float[Array, " n"],
+    eta: Number,
+    rate: Float[Array, ""],
+    most: int,
+) -> Float[Array, "k n"]:
+    count, n = x.shape
+    gap_draw, move = _uniform(key, (2, count, most), x.dtype)
+    # Between independent events of one rate the gaps are geometric.
+    gaps = jnp.log1p(-gap_draw) / jnp.log1p(-rate)
+    gaps = jnp.where(rate > 0, jnp.minimum(gaps, n), n)
+    place = jnp.cumsum(jnp.floor(gaps).astype(jnp.int32) + 1, axis=1) - 1
+    row = jnp.arange(count, dtype=jnp.int32)[:, None]
+    at = jnp.minimum(place, n - 1)
+    moved = jax.vmap(mutated, (0, 0, 0, 0, None))(move, x[row, at], low[at], high[at], eta)
+    return x.at[row, place].set(moved, mode="drop", unique_indices=True)
 
 
 def _uniform(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:

@@ -56,13 +56,15 @@ def best_spread(bits: np.ndarray, costs: np.ndarray, over: np.ndarray, count: in
     return bits[front[np.unique(np.linspace(0, len(front) - 1, min(count, len(front))).round().astype(int))]]
 
 
-def with_sensitivity(graph: jraph.GraphsTuple, sensitivity: Sensitivity) -> jraph.GraphsTuple:
+def with_sensitivity(graph: jraph.GraphsTuple, sensitivity: Sensitivity | None) -> jraph.GraphsTuple:
     """The graph with one more feature: how sensitive each quantizer is, on a log scale from 0 to 1.
 
-    The mean over the bit-widths of the logarithm; the least sensitive quantizer has 0, the most 1.
+    The mean over the bit-widths of the logarithm; the least sensitive quantizer has 0, the most 1. Without a
+    table all have 0, so that policies of searches with and without one fit each other.
     """
-    table = np.log10(np.maximum(sensitivity.table, 1e-30))
-    level = np.nanmean(table, axis=1)
-    span = level.max() - level.min()
-    column = (level - level.min()) / (span if span > 0 else 1)
+    column = np.zeros(len(graph.nodes))
+    if sensitivity is not None:
+        level = np.nanmean(np.log10(np.maximum(sensitivity.table, 1e-30)), axis=1)
+        span = level.max() - level.min()
+        column = (level - level.min()) / (span if span > 0 else 1)
     return graph._replace(nodes=np.column_stack([graph.nodes, column]).astype(np.float32))

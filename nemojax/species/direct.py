@@ -18,12 +18,13 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from egrljax import tournament
+from egrljax.operators import below
 
 from ..config import Direct
 from ..live import rows_of_living
 from ..space import BitSpace
-from ..variation import polynomial_mutation, sbx
-from .guests import Guests, Pairs, Step, invite, stepped
+from ..variation import most_mutated, polynomial_mutation, sbx
+from .guests import Guests, Step, invite, stepped
 from .protocol import Setting, Species
 
 CHUNK = 64  # children made at a time
@@ -38,8 +39,7 @@ class DirectParams(BaseParams):
     pair_rate: jax.Array | float
     gene_rate: jax.Array | float
     mutation_rate: jax.Array | float  # per gene
-    guest_rate: jax.Array | float  # share of pairs whose parents come from the archive
-    guest_pair_rate: jax.Array | float  # of those, share that are crossed
+    guest_pair_rate: jax.Array | float  # of guests' pairs, share that are crossed
     guests: Guests | None = None  # given by NEMO at every ask
 
 
@@ -69,18 +69,21 @@ class DirectBits(PopulationBasedAlgorithm):
         super().__init__(population_size, jnp.zeros(len(low), jnp.float32))
         self.low, self.high, self.numbers = low, high, numbers or Direct()
         self.everyone, self.step = everyone, step
+        self.most = most_mutated(len(low), self._rate)
+
+    @property
+    def _rate(self) -> float:
+        return 1 / self.num_dims if self.numbers.mutation_rate is None else self.numbers.mutation_rate
 
     @property
     def _default_params(self) -> DirectParams:
         own = self.numbers
-        rate = 1 / self.num_dims if own.mutation_rate is None else own.mutation_rate
         return DirectParams(
             eta_crossover=own.eta_crossover,
             eta_mutation=own.eta_mutation,
             pair_rate=own.pair_rate,
             gene_rate=own.gene_rate,
-            mutation_rate=rate,
-            guest_rate=own.guest_rate,
+            mutation_rate=self._rate,
             guest_pair_rate=own.guest_pair_rate,
         )
 
@@ -98,32 +101,46 @@ class DirectBits(PopulationBasedAlgorithm):
         self, key: jax.Array, state: DirectState, params: DirectParams
     ) -> tuple[Float[Array, "C n"], DirectState]:
         """As many children as members live; the rows beyond are zeros, or children that nobody asked for."""
-        k_parents, *keys = jax.random.split(key, 5)
+        k_parents, k_children = jax.random.split(key)
+        keys = jax.random.split(k_children, 5)
         size, chunk = self.population_size, min(CHUNK, self.population_size + self.population_size % 2)
         pairs = -(-size // chunk) * chunk // 2  # rows 2i and 2i + 1 are the children of pair i
-        low, high = jnp.asarray(self.low), jnp.asarray(self.high)
         live = jnp.arange(size) < state.live
         chosen = tournament(k_parents, state.fitness, live, 2 * pairs, self.numbers.tournament)
         chosen = chosen.reshape(-1, 2, chunk // 2)
 
         def children(i: jax.Array) -> jax.Array:
-            k_invite, k_sbx, k_own, k_step = (jax.random.fold_in(k, i) for k in keys)
             first, second = (state.population[row] for row in chosen[i])
-            pair = Pairs(first, second, jnp.zeros(chunk // 2, bool))
-            if params.guests is not None:
-                pair = invite(k_invite, pair.first, pair.second, params.guests, params.guest_rate)
-            rate = jnp.where(pair.invited, params.guest_pair_rate, params.pair_rate)[:, None]
-            crossed = sbx(
-                k_sbx, pair.first, pair.second, low, high, params.eta_crossover, rate, params.gene_rate
-            )
-            born = jnp.stack(crossed, axis=1).reshape(chunk, -1)
-            own = polynomial_mutation(k_own, born, low, high, params.eta_mutation, params.mutation_rate)
-            if params.guests is None or self.step is None:  # real numbers have no next choice
-                return own
-            return jnp.where(jnp.repeat(pair.invited, 2)[:, None], stepped(k_step, born, self.step), own)
+            return self._children(jax.vmap(jax.random.fold_in, (0, None))(keys, i), first, second, params)
 
         born = rows_of_living(children, size if self.everyone else state.live, 2 * pairs, chunk)
         return born[:size], state
+
+    def _children(
+        self,
+        keys: jax.Array,
+        first: Float[Array, "p n"],
+        second: Float[Array, "p n"],
+        params: DirectParams,
+    ) -> Float[Array, "2*p n"]:
+        """Two children of each of p pairs, some of which guests replace; a pair's children stand together."""
+        k_invite, k_turn, k_sbx, k_own, k_step = keys
+        pairs, genes = first.shape
+        low, high = jnp.asarray(self.low), jnp.asarray(self.high)
+        visits, order = _places(pairs, 0.0 if params.guests is None else self.numbers.guest_rate)
+        if params.guests is not None and visits:
+            invited = invite(k_invite, first[:visits], second[:visits], params.guests)
+            first, second = first.at[:visits].set(invited[0]), second.at[:visits].set(invited[1])
+        rate = jnp.where(jnp.arange(pairs) < visits, params.guest_pair_rate, params.pair_rate)[:, None]
+        born = jnp.stack(sbx(k_sbx, first, second, low, high, params.eta_crossover, rate, params.gene_rate))
+        guest, own = (part.reshape(-1, genes) for part in (born[:, :visits], born[:, visits:]))
+        if visits and self.step is not None:  # the first children step near, the second perhaps further
+            guest = stepped(k_step, guest, self.step)
+        most = self.most if jnp.ndim(params.mutation_rate) == 0 else None
+        own = polynomial_mutation(k_own, own, low, high, params.eta_mutation, params.mutation_rate, most)
+        born = jnp.concatenate([part.reshape(2, -1, genes) for part in (guest, own)], axis=1)
+        turn = below(jax.random.uniform(k_turn), pairs)  # a species may live in a few of the places
+        return born[:, jnp.roll(order, turn)].swapaxes(0, 1).reshape(2 * pairs, genes)
 
     def _tell(
         self,
@@ -140,6 +157,15 @@ class DirectBits(PopulationBasedAlgorithm):
         return state.replace(population=everyone[best], fitness=score[best])
 
 
+def _places(pairs: int, share: float) -> tuple[int, np.ndarray]:
+    """How many of the pairs are guests', and where each place of a chunk takes its pair from, guests first:
+    evenly mixed, since the first places may be all that a species lives in.
+    """
+    visits = round(share * pairs)
+    place = np.concatenate([(np.arange(k) + 0.5) / max(k, 1) for k in (visits, pairs - visits)])
+    return visits, np.argsort(place, kind="stable")
+
+
 def _direct(decode: Callable, high: np.ndarray, setting: Setting) -> Species:
     space = setting.space
     everyone = not setting.config.resize.rate_limited
@@ -153,7 +179,7 @@ def _direct(decode: Callable, high: np.ndarray, setting: Setting) -> Species:
         algorithm=algorithm,
         params=algorithm.default_params,
         init=lambda key: encode(space.sample(key, setting.slots)),
-        decode=lambda key, genotypes, live: jax.vmap(decode)(genotypes),
+        decode=lambda key, genotypes, live, data=None: jax.vmap(decode)(genotypes),
         encode=encode,
     )
 

@@ -159,9 +159,13 @@ def _graph_species(setting: Setting, block: str) -> Species:
         return space.resolve(space.by_choice(scores), ties=own.ties)  # type: ignore[arg-type]
 
     def decode(
-        key: jax.Array, genotypes: Float[Array, "C P"], live: Int[Array, ""] | int
+        key: jax.Array,
+        genotypes: Float[Array, "C P"],
+        live: Int[Array, ""] | int,
+        nodes: Float[Array, "n F"] = graph.nodes,
     ) -> Int[Array, "C n"]:
-        logits = apply_population(net, layout, genotypes, graph, chunk=own.chunk, live=live)[:, :, 0]
+        read = graph._replace(nodes=nodes)
+        logits = apply_population(net, layout, genotypes, read, chunk=own.chunk, live=live)[:, :, 0]
         if own.decision == "sample":  # Gumbel-max
             draws = jax.random.gumbel(key, (logits.size,), logits.dtype)
             logits = logits + draws.reshape(logits.shape)
@@ -174,6 +178,7 @@ def _graph_species(setting: Setting, block: str) -> Species:
         init=partial(first, net, layout, graph, widths, setting.slots),
         decode=decode,
         encode=None,
+        data=graph.nodes,
     )
 
 

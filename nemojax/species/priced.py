@@ -1,12 +1,13 @@
 """A species that bargains: each quantizer takes the bit-width that its sensitivity is worth at given prices.
 
-Ours; not in the paper. A genotype holds the logarithms of two prices, of a parameter's bit and of a
-bit-operation, and of one factor per quantizer on its sensitivity. Two genes thus move a member along the
+Ours; not in the paper. A genotype holds two prices, of a parameter's bit and of a bit-operation, each as its
+place from 0 to 1 between the lowest and the highest useful one on a log scale, and the logarithms of one
+factor per quantizer on its sensitivity. Two genes thus move a member along the
 whole trade-off, and the factors correct a table that was measured one quantizer at a time (they are 1 where
 it is right). This is the Lagrangian of the knapsack of `baselines.knapsack`, with its numbers evolved.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +28,13 @@ SWEEPS = 2
 
 
 class Prices(NamedTuple):
-    """What a bit costs and saves: n quantizers, B choices, L operations with weights; NumPy arrays."""
+    """What a bit costs and saves: n quantizers, B choices, L operations with weights."""
 
-    noise: Float[np.ndarray, "n B"]  # sensitivity at each of the space's choices; +inf where there is none
-    size: Float[np.ndarray, " n"]  # share of model_ratio that a bit takes
-    macs: Float[np.ndarray, " L"]  # share of bitops_max that a bit takes
-    weight: Int[np.ndarray, " L"]  # quantizer of each operation's weight
-    input: Int[np.ndarray, " L"]  # and of what feeds it; n: none
+    noise: Float[Any, "n B"]  # sensitivity at each of the space's choices; +inf where there is none
+    size: Float[Any, " n"]  # share of model_ratio that a bit takes
+    macs: Float[Any, " L"]  # share of bitops_max that a bit takes
+    weight: Int[Any, " L"]  # quantizer of each operation's weight
+    input: Int[Any, " L"]  # and of what feeds it; n: none
 
     @classmethod
     def of(cls, space: BitSpace, workload: Workload, sensitivity: Sensitivity) -> "Prices":
@@ -156,9 +157,9 @@ def priced(setting: Setting) -> Species:
             "prices=Prices.of(...) to nemo, or leave the species out"
         )
     n, slots = space.size, setting.slots
-    ends = price_range(space, prices)
-    low = np.concatenate([ends[:, 0], np.full(n, -FACTOR, np.float32)])
-    high = np.concatenate([ends[:, 1] + 1e-3, np.full(n, FACTOR, np.float32)])
+    own = (Prices(*map(jnp.asarray, prices)), jnp.asarray(price_range(space, prices)))
+    low = np.concatenate([np.zeros(2, np.float32), np.full(n, -FACTOR, np.float32)])
+    high = np.concatenate([np.ones(2, np.float32), np.full(n, FACTOR, np.float32)])
     everyone = not setting.config.resize.rate_limited
     algorithm = DirectBits(slots, low, high, setting.config.direct, everyone)
     rate = np.concatenate([np.full(2, PRICE_RATE), np.full(n, min(1.0, FACTOR_GENES / n))]).astype(np.float32)
@@ -166,16 +167,21 @@ def priced(setting: Setting) -> Species:
     def init(key: jax.Array) -> Float[Array, "C G"]:
         """Prices uniform on a log scale; factors 1, but for a spread of up to e per member."""
         k_price, k_spread, k_factor = jax.random.split(key, 3)
-        place = jax.random.uniform(k_price, (slots, 2))
+        places = jax.random.uniform(k_price, (slots, 2))
         spread = jax.random.uniform(k_spread, (slots, 1))
         factors = spread * jax.random.normal(k_factor, (slots, n))
-        genes = jnp.concatenate([low[None, :2] + place * (high - low)[None, :2], factors], axis=1)
+        genes = jnp.concatenate([places, factors], axis=1)
         return jnp.clip(genes, low[None], high[None])
 
     def decode(
-        key: jax.Array, genotypes: Float[Array, "C G"], live: Int[Array, ""] | int
+        key: jax.Array,
+        genotypes: Float[Array, "C G"],
+        live: Int[Array, ""] | int,
+        data: tuple[Prices, Float[Array, "2 2"]] = own,
     ) -> Int[Array, "C n"]:
-        return jax.vmap(lambda g: bargain(space, prices, g[:2], g[2:]))(genotypes)
+        prices, ends = data
+        least, most = ends[:, 0], ends[:, 1]
+        return jax.vmap(lambda g: bargain(space, prices, least + g[:2] * (most - least), g[2:]))(genotypes)
 
     return Species(
         algorithm=algorithm,
@@ -183,4 +189,5 @@ def priced(setting: Setting) -> Species:
         init=init,
         decode=decode,
         encode=None,
+        data=own,
     )

@@ -46,8 +46,10 @@ class Species(NamedTuple):
     algorithm: EvolutionaryAlgorithm  # population_size C, num_dims G
     params: Any  # the algorithm's, traced numbers
     init: Callable[[jax.Array], jax.Array]  # key -> first genotypes (C, G) float
-    decode: Callable[..., jax.Array]  # key, genotypes (C, G), live () -> phenotypes (C, n), right up to live
+    # key, genotypes (C, G), live (), data = own -> phenotypes (C, n), right up to live
+    decode: Callable[..., jax.Array]
     encode: Callable[[jax.Array], jax.Array] | None  # phenotypes -> genotypes that decode to them, or none
+    data: Any = None  # what decoding reads of a sensitivity table: traced, so another compiles nothing anew
 
 
 class Survivors(NamedTuple):
@@ -85,7 +87,7 @@ def ask(
 ) -> tuple[Float[Array, "C G"], Any]:
     """C children; those beyond the live count may be anything. An algorithm with a `step` is given guests."""
     if getattr(species.algorithm, "step", None) is not None and species.encode is not None:
-        params = params.replace(guests=from_archive(archive, species.encode))
+        params = params.replace(guests=from_archive(archive))
     with as_evosax():
         return species.algorithm.ask(key, state, params)
 

@@ -56,7 +56,9 @@ def strategy(kind: type[EvolutionaryAlgorithm], **options: Any) -> Callable[[Set
         params = params.replace(**numbers)
         low, high = jnp.asarray(space.low), jnp.asarray(space.high)
 
-        def decode(key: jax.Array, genotypes: Float[Array, "C n"], live: Int[Array, ""] | int) -> Array:
+        def decode(
+            key: jax.Array, genotypes: Float[Array, "C n"], live: Int[Array, ""] | int, data: Any = None
+        ) -> Array:
             return jax.vmap(space.nearest)(jnp.clip(genotypes, low[None], high[None]))
 
         species = Species(

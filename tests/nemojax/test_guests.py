@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from nemojax.archive import init_archive, update_archive
-from nemojax.config import NemoConfig
+from nemojax.config import Direct, NemoConfig
 from nemojax.space import BitSpace
 from nemojax.species import SPECIES, Setting
+from nemojax.species.direct import DirectBits
 from nemojax.species.guests import MOST, TRIES, from_archive, invite, stepped
 from nemojax.species.protocol import ask
 
@@ -81,10 +82,6 @@ def archive(count: int, capacity: int = 16, seed: int = 0):
     return jax.jit(update_archive)(init_archive(capacity, 20, 2), jnp.asarray(bits), jnp.asarray(costs)), bits
 
 
-def encode(bits):
-    return bits.astype(jnp.float32)
-
-
 def rows(array) -> list[tuple]:
     return [tuple(row) for row in np.asarray(array).astype(int)]
 
@@ -94,19 +91,18 @@ HOSTS = jnp.full((3000, 20), 5.0)  # no choice of the space
 
 def test_guests_are_the_valid_members_with_costs_of_span_one():
     full, bits = archive(9)
-    guests = from_archive(full, encode)
+    guests = from_archive(full)
     assert int(guests.count) == 9
-    np.testing.assert_array_equal(guests.genes[:9], bits.astype(np.float32))
+    np.testing.assert_array_equal(guests.bits[:9], bits)
     np.testing.assert_allclose(np.ptp(guests.costs[:9], axis=0), 1)
     assert np.isfinite(guests.costs).all()
 
 
 def test_only_valid_members_are_invited_and_pairs_are_near():
     full, bits = archive(9)
-    pair = invite(jax.random.key(0), HOSTS, HOSTS, from_archive(full, encode), 1.0)
-    assert np.asarray(pair.invited).all()
+    pair = invite(jax.random.key(0), HOSTS, HOSTS, from_archive(full))
     order = rows(bits)
-    one, two = ([order.index(row) for row in rows(side)] for side in (pair.first, pair.second))
+    one, two = ([order.index(row) for row in rows(side)] for side in pair)
     assert np.bincount(one, minlength=9).min() > 250, "the first is drawn uniformly, 333 of each"
     gap = np.abs(np.array(one) - two)
     # Brute force: the nearest of six drawn that are not the first.
@@ -119,34 +115,40 @@ def test_only_valid_members_are_invited_and_pairs_are_near():
     assert np.mean(gap == 0) < 0.01
 
 
-def test_the_rate_is_the_share_of_pairs_and_hosts_stay_in_place():
-    guests = from_archive(archive(9)[0], encode)
-    nobody = invite(jax.random.key(1), HOSTS, HOSTS + 1, guests, 0.0)
-    assert not np.asarray(nobody.invited).any()
-    np.testing.assert_array_equal(nobody.first, HOSTS)
-    np.testing.assert_array_equal(nobody.second, HOSTS + 1)
-    some = invite(jax.random.key(2), HOSTS, HOSTS + 1, guests, 0.3)
-    came = np.asarray(some.invited)
-    assert abs(came.mean() - 0.3) < 0.04
-    np.testing.assert_array_equal((np.asarray(some.first) != 5).all(axis=1), came)
-    np.testing.assert_array_equal((np.asarray(some.second) != 6).any(axis=1), came)
-
-
 def test_an_empty_archive_changes_nothing_and_one_member_is_its_own_partner():
-    empty = from_archive(init_archive(16, 20, 2), encode)
-    pair = invite(jax.random.key(0), HOSTS, HOSTS, empty, 1.0)
-    assert not np.asarray(pair.invited).any()
-    np.testing.assert_array_equal(pair.first, HOSTS)
+    empty = from_archive(init_archive(16, 20, 2))
+    for side in invite(jax.random.key(0), HOSTS, HOSTS, empty):
+        np.testing.assert_array_equal(side, HOSTS)
     alone, bits = archive(1)
-    pair = invite(jax.random.key(0), HOSTS, HOSTS, from_archive(alone, encode), 1.0)
-    assert set(rows(pair.first)) == set(rows(pair.second)) == set(rows(bits))
+    first, second = invite(jax.random.key(0), HOSTS, HOSTS, from_archive(alone))
+    assert set(rows(first)) == set(rows(second)) == set(rows(bits))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_the_rate_is_the_share_of_pairs(share):
+    """Nobody is crossed, mutated or steps: children are their parents."""
+    n = 20
+    kind = DirectBits(64, GAPS.low, GAPS.high, Direct(pair_rate=0.0, guest_rate=share, guest_pair_rate=0.0))
+    params = kind.default_params.replace(mutation_rate=0.0, guests=from_archive(archive(9)[0]))
+    state = kind.init(jax.random.key(0), jnp.full((64, n), 5.0), jnp.arange(64.0), params)
+    first = []
+    for seed in range(40):
+        children, _ = kind.ask(jax.random.key(seed), state, params)
+        came = (np.asarray(children) != 5).any(axis=1)
+        assert (came[::2] == came[1::2]).all()
+        assert came.mean() == share
+        first.append(came[0])
+    assert share in (0, 1) or 0 < np.mean(first) < 1, "each place is sometimes a guest's"
+    if share == 0.5:
+        assert (came[::2] != np.roll(came[::2], 1)).all(), "a species of few members has both"
 
 
 @pytest.mark.parametrize("name", ["continuous", "floor"])
 def test_children_of_guests_are_legal_and_steps_away(name):
-    config = NemoConfig(species=(name,), population=64)
+    guests = Direct(guest_rate=1.0, guest_pair_rate=0.0)
+    config = NemoConfig(species=(name,), population=64, direct=guests)
     kind = SPECIES[name](Setting(GAPS, 64, config, None))
-    params = kind.params.replace(guest_rate=1.0, guest_pair_rate=0.0)
+    params = kind.params
     key = jax.random.key(0)
     state = kind.algorithm.init(key, kind.init(key), jnp.arange(64.0), params)
     full, bits = archive(9)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import nemojax as nemo
+from nemojax import loop
 from nemojax.search import fingerprint
 
 CONFIG = nemo.NemoConfig(population=10, species=("continuous", "floor"), archive_capacity=64)
@@ -111,6 +112,22 @@ def test_policies_are_handed_over_to_another_search(task, four):
     seen = {row.tobytes() for row in four.bits}
     share = [np.mean([row.tobytes() in seen for row in x.bits]) for x in (again, without)]
     assert share[0] > share[1]
+
+
+def test_another_sensitivity_table_compiles_nothing_anew(task):
+    """Prices and node features are in the state, each search's own."""
+    one, two = (
+        nemo.Sensitivity(task.space.names, task.space.widths, table, "mine")
+        for table in np.random.default_rng(0).uniform(size=(2, task.space.size, len(task.space.widths)))
+    )
+    config = replace(WHOLE, species=("priced", "gcn"))
+    first = nemo.search(jax.random.key(0), task, budget=12, config=config, warm_start=one, warm_share=0.0)
+    compiled = loop._ask._cache_size(), loop._tell._cache_size()
+    other = nemo.search(jax.random.key(0), task, budget=12, config=config, warm_start=two, warm_share=0.0)
+    assert (loop._ask._cache_size(), loop._tell._cache_size()) == compiled
+    assert not np.array_equal(first.bits, other.bits)
+    fresh = nemo.search(jax.random.key(0), task, budget=12, config=config, warm_start=one, warm_share=0.0)
+    np.testing.assert_array_equal(first.bits, fresh.bits)
 
 
 # Limits

@@ -8,7 +8,6 @@ import pytest
 from nemojax.config import Direct, NemoConfig, Resize
 from nemojax.space import BitSpace
 from nemojax.species import SPECIES, Setting, continuous, floor
-from nemojax.species.guests import Guests
 
 # Gaps in the allowed bit-widths, and the third quantizer pinned.
 SPACE = BitSpace(("a", "b", "c", "d"), ((2, 3, 4, 8), (2, 3, 4, 5, 6, 7, 8), (6,), (4, 16)))
@@ -144,25 +143,3 @@ def test_the_dead_have_children_only_where_they_may_come_to_life():
         children, _ = species.algorithm.ask(KEY, state.replace(live=jnp.int32(3)), species.params)
         assert np.asarray(children)[:3].all()
         assert np.asarray(children)[100:].any() != limited
-
-
-def test_guests_are_parents_and_neighbours_in_cost():
-    """Without crossover and mutation, pairs of children are the guests: one drawn, one near it."""
-    species = continuous(setting(slots=40))
-    costs = jnp.linspace(0, 1, 20)[:, None] * jnp.ones((1, 2))
-    genes = jnp.asarray(np.random.default_rng(0).uniform(SPACE.low, SPACE.high, (20, 4)), jnp.float32)
-    copy = species.params.replace(pair_rate=0.0, mutation_rate=0.0, guest_rate=1.0)
-    state = species.algorithm.init(KEY, species.init(KEY), jnp.zeros(40), species.params)
-    rows = [tuple(row) for row in np.asarray(genes)]
-    gaps = []
-    for seed in range(5):
-        guests = Guests(genes, costs, jnp.int32(12))
-        children, _ = species.algorithm.ask(jax.random.key(seed), state, copy.replace(guests=guests))
-        drawn = [rows.index(tuple(row)) for row in np.asarray(children)]
-        assert max(drawn) < 12, "rows beyond the count are no members"
-        gaps += [abs(one - two) for one, two in zip(drawn[::2], drawn[1::2], strict=True)]
-    assert min(gaps) >= 0
-    assert np.mean(gaps) < 2.5, "two drawn independently are 4 apart on average"
-    nobody = Guests(genes, costs, jnp.int32(0))
-    children, _ = species.algorithm.ask(jax.random.key(0), state, copy.replace(guests=nobody))
-    assert {tuple(r) for r in np.asarray(children)} <= {tuple(r) for r in np.asarray(state.population)}

@@ -106,6 +106,7 @@ def test_sensitivity_is_a_feature_from_0_to_1(task):
     np.testing.assert_array_equal(told.nodes[:, :-1], graph.nodes)
     np.testing.assert_allclose(told.nodes[:, -1], np.linspace(1, 0, n), atol=1e-6)
     assert told.nodes.dtype == np.float32
+    np.testing.assert_array_equal(with_sensitivity(graph, None).nodes[:, -1], 0)
     flat = with_sensitivity(graph, Sensitivity(task.space.names, (2,), np.zeros((n, 1)), "sqnr"))
     np.testing.assert_array_equal(flat.nodes[:, -1], np.zeros(n))
 
