@@ -54,6 +54,7 @@ from .progress import progress as progress
 from .quantized import QuantizedNetwork as QuantizedNetwork, quantize as quantize
 from .quantizer_graph import chain_graph as chain_graph, quantizer_graph as quantizer_graph
 from .quantizers import fake_quantize as fake_quantize
+from .reevaluate import reevaluate as reevaluate
 from .search import (
     Found as Found,
     Report as Report,

@@ -13,6 +13,7 @@ from .evaluator import Evaluator, scores
 from .first_generation import initial_bits, uniform_bits
 from .front import Front
 from .plots import plot_bits, plot_front, plot_progress
+from .reevaluate import refiltered
 from .search import Found
 from .setup_run import Prepared
 from .task import costs_by_name
@@ -44,13 +45,9 @@ def evaluate_outcome(found: Found, prepared: Prepared, *, drawn: int = 20) -> Ou
     further = {"bitops_product": np.asarray(jax.vmap(product)(jnp.asarray(bits)))}
     settings = {**front.settings, **prepared.facts}
     front = Front(bits, costs, front.objectives, front.names, settings, {**columns, **further})
-    error = front.objectives[0]
-    on_report = np.column_stack(
-        [columns[f"report_{error}"], costs[:, 1:]]
-    )  # the others depend on the bits alone
-    again = Front.of(
-        bits, on_report, front.objectives, front.names, settings, {f"search_{error}": costs[:, 0]}
-    )
+    # All but the first depend on the bits alone.
+    on_report = np.column_stack([columns[f"report_{front.objectives[0]}"], costs[:, 1:]])
+    again = refiltered(front, on_report, front.objectives)
     k_random, k_perturbed = jax.random.split(prepared.key)
     rivals = {
         "uniform": uniform_bits(report),
@@ -71,10 +68,11 @@ def knee(front: Front) -> Configuration:
 
 def write_outcome(folder: Path, outcome: Outcome, found: Found) -> list[Path]:
     """Writes everything into `folder`; returns the files."""
-    files = {name: folder / name for name in ("front.csv", "front.json", "knee.json")}
-    outcome.front.to_csv(files["front.csv"])
-    outcome.front.to_json(files["front.json"])
-    save_bits(files["knee.json"], outcome.knee)
+    files = [folder / name for name in ("front.csv", "front.json", "report.csv", "report.json", "knee.json")]
+    for front, table, whole in zip((outcome.front, outcome.report), files[0:4:2], files[1:4:2], strict=True):
+        front.to_csv(table)
+        front.to_json(whole)
+    save_bits(files[4], outcome.knee)
     pictures = {
         "front.png": plot_front(outcome.report, outcome.baselines, _on_report(outcome.knee)),
         "knee.png": plot_bits(outcome.knee),
@@ -82,7 +80,7 @@ def write_outcome(folder: Path, outcome: Outcome, found: Found) -> list[Path]:
     }
     for name, figure in pictures.items():
         figure.savefig(folder / name)
-    return [*files.values(), *(folder / name for name in pictures)]
+    return [*files, *(folder / name for name in pictures)]
 
 
 def _on_report(point: Configuration) -> Configuration:

@@ -90,6 +90,7 @@ def test_search_leaves_all_files(finished):
     names = {file.name for file in finished.iterdir()}
     assert names == {
         "front.csv", "front.json", "front.png", "knee.json", "knee.png", "progress.png",
+        "report.csv", "report.json",
         "search.ckpt", "settings.json",
     }  # fmt: skip
     for name in ("front.png", "knee.png", "progress.png"):
@@ -104,6 +105,10 @@ def test_search_leaves_all_files(finished):
         rows = list(csv.DictReader(file))
     assert len(rows) == len(front)
     np.testing.assert_allclose([float(row["kl"]) for row in rows], front.costs[:, 0])
+    again = nemo.Front.from_json(finished / "report.json")
+    assert set(again.held_out) == {"search_kl"}
+    of_search = {row.tobytes(): kl for row, kl in zip(front.bits, front.held_out["report_kl"], strict=True)}
+    assert [of_search[row.tobytes()] for row in again.bits] == again.costs[:, 0].tolist()
     bits = json.loads((finished / "knee.json").read_text())["bits"]
     assert list(bits) == list(front.names)
 

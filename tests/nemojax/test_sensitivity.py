@@ -1,6 +1,7 @@
 """Sensitivity tables: the measures against plain retellings, the table's files and bad input."""
 
 import json
+from importlib import resources
 
 import jax
 import jax.numpy as jnp
@@ -252,3 +253,16 @@ def test_bad_images_and_labels(network):
         fisher_sensitivity(jax.random.key(0), network, images(1), labels=0)
     with pytest.raises(ValueError, match="is not finite"):
         sqnr_sensitivity(network, np.full((1, 4, 4, 3), np.nan, np.float32))
+
+
+def test_files_keep_their_published_schema(small, tmp_path):
+    jsonschema = pytest.importorskip("jsonschema")
+    text = resources.files("nemojax").joinpath("schemas", "sensitivity.schema.json").read_text()
+    schema = json.loads(text)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    small.to_json(tmp_path / "s.json")
+    data = json.loads((tmp_path / "s.json").read_text())
+    jsonschema.validate(data, schema)
+    assert set(schema["required"]) == set(data) == set(schema["properties"])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**data, "widths": [1]}, schema)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from pymoo.operators.crossover.sbx import cross_sbx
 from pymoo.operators.mutation.pm import mut_pm
-from scipy.stats import ks_2samp
+from scipy.stats import binom, ks_2samp
 
-from nemojax.variation import mutated, polynomial_mutation, sbx, sbx_children
+from nemojax.variation import most_mutated, mutated, polynomial_mutation, sbx, sbx_children
 
 LOW, HIGH = np.array([2.0, 2.0, 4.0, 2.0]), np.array([8.0, 8.0, 4.0, 6.0])  # the third gene is pinned
-jitted_sbx, jitted_mutation = jax.jit(sbx), jax.jit(polynomial_mutation)
+jitted_sbx, jitted_mutation = jax.jit(sbx), jax.jit(polynomial_mutation, static_argnames="most")
 
 
 def retold_sbx(u, a, b, low, high, eta):
@@ -157,3 +157,46 @@ def test_mutation_is_exact_near_a_bound_in_float32():
     x, low, high = (np.full(9, value, np.float32) for value in (1e-10, 0, 1))
     moved = jax.jit(mutated)(u, x, low, high, 20.0)
     np.testing.assert_allclose(moved, 1e-10 * (2 * u), rtol=1e-4)
+
+
+# Mutated genes found by the gaps between them
+
+
+@pytest.mark.parametrize(("count", "rate"), [(244, 1 / 244), (30, 0.01), (1000, 0.02), (100, 0.0)])
+def test_the_most_mutated_genes_are_the_binomials_tail(count, rate):
+    most = most_mutated(count, rate)
+    assert most is not None
+    assert binom.sf(most, count, rate) < 1e-9
+    assert most == 1 or binom.sf(most - 1, count, rate) >= 0.9e-9
+
+
+def test_where_about_all_genes_may_be_mutated_none_are_skipped():
+    assert most_mutated(12, 1 / 12) is None
+    assert most_mutated(100, 0.5) is None
+
+
+def test_gaps_mutate_as_often_and_as_far_as_a_draw_for_every_gene():
+    count, n, rate = 20_000, 60, 0.03
+    x = jnp.full((count, n), 3.0)
+    low, high = jnp.full(n, 2.0), jnp.full(n, 8.0).at[7].set(2.0)
+    most = most_mutated(n, rate)
+    gaps, dense = (
+        np.asarray(jitted_mutation(jax.random.key(k), x.at[:, 7].set(2.0), low, high, 5.0, rate, most=m))
+        for k, m in ((1, most), (2, None))
+    )
+    np.testing.assert_array_equal(gaps[:, 7], 2.0)
+    moved = np.delete(gaps, 7, axis=1) != 3.0
+    slack = 4.5 * np.sqrt(rate * (1 - rate) / count)
+    assert np.abs(moved.mean(axis=0) - rate).max() < slack, "every gene as often, the last ones too"
+    number = np.bincount(moved.sum(axis=1), minlength=8)[:8] / count
+    np.testing.assert_allclose(number, binom.pmf(np.arange(8), n - 1, rate), atol=0.015)
+    together = np.mean(moved[:, :-1] & moved[:, 1:])
+    assert abs(together - rate**2) < 4 * rate / np.sqrt(count * n), "neighbours independently"
+    assert ks_2samp(gaps[gaps != 3.0], dense[dense != 3.0]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_gaps_at_the_ends_of_the_rate(rate):
+    x, low, high = jnp.full((50, 9), 3.0), jnp.full(9, 2.0), jnp.full(9, 8.0)
+    moved = np.asarray(jitted_mutation(jax.random.key(0), x, low, high, 5.0, rate, most=9)) != 3.0
+    assert moved.mean() == rate
