@@ -6,7 +6,6 @@ generation on EfficientNet-Lite0, how often a search of 100 re-sized generations
 8,192 members.
 """
 
-import resource
 import subprocess
 import sys
 import time
@@ -120,14 +119,13 @@ def against_evaluation() -> dict[str, float]:
 def large_memory() -> float:
     """Peak GiB of a fresh process that runs three generations of 8,192 members."""
     code = (
-        "import jax, resource\n"
         "from benchmarks.ask_tell import Own, LARGE\n"
+        "from benchmarks.common import peak_gib\n"
         "Own(LARGE, ('continuous', 'floor')).generations(3)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        "print(peak_gib())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
-    return int(done.stdout.split()[-1]) * unit / 2**30
+    return float(done.stdout.split()[-1])
 
 
 def main() -> None:
@@ -148,7 +146,6 @@ def main() -> None:
         "compiles": whole.compiles,
         "different_sizes_in_100_generations": len(set(sizes)),
         "peak_gib_8192": None if QUICK else round(large_memory(), 3),
-        "peak_gib_here": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
     }
     finish("ask_tell", result)
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -42,6 +43,19 @@ def machine() -> dict[str, Any]:
         "jax": jax.__version__,
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
+
+
+def peak_gib() -> float:
+    """Most memory that this process held at once.
+
+    From the kernel's table where there is one: rusage also counts what the parent held when it forked.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(lines[0].split()[1]) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def time_side_by_side(runs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:

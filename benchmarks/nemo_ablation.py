@@ -41,30 +41,23 @@ PUBLISHED = nemo.NemoConfig(population=POPULATION)
 COLD: dict[str, Any] = {"warm_start": None}
 
 
-def without(name: str) -> nemo.NemoConfig:
-    return replace(WHOLE, species=tuple(kind for kind in WHOLE.species if kind != name))
-
-
-def alone(name: str) -> nemo.NemoConfig:
-    return replace(WHOLE, species=(name,))
+def of(*species: str) -> nemo.NemoConfig:
+    return replace(WHOLE, species=species)
 
 
 SEARCHES: dict[str, tuple[nemo.NemoConfig, dict[str, Any]]] = {
     "nemo": (WHOLE, {}),
     # parts taken away
-    "published_species": (PUBLISHED, {}),
     "cold": (PUBLISHED, COLD),
     "paper_preset": (nemo.preset("paper", population=POPULATION), COLD),
     "no_guests": (replace(WHOLE, direct=nemo.Direct(guest_rate=0.0)), {}),
     "equal_sizes": (replace(WHOLE, resize=nemo.Resize(rule="equal")), {}),
     "hypervolume_utility": (replace(WHOLE, resize=nemo.Resize(utility="hypervolume")), {}),
-    "mlp_for_graphs": (
-        replace(WHOLE, species=(*(s for s in WHOLE.species if s not in ("gcn", "unet")), "mlp")),
-        {},
-    ),
+    "mlp_for_graphs": (of("continuous", "floor", "mlp", "priced"), {}),
     "shuffled_edges": (replace(WHOLE, graph=replace(WHOLE.graph, edges="shuffled")), {}),
-    **{f"without_{name}": (without(name), {}) for name in WHOLE.species},
-    **{f"{name}_alone": (alone(name), {}) for name in WHOLE.species},
+    "without_graphs": (of("continuous", "floor", "priced"), {}),
+    "without_prices": (PUBLISHED, {}),
+    **{f"{name}_alone": (of(name), {}) for name in WHOLE.species},
     # rivals
     "nsga2_direct": (
         replace(PUBLISHED, species=("continuous",), survival="nsga2", direct=nemo.Direct(guest_rate=0.0)),

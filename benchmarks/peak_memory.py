@@ -1,13 +1,10 @@
 """Peak resident memory of a search at population 64, with everything that the process holds."""
 
-import resource
-import sys
-
 import jax
 
 import nemojax as nemo
 
-from .common import QUICK, finish
+from .common import QUICK, finish, peak_gib
 
 RESOLUTION, IMAGES, POPULATION = (64, 32, 64) if QUICK else (160, 64, 64)
 GENERATIONS = 1 if QUICK else 3
@@ -21,14 +18,12 @@ def main() -> None:
     found = nemo.search(
         key, task, budget=GENERATIONS * POPULATION, config=nemo.NemoConfig(population=POPULATION)
     )
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     finish(
         "peak_memory",
         {
             "settings": {"resolution": RESOLUTION, "images": IMAGES, "population": POPULATION, "seed": 0},
             "evaluations": len(found.bits),
-            "peak_gib": round(peak / 2**30, 3),
+            "peak_gib": round(peak_gib(), 3),
             "limit_gib": 3,
         },
     )
