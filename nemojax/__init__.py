@@ -50,6 +50,7 @@ from .plots import (
 )
 from .policies import load_policies as load_policies, save_policies as save_policies
 from .preprocess import Preprocess as Preprocess
+from .prices import Prices as Prices
 from .progress import progress as progress
 from .quantized import QuantizedNetwork as QuantizedNetwork, quantize as quantize
 from .quantizer_graph import chain_graph as chain_graph, quantizer_graph as quantizer_graph
@@ -66,7 +67,6 @@ from .sensitivity_measures import measure_sensitivity as measure_sensitivity
 from .space import BitSpace as BitSpace
 from .species import (
     SPECIES as SPECIES,
-    Prices as Prices,
     Setting as Setting,
     Species as Species,
     strategy as strategy,

@@ -46,10 +46,15 @@ def save_state(path: str | os.PathLike, state: Any, settings: Mapping[str, Any])
     write_bytes(path, json.dumps(header).encode() + b"\n" + payload)
 
 
-def load_state(path: str | os.PathLike, like: State, settings: Mapping[str, Any]) -> State:
+def load_state(
+    path: str | os.PathLike, like: State, settings: Mapping[str, Any], *, part: bool = False
+) -> State:
     """The state saved in `path`, as a pytree of the structure, shapes and types of `like`.
 
     Where an array of `like` has no rows, the saved one may have any number (a cache, a history).
+
+    Args:
+        part: `like` is a dict with some of the saved one's entries; the others are left.
 
     Raises:
         FileNotFoundError: no such file.
@@ -76,6 +81,8 @@ def load_state(path: str | os.PathLike, like: State, settings: Mapping[str, Any]
         raise ValueError(f"{path} does not match its checksum: damaged; {again}")
     _compare(str(path), header["settings"], json.loads(_canonical(dict(settings))))
     saved = jax.tree.map(jnp.asarray, serialization.msgpack_restore(payload))
+    if part:
+        saved = {name: saved[name] for name in like if name in saved}  # type: ignore[attr-defined]
     _check_shapes(str(path), saved, serialization.to_state_dict(like))
     return serialization.from_state_dict(like, saved)
 

@@ -69,7 +69,7 @@ class Direct:
     pair_rate: float = 1.0  # share of pairs that are crossed (Deb & Jain 2014)
     gene_rate: float = 0.5  # of a crossed pair; Deb's standard form
     mutation_rate: float | None = None  # per gene; none: 1/n, Deb's standard
-    guest_rate: float = 0.5  # O: share of pairs whose parents are neighbours in the archive; P: none
+    guest_rate: float = 0.5  # O: share of pairs, in 32nds, whose parents are archived neighbours; P: none
     guest_pair_rate: float = 0.5  # O: of those, share that are crossed; the others' children step from one
     tournament: int = 2  # Deb et al. 2002
     floor_top: float = 0.0  # P: 0, so that the highest width needs a gene of exactly that value

@@ -10,16 +10,20 @@ import numpy as np
 
 from .task import Task
 
+_DRAWN = 32
+
 
 def fingerprint(task: Task) -> str:
     """Start of a SHA-256 over what decides a task's costs; equal tasks have equal ones.
 
-    Objectives that are functions of the bits are told apart by their values at three configurations.
+    Objectives that are functions of the bits are told apart by their values at every width and at some
+    configurations drawn once.
     """
     digest = hashlib.sha256()
-    for width in (2, 5, 8):
-        bits = jnp.asarray(task.space.uniform(width))
-        digest.update(np.array([cost(bits) for _, cost in task.costs_of_bits]).tobytes())
+    rng = np.random.default_rng(0)
+    drawn = [[rng.choice(bits) for bits in task.space.allowed] for _ in range(_DRAWN)]
+    rows = np.array([*map(task.space.uniform, task.space.widths), *drawn], np.int32)
+    digest.update(np.asarray(jax.jit(jax.vmap(task.costs_by_bits))(jnp.asarray(rows))).tobytes())
     for leaf in jax.tree.leaves(task):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     network = task.network

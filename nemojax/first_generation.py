@@ -60,5 +60,11 @@ def seeds_of(path: str | os.PathLike[str], space: BitSpace) -> Int[np.ndarray, "
 
 
 def fitted(space: BitSpace, bits: Int[np.ndarray, "k n"]) -> Int[np.ndarray, "k n"]:
-    """Each configuration moved to the nearest one that the space allows."""
+    """Each configuration moved to the nearest one that the space allows.
+
+    Raises:
+        ValueError: configurations of another number of quantizers.
+    """
+    if np.ndim(bits) != 2 or np.shape(bits)[1] != space.size:
+        raise ValueError(f"seeds has shape {np.shape(bits)}, this search's are (k, {space.size})")
     return np.asarray(jax.vmap(space.snap)(jnp.asarray(bits, jnp.int32)))

@@ -12,15 +12,17 @@ from jaxtyping import Array, Float
 
 from hwmodel import Workload
 
+from .sensitivity import Sensitivity
 from .space import BitSpace
 from .task import CostOfBits, costs_by_name
 
 _BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_ROUNDING = 1e-6  # relative, of costs in float32: a limit holds to that
 _SHOWN = 3  # contributors named in a message
 
 
 @runtime_checkable
-class Budgeted(Protocol):
+class Limited(Protocol):
     """What a task needs for limits; `network` and `costs_of_bits` may be missing if only objectives count."""
 
     @property
@@ -29,12 +31,13 @@ class Budgeted(Protocol):
 
 
 def limits(
-    task: Budgeted, wanted: Mapping[str, float | int | str], *, growing: Sequence[str] = ()
+    task: Limited, wanted: Mapping[str, float | int | str], *, growing: Sequence[str] = ()
 ) -> Float[np.ndarray, " M"]:
-    """Upper limits of a task's objectives, (M,) float32, +inf where none is wanted.
+    """Upper limits of a task's objectives, (M,) float32, +inf where none is wanted; 1e-6 of each is slack.
 
     A limit on a cost of bits alone is checked at the lowest bit-width of every quantizer. That bounds the
-    cost from below, whatever ties and pairs do, since the built-in costs grow with every bit-width.
+    cost from below, whatever ties and pairs do, since the built-in costs grow with every bit-width. Under
+    pairs, which can keep it higher, an integer program decides about model_ratio and bitops_max.
 
     Args:
         task: a Task.
@@ -65,7 +68,9 @@ def limits(
     for name, value in upper.items():
         if name in costs and (name in growing or _is_built_in(task, name, costs[name])):
             _check_reachable(task.space, costs[name], value, told[name])  # type: ignore[attr-defined]
-    return np.array([upper.get(name, np.inf) for name in task.objectives], np.float32)
+    if getattr(getattr(task, "space", None), "pairs", ()) and hasattr(task, "network"):
+        _check_pairs(task, upper)
+    return np.array([upper.get(name, np.inf) * (1 + _ROUNDING) for name in task.objectives], np.float32)
 
 
 def violation(
@@ -126,12 +131,32 @@ def _is_built_in(task: Any, name: str, cost: CostOfBits) -> bool:
 def _check_reachable(space: BitSpace, cost: CostOfBits, limit: float, told: str) -> None:
     lowest = np.array(space.low, np.int32)
     reached = float(cost(jnp.asarray(lowest)))
-    if reached <= limit * (1 + 1e-6):  # float32 of the same number
+    if reached <= limit * (1 + _ROUNDING):
         return
     raise ValueError(
         f"{told} cannot be kept: with every quantizer at its lowest bit-width it is {reached:.4g} at least. "
         f"{_kept_up(space, cost, lowest)}; raise the limit, or allow them fewer bits"
     )
+
+
+def _check_pairs(task: Any, upper: Mapping[str, float]) -> None:
+    """Raises ValueError if no legal configuration keeps the limits of size and bit-operations together."""
+    from .baselines.knapsack import Knapsack  # needs SciPy's solver, which takes a while to import
+
+    known = costs_by_name(task.network)
+    own = {n: x for n, x in upper.items() if n in ("model_ratio", "bitops_max")}
+    own = {n: x for n, x in own.items() if _is_built_in(task, n, known[n])}
+    if not own:
+        return
+    space = task.space
+    flat = np.array([[0.0 if b in bits else np.nan for b in space.widths] for bits in space.allowed])
+    nothing = Sensitivity(space.names, space.widths, flat, "none")
+    if Knapsack.of(space, task.network.workload, nothing).solve(**own) is None:
+        told = " and ".join(f"{name} <= {value:.4g}" for name, value in own.items())
+        raise ValueError(
+            f"limits {told} cannot be kept by any configuration of the pairs {list(space.pairs)}: raise a "
+            "limit, or allow pairs of fewer bits"
+        )
 
 
 def _kept_up(space: BitSpace, cost: CostOfBits, lowest: np.ndarray) -> str:

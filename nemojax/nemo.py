@@ -26,9 +26,10 @@ from .box import Space
 from .config import NemoConfig
 from .first_members import handed, planted
 from .pareto import non_dominated, succeeded
+from .prices import Prices
 from .ranking import joint_order
 from .reference_points import das_dennis, most_divisions
-from .species import SPECIES, Prices, Setting, Species
+from .species import SPECIES, Setting, Species
 from .species.protocol import ask as ask_species, start, tell as tell_species
 from .survival import SURVIVALS, Survival
 from .survivors import spread, survivors
@@ -116,7 +117,7 @@ def nemo(
         raise ValueError(f"num_objectives must be at least 2, got {num_objectives}")
     count, slots, kinds = config.population, config.slots, len(config.species)
     worst = float(2 * kinds * slots)  # told for the dead: finite and all the same, as strategies expect
-    archive = init_archive(config.archive_capacity, space.size, num_objectives)
+    empty = init_archive(config.archive_capacity, space.size, num_objectives)
     survival = _survival(config, num_objectives)
     species = _species(config, Setting(space, slots, config, graph, prices))
     unit = _scale(scale, num_objectives)
@@ -176,7 +177,7 @@ def nemo(
             asked=jnp.zeros(kinds, jnp.int32),
             utility=jnp.zeros(kinds, jnp.float32),
             survival=survival.init(num_objectives),
-            archive=replace(archive, bits=archive.bits.astype(dtype)),
+            archive=replace(empty, bits=empty.bits.astype(dtype)),
         )
         return jax.tree.map(_fixed, state)
 

@@ -6,19 +6,16 @@ checkpoints happen between generations.
 
 import json
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import moocore
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from .budgeted import Budgeted
-from .checkpoint import load_state, save_state
+from .algorithm import algorithm
 from .config import PRESETS, NemoConfig
 from .evaluator import Evaluator
 from .fingerprint import digest_of, fingerprint
@@ -26,34 +23,14 @@ from .first_generation import fitted, initial_bits
 from .front import Front
 from .history import History
 from .limits import limits as checked_limits
-from .loop import run
-from .nemo import Nemo, NemoState, nemo
+from .nemo import NemoState
 from .policies import Policies, policies as living_policies
-from .quantized import QuantizedNetwork
-from .quantizer_graph import quantizer_graph
-from .sensitivity import Sensitivity
-from .sensitivity_measures import measure_sensitivity
-from .species import Prices
-from .task import Task
-from .warm_start import best_spread, warm_bits, with_prior, with_sensitivity
-
-_STALE_GENERATIONS = 25  # without a new configuration: the search has run dry
-
-
-class Report(NamedTuple):
-    """What `on_chunk` is told after every generation."""
-
-    generation: int
-    evaluations: int  # carried out, the unit of the budget
-    asked: int  # candidates, those known already included
-    budget: int
-    hypervolume: float  # of everything evaluated, in [0, 1]: a share of the box up to `reference`
-    front: int  # points
-    best: Mapping[str, float]  # lowest of each objective
-    seconds: float  # since the call
-
-
-OnChunk = Callable[[Report], Any]  # True ends the search
+from .search_course import Course, OnChunk as OnChunk, Report as Report
+from .search_files import Files
+from .sensitivity import Sensitivity, check_covers
+from .sensitivity_measures import error_entries, measure_sensitivity
+from .task import Task, costs_by_name, worst_error
+from .warm_start import best_spread, warm_bits, with_prior
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +48,16 @@ class Found:
 
 
 def reference(task: Task) -> np.ndarray:
-    """(M,) the worst that still counts in a hypervolume: 1 for shares; for kl ln(classes), a flat guess."""
-    classes = jax.eval_shape(QuantizedNetwork.logits, task.network, task.images).shape[1]
-    return np.array([np.log(classes) if name == "kl" else 1.0 for name in task.objectives])
+    """(M,) the worst that still counts in a hypervolume: 1 for shares; for kl ln(classes), a flat guess.
+
+    For a cost of one's own that has another scale: its value with every quantizer at its highest bit-width.
+    """
+    worst = [worst_error(task)]
+    highest, built_in = jnp.asarray(task.space.uniform(task.space.widths[-1])), costs_by_name(task.network)
+    for name, cost in task.costs_of_bits:
+        own = 1.0 if built_in.get(name) == cost else abs(float(cost(highest)))
+        worst.append(own or 1.0)
+    return np.array(worst)
 
 
 def search(
@@ -98,7 +82,8 @@ def search(
 
     Args:
         key: typed key; the result depends on it, the task, the budget and the settings here alone.
-        budget: configurations evaluated at most; generations are not cut, so up to one less is used.
+        budget: configurations evaluated at most, those for a table of errors included; generations are not
+            cut, so up to one less is used.
         config: population, species, survival; default: the preset "guided", or "default" without a warm
             start.
         limits: objective -> its highest value, or "size" -> "1.2 MB". Configurations beyond a limit by their
@@ -112,7 +97,8 @@ def search(
         on_chunk: called with a Report after every generation; `progress()` is one.
         time_limit_s: ends the search after the generation in which it passes.
         checkpoint: a file that is written after every generation. If it is there already the search goes
-            on from it, bit for bit as if it had not stopped, or raises if it is of another search.
+            on from it, bit for bit as if it had not stopped, or raises if it is of another search. With a
+            higher budget it goes on further; the warm start stays what it was.
         cache: a file of evaluations of this task, read at the start and written at the end. What it knew at
             the start costs no evaluation.
         block: configurations evaluated in one call on the device.
@@ -123,156 +109,98 @@ def search(
             a cache of another task.
     """
     config = config or (PRESETS["default"] if warm_start is None else PRESETS["guided"])
-    if budget < config.population:
-        raise ValueError(
-            f"budget must be at least the population, {config.population} evaluations, got {budget}: "
-            "raise it or lower the population"
-        )
     if not 0 <= warm_share < 1:
         raise ValueError(f"warm_share must be in [0, 1), got {warm_share}")
-    started = time.monotonic()
     corner, highest = reference(task), checked_limits(task, limits or {})
+    prior = np.zeros((0, task.space.size), np.int32) if seeds is None else fitted(task.space, seeds)
+    if isinstance(warm_start, Sensitivity):
+        check_covers(warm_start, task.space)
     k_initial, k_run, k_table = jax.random.split(key, 3)
-    table = measure_sensitivity(k_table, task, warm_start) if isinstance(warm_start, str) else warm_start
-    evaluator = Evaluator(task, block=block, on_evaluated=getattr(on_chunk, "on_evaluated", None))
-    evaluate = Budgeted(evaluator, highest, corner)
-    own, algo = _algorithm(config, task, table)
-    prior = np.zeros((0, task.space.size), np.int32)
-    if seeds is not None:
-        prior = fitted(task.space, np.asarray(seeds, np.int32))
-        if len(prior) + config.population > budget:
-            raise ValueError(
-                f"seeds has {len(prior)} rows, too many for a budget of {budget} evaluations of which a "
-                f"population takes {config.population}: raise it, or give fewer"
-            )
-    if table is not None:
-        room = min(int(warm_share * budget), budget - config.population) - len(prior)
-        prior = np.concatenate([prior, warm_bits(task, table, max(room, 0))])
-    first = initial_bits(k_initial, task.space, algo.room)
-    state = own.init(k_run, first, policies)
+    table_id = warm_start.table if isinstance(warm_start, Sensitivity) else [ord(c) for c in warm_start or ""]
     identity = {
         "task": fingerprint(task),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "config": json.loads(json.dumps(asdict(config))),
         "limits": [float(limit) if np.isfinite(limit) else None for limit in highest],
-        "start": digest_of(
-            [prior, first, *(policies or {}).values(), *([] if table is None else [table.table])]
-        ),
+        "start": digest_of([prior, table_id, warm_share, *(policies or {}).values()]),
     }
-    known = {"task": identity["task"]}
-    stock = Evaluator(task).everything()
-    if cache is not None and Path(cache).exists():
-        stock = load_state(cache, stock, known)
-    marks = np.array([len(stock["bits"]), 0], np.int32)  # what the cache knew at the start; stale generations
-    history = History(len(config.species))
-    if checkpoint is not None and Path(checkpoint).exists():
-        empty = {"state": state, "cache": evaluator.table(), "history": history.table(), "marks": marks}
-        saved: Any = load_state(checkpoint, empty, identity)
-        state, marks = saved["state"], np.asarray(saved["marks"])
-        evaluator.restore(saved["cache"])
-        history.restore(saved["history"])
-    evaluator.know(stock, free=int(marks[0]))
-    stale, stop = int(marks[1]), False
-    try:
-        if int(state.generation) == 0 and len(prior):
-            told = []
-            for part in np.array_split(prior, -(-len(prior) // config.population)):
-                told.append(evaluate(part))
-                if time_limit_s is not None and time.monotonic() - started >= time_limit_s:
-                    break
-            costs, over = (np.concatenate(parts) for parts in zip(*told, strict=True))
-            prior = prior[: len(costs)]
-            chosen = best_spread(prior, costs, over, algo.room)
-            planted = np.concatenate([chosen, first])[: algo.room]
-            state = with_prior(own.init(k_run, planted, policies), prior, costs, over)
-        while evaluator.evaluations + config.population <= budget and stale < _STALE_GENERATIONS and not stop:
-            before = evaluator.evaluations
-            state, metrics = run(algo, evaluate, state, generations=1, every=1, jit_evaluate=False)
-            stale = stale + 1 if evaluator.evaluations == before else 0
-            report = _report(task, state, evaluator, highest, budget, corner, time.monotonic() - started)
-            history.add(report.evaluations, report.hypervolume, metrics)
-            if checkpoint is not None:
-                parts = {
-                    "state": state,
-                    "cache": evaluator.table(),
-                    "history": history.table(),
-                    "marks": np.array([marks[0], stale], np.int32),
-                }
-                save_state(checkpoint, parts, identity)
-            stop = on_chunk is not None and on_chunk(report) is True
-            stop = stop or (time_limit_s is not None and report.seconds >= time_limit_s)
-    finally:
-        close = getattr(on_chunk, "close", None)  # a progress line gives the terminal back, whatever happened
-        if close is not None:
-            close()
-        if cache is not None:
-            save_state(cache, evaluator.everything(), known)
-    evaluated = evaluator.table()
-    within = (evaluated["costs"] <= highest).all(axis=1)
-    front = Front.of(
-        evaluated["bits"][within],
-        evaluated["costs"][within],
-        task.objectives,
-        task.space.names,
-        {**(settings or {}), **identity},
+    evaluator = Evaluator(task, block=block, on_evaluated=getattr(on_chunk, "on_evaluated", None))
+    course = Course(
+        task, evaluator, highest, corner, Files(checkpoint, cache, identity, task), on_chunk, time_limit_s
     )
+    history = course.history = History(len(config.species))
+    marks = course.files.restore(evaluator, history)
+    try:
+        table, spent = _table(k_table, evaluator, warm_start, budget - config.population)
+        if marks is None:
+            used = spent + evaluator.evaluations
+            left = budget - used - config.population - len(prior)
+            if left < 0:
+                raise ValueError(
+                    f"budget must be at least the population, {config.population} evaluations, and what goes "
+                    f"before it ({len(prior)} seeds, {used} for the sensitivity table), got {budget}: "
+                    "raise it, or lower those"
+                )
+            marks = course.files.start(min(int(warm_share * budget), left))
+        course.marks = marks
+        own, algo = algorithm(config, task, table, corner)
+        first = initial_bits(k_initial, task.space, own.room)
+        state = course.files.state(own.init(k_run, first, policies))
+        if table is not None:
+            prior = np.concatenate([prior, warm_bits(task, table, marks.warm, highest)])
+        if int(state.generation) == 0 and len(prior):
+            costs, over = course.evaluate_first(state, prior, config.population)
+            if not course.stopped:
+                planted = np.concatenate([best_spread(prior, costs, over, own.room), first])[: own.room]
+                state = with_prior(own.init(k_run, planted, policies), prior, costs, over)
+        state = course.evolve(algo, state, budget - spent, config.population)
+    finally:
+        course.close()
+    evaluated = evaluator.table()
     return Found(
-        front=front,
+        front=_front(task, evaluated, highest, {**(settings or {}), **identity}),
         bits=evaluated["bits"],
         costs=evaluated["costs"],
         history=history.table(),
         species=config.species,
         policies=living_policies(state, config),
         state=state,
-        finished=not stop,
+        finished=not course.stopped,
     )
 
 
-_BUILT: dict[tuple[Any, ...], Nemo] = {}
+def _table(
+    key: jax.Array, evaluator: Evaluator, wanted: Sensitivity | str | None, budget: int
+) -> tuple[Sensitivity | None, int]:
+    """The sensitivity table, and the evaluations that it took elsewhere.
 
-
-def _algorithm(config: NemoConfig, task: Task, table: Sensitivity | None) -> tuple[Nemo, Nemo]:
-    """One to start with, and one to go on with: an algorithm compiles anew for each instance, so searches
-    in one process that differ in nothing but what is in their state share theirs.
+    Raises:
+        ValueError: a table of errors that takes more than the budget.
     """
-    workload, scale, rules = task.network.workload, reference(task), config.graph
-    # One fixed order for every run: the shuffled graph is the control of an ablation.
-    shuffle = jax.random.key(0) if rules.edges == "shuffled" else None
-    graph = quantizer_graph(workload, rules.edges, shuffle, position=rules.position)  # type: ignore[arg-type]
-    graph = with_sensitivity(graph, table)
-    prices = None if table is None else Prices.of(task.space, workload, table)
-    own = nemo(config, task.space, len(task.objectives), graph=graph, prices=prices, scale=scale)
-    # Features of the nodes and prices are in the state.
-    shape = [graph.senders, graph.receivers, scale]
-    if prices is not None:
-        shape += [prices.weight, prices.input]
-    key = (config, task.space, task.objectives, graph.nodes.shape, digest_of(shape))
-    if key not in _BUILT and len(_BUILT) >= 32:
-        _BUILT.pop(next(iter(_BUILT)))
-    return own, _BUILT.setdefault(key, own)
+    if not isinstance(wanted, str):
+        return wanted, 0 if wanted is None else wanted.evaluations
+    entries = error_entries(evaluator.task.space)
+    if wanted == evaluator.task.score.name and entries > budget:
+        raise ValueError(
+            f"warm_start={wanted!r} takes {entries} evaluations, the budget leaves {budget} beside a "
+            "population: raise it, or take 'fisher', which takes none"
+        )
+    before = evaluator.evaluations
+    table = measure_sensitivity(key, evaluator.task, wanted, evaluate=evaluator)
+    return table, table.evaluations - (evaluator.evaluations - before)
 
 
-def _report(
-    task: Task,
-    state: NemoState,
-    evaluator: Evaluator,
-    limits: np.ndarray,
-    budget: int,
-    corner: np.ndarray,
-    seconds: float,
-) -> Report:
-    costs = evaluator.table()["costs"].astype(np.float64)
-    costs = costs[np.isfinite(costs).all(axis=1) & (costs <= limits).all(axis=1)]
-    front = costs[moocore.is_nondominated(costs)] if len(costs) else costs
-    volume = float(moocore.hypervolume(front / corner, np.ones(len(corner)))) if len(front) else 0.0
-    best = front.min(axis=0) if len(front) else np.full(len(corner), np.inf)
-    return Report(
-        generation=int(state.generation),
-        evaluations=evaluator.evaluations,
-        asked=int(state.evaluations),
-        budget=budget,
-        hypervolume=volume,
-        front=len(front),
-        best=dict(zip(task.objectives, best.tolist(), strict=True)),
-        seconds=seconds,
-    )
+def _front(
+    task: Task, evaluated: Mapping[str, np.ndarray], limits: np.ndarray, settings: Mapping[str, Any]
+) -> Front:
+    """Of what was evaluated and is within the limits."""
+    costs = evaluated["costs"]
+    within = (costs <= limits).all(axis=1)
+    if not (within & np.isfinite(costs).all(axis=1)).any() and np.isfinite(limits).any():
+        wanted = {n: float(x) for n, x in zip(task.objectives, limits, strict=True) if np.isfinite(x)}
+        raise ValueError(
+            f"none of {len(costs)} configurations evaluated is within the limits {wanted}: raise them, or "
+            "the budget"
+        )
+    names = task.space.names
+    return Front.of(evaluated["bits"][within], costs[within], task.objectives, names, settings)

@@ -35,7 +35,12 @@ IMAGES, LABELS = 16, 4  # of the measures without evaluations
 
 
 def measure_sensitivity(
-    key: PRNGKeyArray, task: Task, measure: str = "fisher", *, images: int = IMAGES
+    key: PRNGKeyArray,
+    task: Task,
+    measure: str = "fisher",
+    *,
+    images: int = IMAGES,
+    evaluate: Evaluator | None = None,
 ) -> Sensitivity:
     """The sensitivity of a task's quantizers at its space's bit-widths.
 
@@ -43,13 +48,14 @@ def measure_sensitivity(
         key: for the labels that "fisher" draws.
         measure: "sqnr" or "fisher", from the first `images` of the task and without an evaluation, or the
             name of the task's error ("kl", say), with one evaluation an entry.
+        evaluate: counts and keeps those evaluations; default: one of its own.
     """
     if measure == "sqnr":
         return sqnr_sensitivity(task.network, task.images[:images], task.space.widths)
     if measure == "fisher":
         return fisher_sensitivity(key, task.network, task.images[:images], task.space.widths)
     if measure == task.score.name:
-        return error_sensitivity(Evaluator(task))
+        return error_sensitivity(evaluate or Evaluator(task))
     raise ValueError(f"measure must be 'sqnr', 'fisher' or {task.score.name!r}, got {measure!r}")
 
 
@@ -143,6 +149,12 @@ def error_sensitivity(evaluate: Evaluator, widths: Sequence[int] | None = None) 
         table[i, space.widths.index(int(highest[i]))] = 0.0
     evaluations, seconds = evaluate.evaluations - before, time.monotonic() - start
     return Sensitivity(space.names, space.widths, table, task.score.name, evaluations, seconds)
+
+
+def error_entries(space: BitSpace) -> int:
+    """Evaluations that `error_sensitivity` takes at all bit-widths."""
+    followers = {i for group in space.groups for i in group[1:]}
+    return 1 + sum(len(bits) - 1 for i, bits in enumerate(space.allowed) if i not in followers)
 
 
 def _interpolated(bits: np.ndarray, row: np.ndarray) -> np.ndarray:

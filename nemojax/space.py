@@ -227,6 +227,12 @@ class BitSpace:
         return all(bits[-1] - bits[0] == len(bits) - 1 for bits in self.allowed)
 
     @cached_property
+    def free(self) -> np.ndarray:
+        """(f,) quantizers with a choice, the first of each tied group; all if there is none."""
+        chosen = [i for i, bits in enumerate(self.allowed) if len(bits) > 1 and self._leader[i] == i]
+        return np.array(chosen or range(self.size), np.int32)
+
+    @cached_property
     def _leader(self) -> np.ndarray:
         """(n,) the first of each quantizer's group, itself where it is not tied."""
         return np.array(leaders(self.size, self.groups), np.int32)

@@ -61,13 +61,13 @@ class Task:
     def cost_of_logits(self, bits: Int[Array, " n"], logits: Float[Array, "N classes"]) -> Float[Array, " M"]:
         """`cost`, given what the configuration makes of the images."""
         error = self.score(logits, self.target)
-        row = jnp.stack([error, *(cost(bits).astype(error.dtype) for _, cost in self.costs_of_bits)])
+        row = jnp.stack([error, *(jnp.asarray(cost(bits), error.dtype) for _, cost in self.costs_of_bits)])
         failed = ~jnp.isfinite(row).all() | jnp.isnan(logits).any()
         return jnp.where(failed, jnp.inf, row)
 
     def costs_by_bits(self, bits: Int[Array, " n"]) -> Float[Array, " K"]:
         """The objectives of one configuration that need no image: all but the first."""
-        return jnp.stack([cost(bits).astype(jnp.float32) for _, cost in self.costs_of_bits])
+        return jnp.stack([jnp.asarray(cost(bits), jnp.float32) for _, cost in self.costs_of_bits])
 
     def costs(
         self, bits: Int[Array | np.ndarray, "N n"], *, chunk: int | None = None, members: int | None = None
@@ -189,7 +189,36 @@ def _task(
         raise ValueError("costs is empty: a multi-objective search needs one besides the error")
     if score.name in costs:
         raise ValueError(f"costs holds {score.name!r}, which is the error's name: choose another")
+    for name, cost in costs.items():
+        if known.get(name) != cost:
+            _check_cost(name, cost, space)
     return Task(network, images, target, score, tuple(costs.items()), space)
+
+
+def _check_cost(name: str, cost: CostOfBits, space: BitSpace) -> None:
+    """Raises ValueError unless the function gives one finite number, at the lowest and the highest bits."""
+    rows = [space.uniform(space.widths[0]), space.uniform(space.widths[-1])]
+    try:
+        found = jax.eval_shape(cost, jax.ShapeDtypeStruct((space.size,), jnp.int32))
+        values = [float(cost(jnp.asarray(row))) for row in rows] if np.shape(found) == () else []
+    except (TypeError, ValueError, IndexError, AttributeError, jax.errors.JAXTypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"costs[{name!r}] must be a JAX function of bits ({space.size},): {reason}"
+        ) from error
+    if np.shape(found) != ():
+        raise ValueError(f"costs[{name!r}] must give one number, got shape {np.shape(found)}: reduce it")
+    for row, value in zip(rows, values, strict=True):
+        if not np.isfinite(value):
+            raise ValueError(
+                f"costs[{name!r}] must be finite, got {value} at {row[0]} bits: check the table behind it"
+            )
+
+
+def worst_error(task: Task) -> float:
+    """Of a network that fails wholly: 1 for shares of images; for kl ln(classes), a flat guess."""
+    classes = jax.eval_shape(QuantizedNetwork.logits, task.network, task.images).shape[1]
+    return float(np.log(classes)) if task.score.name == "kl" else 1.0
 
 
 def _check_score(score: Score, network: QuantizedNetwork, images: Array) -> None:

@@ -5,7 +5,7 @@ formulas take one pair or one member and their uniform draws as arguments. The o
 them, since one draw of random numbers for all compiles and runs faster than one for each.
 """
 
-from math import comb, prod
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -133,11 +133,16 @@ def polynomial_mutation(
 
 def most_mutated(count: int, gene_rate: float) -> int | None:
     """Of `count` genes, more than so many are mutated in fewer than one member of 10⁹; none: about all."""
-    tail, most = 1.0, -1
-    while tail > 1e-9 and most < count:
+    if gene_rate >= 0.25:
+        return None
+    tail, most, chance = 1.0, 0, (1 - gene_rate) ** count  # of exactly `most`
+    while 4 * most <= count:
+        tail -= chance
+        if tail <= 1e-9:
+            return max(most, 1)
+        chance *= (count - most) / (most + 1) * gene_rate / (1 - gene_rate)
         most += 1
-        tail -= comb(count, most) * gene_rate**most * (1 - gene_rate) ** (count - most)
-    return None if 4 * most > count else max(most, 1)
+    return None
 
 
 def _mutated_at_gaps(

@@ -12,26 +12,33 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .archive import update_archive
-from .baselines.greedy import greedy_front
+from .baselines.proxy import proxy_front
 from .first_generation import uniform_bits
 from .nemo import NemoState
 from .pareto import non_dominated
 from .sensitivity import Sensitivity
-from .task import Task
+from .task import Task, worst_error
 
 
-def warm_bits(task: Task, sensitivity: Sensitivity, count: int) -> Int[np.ndarray, "k n"]:
-    """At most `count` different configurations: the uniform ones, then a greedy front."""
+def warm_bits(
+    task: Task, sensitivity: Sensitivity, count: int, limits: Float[np.ndarray, " M"] | None = None
+) -> Int[np.ndarray, "k n"]:
+    """At most `count` different configurations: the uniform ones, then the predicted front's most valuable.
+
+    Args:
+        limits: of the objectives; those of size and bit-operations bound what is chosen.
+    """
     if count < 1:
         return np.zeros((0, task.space.size), np.int32)
     uniform = uniform_bits(task)
     uniform = uniform[
         np.unique(np.linspace(0, len(uniform) - 1, min(count, len(uniform))).round().astype(int))
     ]
-    chosen = greedy_front(task.space, task.network.workload, sensitivity, count)
+    upper = {} if limits is None else dict(zip(task.objectives, limits, strict=True))
+    most = np.array([upper.get(name, np.inf) for name in ("model_ratio", "bitops_max")])
+    chosen = proxy_front(task.space, task.network.workload, sensitivity, count, worst_error(task), most=most)
     new = chosen[~(chosen[:, None] == uniform[None]).all(-1).any(-1)]
-    room = min(len(new), count - len(uniform))
-    return np.concatenate([uniform, new[np.linspace(0, len(new) - 1, room).round().astype(int)]])
+    return np.concatenate([uniform, new[: count - len(uniform)]])
 
 
 def with_prior(

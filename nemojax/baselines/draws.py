@@ -15,9 +15,10 @@ from hwmodel import Workload
 from ..first_generation import initial_bits, uniform_bits
 from ..sensitivity import Sensitivity
 from ..space import BitSpace
-from ..task import Task
+from ..task import Task, worst_error
 from .greedy import greedy_front
 from .knapsack import knapsack_front
+from .proxy import proxy_front
 
 Bits = Int[np.ndarray, "K n"]
 FrontOf = Callable[[BitSpace, Workload, Sensitivity, int], np.ndarray]
@@ -49,36 +50,26 @@ def knapsack(key: PRNGKeyArray, task: Task, budget: int, sensitivity: Sensitivit
     return _with_uniform(knapsack_front, task, budget, sensitivity, "knapsack")
 
 
+def proxy(key: PRNGKeyArray, task: Task, budget: int, sensitivity: Sensitivity | None = None) -> Bits:
+    """The uniform configurations and the most valuable part of the predicted front; see `proxy_front`."""
+    worst = worst_error(task)
+
+    def front(space: BitSpace, workload: Workload, table: Sensitivity, count: int) -> Bits:
+        return proxy_front(space, workload, table, count, worst)
+
+    return _with_uniform(front, task, budget, sensitivity, "proxy")
+
+
 BASELINES: Mapping[str, Baseline] = MappingProxyType(
-    {"uniform": uniform, "random": random, "perturbed": perturbed, "greedy": greedy, "knapsack": knapsack}
+    {
+        "uniform": uniform,
+        "random": random,
+        "perturbed": perturbed,
+        "greedy": greedy,
+        "knapsack": knapsack,
+        "proxy": proxy,
+    }
 )
-
-
-def warm_start(
-    space: BitSpace,
-    workload: Workload,
-    sensitivity: Sensitivity,
-    count: int,
-    key: PRNGKeyArray,
-    *,
-    front: FrontOf = knapsack_front,
-) -> Int[np.ndarray, "count n"]:
-    """`count` seeds of a search: uniform configurations, then a front by sensitivity, spread evenly over it.
-
-    `front` is `knapsack_front` or the quicker `greedy_front`.
-    Where uniform ones would be more than half, they are spread evenly, too. What it is short of comes
-    from `initial_bits`; in a space too small for that, rows repeat.
-    """
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
-    even = np.unique(np.stack([space.uniform(b) for b in space.widths]), axis=0)
-    even = even[np.unique(np.linspace(0, len(even) - 1, min(len(even), -(-count // 2))).round().astype(int))]
-    chosen = front(space, workload, sensitivity, count)
-    chosen = chosen[~(chosen[:, None] == even[None]).all(-1).any(-1)]
-    room = min(len(chosen), count - len(even))
-    chosen = chosen[np.linspace(0, len(chosen) - 1, room).round().astype(int)]
-    found = _distinct(count, even, chosen, np.asarray(initial_bits(key, space, count)))
-    return found[np.arange(count) % len(found)]
 
 
 def _with_uniform(

@@ -16,8 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 from hwmodel import Workload
 
 from ..sensitivity import Sensitivity, check_covers
+from ..shares import Shares
 from ..space import BitSpace
-from .shares import Shares
 
 # Weights of (model_ratio, bitops_max) in the cost of a path.
 COST_WEIGHTS = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0))

@@ -23,8 +23,8 @@ from scipy.sparse import coo_array, csr_array
 from hwmodel import Workload
 
 from ..sensitivity import Sensitivity, check_covers
+from ..shares import Shares
 from ..space import BitSpace
-from .shares import Shares
 
 _SLACK = 1e-7  # of a budget: solvers keep constraints to a tolerance
 _SECONDS = 10.0  # per solve; the best configuration until then is taken

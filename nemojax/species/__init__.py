@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from .direct import continuous as continuous, floor as floor
 from .graph import gcn as gcn, mlp as mlp, unet as unet
-from .priced import Prices as Prices, priced as priced
+from .priced import priced as priced
 from .protocol import Setting as Setting, Species as Species
 from .strategies import STRATEGIES, TRUSTED as TRUSTED, strategy as strategy
 

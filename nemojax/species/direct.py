@@ -15,7 +15,7 @@ from evosax.algorithms.population_based.base import (
     State as BaseState,
 )
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from egrljax import tournament
 from egrljax.operators import below
@@ -38,7 +38,7 @@ class DirectParams(BaseParams):
     eta_mutation: jax.Array | float
     pair_rate: jax.Array | float
     gene_rate: jax.Array | float
-    mutation_rate: jax.Array | float  # per gene
+    mutation_rate: jax.Array | float  # per gene; one number must not exceed the config's: see `most_mutated`
     guest_pair_rate: jax.Array | float  # of guests' pairs, share that are crossed
     guests: Guests | None = None  # given by NEMO at every ask
 
@@ -65,10 +65,12 @@ class DirectBits(PopulationBasedAlgorithm):
         numbers: Direct | None = None,
         everyone: bool = False,  # children also for the dead
         step: Step | None = None,  # how a guest's child changes a gene; none: polynomial mutation
+        free: Int[np.ndarray, " f"] | None = None,  # genes that a step can change; none: all
     ):
         super().__init__(population_size, jnp.zeros(len(low), jnp.float32))
         self.low, self.high, self.numbers = low, high, numbers or Direct()
         self.everyone, self.step = everyone, step
+        self.free = np.arange(len(low)) if free is None else free
         self.most = most_mutated(len(low), self._rate)
 
     @property
@@ -135,7 +137,7 @@ class DirectBits(PopulationBasedAlgorithm):
         born = jnp.stack(sbx(k_sbx, first, second, low, high, params.eta_crossover, rate, params.gene_rate))
         guest, own = (part.reshape(-1, genes) for part in (born[:, :visits], born[:, visits:]))
         if visits and self.step is not None:  # the first children step near, the second perhaps further
-            guest = stepped(k_step, guest, self.step)
+            guest = stepped(k_step, guest, self.step, self.free)
         most = self.most if jnp.ndim(params.mutation_rate) == 0 else None
         own = polynomial_mutation(k_own, own, low, high, params.eta_mutation, params.mutation_rate, most)
         born = jnp.concatenate([part.reshape(2, -1, genes) for part in (guest, own)], axis=1)
@@ -169,8 +171,8 @@ def _places(pairs: int, share: float) -> tuple[int, np.ndarray]:
 def _direct(decode: Callable, high: np.ndarray, setting: Setting) -> Species:
     space = setting.space
     everyone = not setting.config.resize.rate_limited
-    step = space.step if isinstance(space, BitSpace) else None
-    algorithm = DirectBits(setting.slots, space.low, high, setting.config.direct, everyone, step)
+    step, free = (space.step, space.free) if isinstance(space, BitSpace) else (None, None)
+    algorithm = DirectBits(setting.slots, space.low, high, setting.config.direct, everyone, step, free)
 
     def encode(phenotypes: Array) -> Float[Array, "k n"]:
         return phenotypes.astype(jnp.float32)

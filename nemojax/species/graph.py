@@ -34,6 +34,7 @@ from ..live import rows_of_living
 from ..space import BitSpace
 from .protocol import Setting, Species
 
+CHUNK = 16  # children made at a time; part of what a key means
 SPREAD_BITS = 1.0  # ours: logits of the first policies fall by half a unit that many bits from their level
 
 
@@ -65,12 +66,11 @@ class PolicyEvolution(PopulationBasedAlgorithm):
         operators: Any,  # egrljax.ssne's kind
         rates: ssne.SSNERates,
         tournament_size: int,
-        chunk: int,
         everyone: bool,
     ):
         super().__init__(population_size, jnp.zeros(layout.size, jnp.float32))
         self.layout, self.operators, self.rates = layout, operators, rates
-        self.tournament_size, self.chunk, self.everyone = tournament_size, chunk, everyone
+        self.tournament_size, self.everyone = tournament_size, everyone
 
     @property
     def _default_params(self) -> PolicyParams:
@@ -91,7 +91,7 @@ class PolicyEvolution(PopulationBasedAlgorithm):
     ) -> tuple[Float[Array, "C P"], PolicyState]:
         """As many children as members live, zeros beyond; each of two parents."""
         k_parents, k_cross, k_mutate = jax.random.split(key, 3)
-        size, chunk = self.population_size, min(self.chunk, self.population_size)
+        size, chunk = self.population_size, min(CHUNK, self.population_size)
         rows = -(-size // chunk) * chunk
         live = jnp.arange(size) < state.live
         chosen = tournament(k_parents, state.fitness, live, 2 * rows, self.tournament_size)
@@ -151,7 +151,6 @@ def _graph_species(setting: Setting, block: str) -> Species:
         own.operators,
         _rates(own.crossover_rate, own.mutation_rate),
         own.tournament,
-        own.chunk,
         not setting.config.resize.rate_limited,
     )
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from egrljax.operators import below
 
@@ -63,8 +64,10 @@ def invite(
     return seat(one, first), seat(two, second)
 
 
-def stepped(key: jax.Array, genes: Float[Array, "k n"], step: Step) -> Float[Array, "k n"]:
-    """Each of k members with some genes one choice up or down, at least one.
+def stepped(
+    key: jax.Array, genes: Float[Array, "k n"], step: Step, free: Int[np.ndarray, " f"]
+) -> Float[Array, "k n"]:
+    """Each of k members with some genes one choice up or down, at least one of the `free` ones.
 
     The first half of them move one gene, neighbours of their parents. The others draw a share of genes,
     log-uniform between 1/n and 1, at most `MOST`: where evaluations are few, larger moves get further.
@@ -73,8 +76,8 @@ def stepped(key: jax.Array, genes: Float[Array, "k n"], step: Step) -> Float[Arr
     far = count // 2
     draws = jax.random.uniform(key, (count + far + far * n,))
     gene, share, draw = jnp.split(draws, (count, count + far))
-    place = below(gene, 2 * n)[:, None]  # each gene has two ways
-    one = jnp.arange(n)[None] == place // 2
+    place = below(gene, 2 * len(free))[:, None]  # each gene has two ways
+    one = jnp.arange(n)[None] == jnp.asarray(free)[place // 2]
     direction = jnp.where(one, jnp.where(place % 2 == 0, 1, -1), 0)
     rate = jnp.minimum(float(n) ** -share[:, None], MOST)
     draw = draw.reshape(far, n)

@@ -32,7 +32,7 @@ class Setting(NamedTuple):
     slots: int  # C: members that it can have at most
     config: NemoConfig
     graph: jraph.GraphsTuple | None  # of the n quantizers; only graph species need it
-    prices: Any = None  # priced.Prices; only that species needs it
+    prices: Any = None  # Prices; only that species needs it
 
 
 class Species(NamedTuple):

@@ -4,9 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from nemojax.baselines.draws import BASELINES, warm_start
-from nemojax.baselines.greedy import greedy_front
-from nemojax.baselines.knapsack import knapsack_front
+from nemojax.baselines.draws import BASELINES
 from nemojax.calibration import QuantizerConfig
 from nemojax.first_generation import uniform_bits
 from nemojax.networks import Network
@@ -73,21 +71,3 @@ def test_no_budget_is_refused(task, sensitivity):
     for baseline in BASELINES.values():
         with pytest.raises(ValueError, match="budget"):
             baseline(jax.random.key(0), task, 0, sensitivity)
-
-
-@pytest.mark.parametrize("front", [knapsack_front, greedy_front])
-def test_a_warm_start_holds_the_uniform_and_the_front(task, sensitivity, front):
-    key, workload = jax.random.key(0), task.network.workload
-    seeds = warm_start(task.space, workload, sensitivity, 24, key, front=front)
-    assert seeds.shape == (24, 4)
-    assert task.space.contains(seeds).all()
-    assert rows(uniform_bits(task)) <= rows(seeds)
-    of_the_front = rows(seeds) & rows(front(task.space, workload, sensitivity, 24))
-    assert len(of_the_front - rows(uniform_bits(task))) >= 10
-    assert len(rows(seeds)) == 24
-
-
-def test_a_small_warm_start_keeps_room_for_the_front(task, sensitivity):
-    seeds = warm_start(task.space, task.network.workload, sensitivity, 6, jax.random.key(0))
-    assert seeds.shape == (6, 4)
-    assert len(rows(seeds) - rows(uniform_bits(task))) >= 2

@@ -18,7 +18,7 @@ PLACES = {2: 0, 4: 1, 8: 2}
 
 
 def moved(key: int, genes: np.ndarray, space: BitSpace = GAPS) -> np.ndarray:
-    return np.asarray(stepped(jax.random.key(key), jnp.asarray(genes, jnp.float32), space.step))
+    return np.asarray(stepped(jax.random.key(key), jnp.asarray(genes, jnp.float32), space.step, space.free))
 
 
 def places(genes: np.ndarray) -> np.ndarray:
@@ -70,6 +70,19 @@ def test_at_an_end_steps_lead_inwards_or_nowhere(end):
     assert set(np.unique(found)) == {end, 4}
     still = np.mean((found == end).all(axis=1))
     assert 0.05 < still < 0.5, "a single step outwards changes nothing"
+
+
+def test_a_step_is_never_spent_on_a_gene_without_a_choice():
+    """Pinned quantizers, and the followers of a tied group, whose first one decides."""
+    names = [f"q{i}" for i in range(20)]
+    space = BitSpace.create(names, (2, 4, 8), {f"q{i}": 4 for i in range(12)}, ties=[names[12:18]])
+    np.testing.assert_array_equal(space.free, [12, 18, 19])
+    children = jnp.asarray(moved(4, np.full((600, 20), 4), space))
+    bits = np.asarray(jax.vmap(space.nearest)(children))
+    assert (bits != 4).any(axis=1).all(), "each is new"
+    alone = (bits != 4)[:300]
+    share = [alone[:, 12:18].all(axis=1).mean(), alone[:, 18].mean(), alone[:, 19].mean()]
+    np.testing.assert_allclose(share, 1 / 3, atol=0.1)
 
 
 # Pairs

@@ -9,8 +9,8 @@ import pytest
 
 from hwmodel import bit_operations_ratio, model_ratio, trace
 from nemojax.baselines.knapsack import Knapsack, knapsack_front
-from nemojax.baselines.shares import Shares
 from nemojax.sensitivity import Sensitivity
+from nemojax.shares import Shares
 from nemojax.space import PAPER_BITS, BitSpace
 
 

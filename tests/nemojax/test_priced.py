@@ -13,11 +13,11 @@ from nemojax.box import Box
 from nemojax.calibration import QuantizerConfig
 from nemojax.config import NemoConfig
 from nemojax.networks import Network
+from nemojax.prices import SWEEPS, Prices, bargain, price_range
 from nemojax.quantized import quantize
 from nemojax.sensitivity import Sensitivity
 from nemojax.space import BitSpace
-from nemojax.species import SPECIES, Prices, Setting, priced
-from nemojax.species.priced import SWEEPS, bargain, price_range
+from nemojax.species import SPECIES, Setting, priced
 from nemojax.task import search_space
 
 NAMES = ("a", "b", "c", "d", "e")  # three weights and the two activations that feed them
@@ -42,7 +42,9 @@ def drawn(seed: int, space: BitSpace = SPACE, inputs: np.ndarray = FED_BY) -> Pr
     size = np.where(np.isin(np.arange(5), WEIGHT), rng.uniform(0.1, 1, 5), 0)
     macs = rng.uniform(0.1, 1, 3)
     parts = (x / x.sum() / 32 for x in (size, macs))
-    return Prices(noise, *(part.astype(np.float32) for part in parts), WEIGHT, inputs.astype(np.int32))
+    return Prices(
+        noise, *(part.astype(np.float32) for part in parts), WEIGHT, inputs.astype(np.int32), np.float32(1)
+    )
 
 
 @functools.cache
@@ -121,7 +123,7 @@ def test_the_bargain_is_exact_where_no_operation_couples_two_quantizers():
 @pytest.mark.parametrize("name", ["tied", "pairs"])
 def test_no_sweep_raises_the_sum(name, monkeypatch):
     space = SPACES[name]
-    module = importlib.import_module("nemojax.species.priced")  # the package holds a function of this name
+    module = importlib.import_module("nemojax.prices")
     for prices, log_prices, log_factors in cases(space, count=20):
         values = []
         for sweeps in range(4):

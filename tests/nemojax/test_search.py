@@ -257,7 +257,7 @@ def test_a_checkpoint_of_another_search_is_refused(task, tmp_path, change, name)
 def test_the_time_limit_ends_it_after_a_generation(task):
     found = nemo.search(jax.random.key(3), task, budget=1000, config=CONFIG, time_limit_s=0.0)
     assert not found.finished
-    assert len(found.bits) <= 2 * CONFIG.population  # the first part of the warm start, and a generation
+    assert len(found.bits) <= CONFIG.population  # the first part of the warm start
 
 
 def test_a_budget_below_the_population_is_refused(task):

@@ -202,3 +202,20 @@ def test_classification_refuses(network, labels, change, message):
 def test_fidelity_refuses_an_unknown_measure(network):
     with pytest.raises(ValueError, match=r"measure must be one of \['disagreement', 'kl'\], got 'l2'"):
         inspect.unwrap(fidelity)(network, images(3), measure="l2")
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        (lambda bits: bits.astype(jnp.float32), r"'mine'\] must give one number, got shape \("),
+        (
+            lambda bits: jnp.float32(jnp.nan) * bits[0].astype(jnp.float32),
+            r"'mine'\] must be finite, got nan at 2 bits",
+        ),
+        (lambda bits: np.log(bits).sum(), r"'mine'\] must be a JAX function of bits"),
+        (lambda bits, more: bits.sum(), r"'mine'\] must be a JAX function of bits"),
+    ],
+)
+def test_a_cost_that_gives_no_finite_number_is_refused_by_name(network, cost, message):
+    with pytest.raises(ValueError, match=message):
+        fidelity(network, images(3), costs={"mine": cost})

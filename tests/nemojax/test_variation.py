@@ -173,6 +173,8 @@ def test_the_most_mutated_genes_are_the_binomials_tail(count, rate):
 def test_where_about_all_genes_may_be_mutated_none_are_skipped():
     assert most_mutated(12, 1 / 12) is None
     assert most_mutated(100, 0.5) is None
+    assert most_mutated(5000, 0.4) is None
+    assert most_mutated(3, 1.0) is None
 
 
 def test_gaps_mutate_as_often_and_as_far_as_a_draw_for_every_gene():

@@ -1,0 +1,46 @@
+"""The algorithm of a search over a task: compiled once for all searches that differ in their state alone."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from .config import NemoConfig
+from .fingerprint import digest_of
+from .nemo import Nemo, nemo
+from .prices import Prices
+from .quantizer_graph import quantizer_graph
+from .sensitivity import Sensitivity
+from .species import SPECIES
+from .survival import SURVIVALS
+from .task import Task
+from .warm_start import with_sensitivity
+
+_BUILT: dict[tuple[Any, ...], Nemo] = {}
+_MOST = 32
+
+
+def algorithm(
+    config: NemoConfig, task: Task, table: Sensitivity | None, scale: np.ndarray
+) -> tuple[Nemo, Nemo]:
+    """One to start with, and one to go on with, which an earlier search may have compiled.
+
+    An algorithm compiles anew for each instance. What a table decides (features of the nodes, prices) is in
+    the state that the first one makes; all else is compared here.
+    """
+    workload, rules = task.network.workload, config.graph
+    # One fixed order for every run: the shuffled graph is the control of an ablation.
+    shuffle = jax.random.key(0) if rules.edges == "shuffled" else None
+    graph = quantizer_graph(workload, rules.edges, shuffle, position=rules.position)  # type: ignore[arg-type]
+    graph = with_sensitivity(graph, table)
+    prices = None if table is None else Prices.of(task.space, workload, table, float(scale[0]))
+    own = nemo(config, task.space, len(task.objectives), graph=graph, prices=prices, scale=scale)
+    fixed = [graph.senders, graph.receivers, scale]
+    if prices is not None:
+        fixed += [prices.weight, prices.input]
+    # Names may be registered anew: their makers count.
+    makers = (SURVIVALS[config.survival], *(SPECIES[name] for name in config.species))
+    key = (config, makers, task.space, task.objectives, graph.nodes.shape, digest_of(fixed))
+    if key not in _BUILT and len(_BUILT) >= _MOST:
+        _BUILT.pop(next(iter(_BUILT)))
+    return own, _BUILT.setdefault(key, own)

@@ -1,0 +1,77 @@
+"""What a search keeps on disk: a checkpoint to go on from, and a cache for other searches of the task."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .checkpoint import load_state, save_state
+from .evaluator import Evaluator
+from .history import History
+from .nemo import NemoState
+from .task import Task
+
+Place = str | os.PathLike[str] | None
+
+
+class Marks(NamedTuple):
+    """What else a search must remember to go on as if it had not stopped."""
+
+    known: int  # rows that the cache had at the start, which count as no evaluation
+    stale: int  # generations without a new configuration
+    warm: int  # configurations that a sensitivity table may choose before the first generation
+
+
+class Files:
+    """Both files of one search; either may be absent."""
+
+    def __init__(self, checkpoint: Place, cache: Place, identity: Mapping[str, Any], task: Task):
+        self._checkpoint = None if checkpoint is None else Path(checkpoint)
+        self._cache = None if cache is None else Path(cache)
+        self._identity, self._known = identity, {"task": identity["task"]}
+        self._stock = Evaluator(task).everything()
+
+    def restore(self, evaluator: Evaluator, history: History) -> Marks | None:
+        """Gives back what was evaluated before, from both files; returns the checkpoint's marks, if any.
+
+        Raises:
+            ValueError: a file of another task, or a checkpoint of other settings.
+        """
+        if self._cache is not None and self._cache.exists():
+            self._stock = load_state(self._cache, self._stock, self._known)
+        marks = None
+        if self._checkpoint is not None and self._checkpoint.exists():
+            saved: Any = load_state(
+                self._checkpoint,
+                {"marks": np.zeros(3, np.int32), "cache": evaluator.table(), "history": history.table()},
+                self._identity,
+                part=True,
+            )
+            marks = Marks(*np.asarray(saved["marks"]).tolist())
+            evaluator.restore(saved["cache"])
+            history.restore(saved["history"])
+        evaluator.know(self._stock, free=None if marks is None else marks.known)
+        return marks
+
+    def start(self, warm: int) -> Marks:
+        """The marks of a search that begins."""
+        return Marks(len(self._stock["bits"]), 0, warm)
+
+    def state(self, like: NemoState) -> NemoState:
+        """The checkpoint's state, or `like` where there is none."""
+        if self._checkpoint is None or not self._checkpoint.exists():
+            return like
+        saved: Any = load_state(self._checkpoint, {"state": like}, self._identity, part=True)
+        return saved["state"]
+
+    def save(self, state: NemoState, evaluator: Evaluator, history: History, marks: Marks) -> None:
+        """Writes the checkpoint."""
+        if self._checkpoint is not None:
+            parts = {"state": state, "cache": evaluator.table(), "history": history.table()}
+            save_state(self._checkpoint, {**parts, "marks": np.array(marks, np.int32)}, self._identity)
+
+    def save_cache(self, evaluator: Evaluator) -> None:
+        if self._cache is not None:
+            save_state(self._cache, evaluator.everything(), self._known)
