@@ -7,6 +7,9 @@ NAME ?= candidate_speed
 WHEEL_SITE := build/installed
 WORKERS ?= 2
 
+# Programs compiled by one test process serve the others, and the next run.
+COMPILED := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3
+
 .PHONY: help demo test lint test-slow test-wheel bench bench-gpu notebooks docs clean
 
 help:
@@ -26,7 +29,7 @@ $(VENV)/.has-%: pyproject.toml
 	@touch $@
 
 demo: $(VENV)/.has-pretrained
-	$(BIN)/nemojax search --out $(OUT) --budget 600 --time-limit 75 --resume
+	$(BIN)/nemojax search --out $(OUT) --budget 400 --time-limit 90 --resume
 
 lint: $(VENV)/.has-dev,pretrained,onnx,addresses
 	$(BIN)/ruff check .
@@ -34,18 +37,18 @@ lint: $(VENV)/.has-dev,pretrained,onnx,addresses
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(COMPILED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.has-dev,pretrained,onnx,addresses $(VENV)/.has-bench
-	$(BIN)/python -m pytest -m slow
+	$(COMPILED) $(BIN)/python -m pytest -m slow
 
 # The same tests against the wheel that users install, not against this folder.
 test-wheel: $(VENV)/.has-dev,pretrained,onnx,addresses
 	rm -rf build dist
 	$(BIN)/python -m build --wheel
 	$(BIN)/python -m pip install --quiet --no-deps --target $(WHEEL_SITE) dist/*.whl
-	cd build && FRUGALJAX_INSTALLED=installed PYTHONPATH=installed ../$(BIN)/python -P -m pytest \
-	  -c ../pyproject.toml --rootdir .. -n $(WORKERS) -m "not slow" ../tests
+	cd build && $(COMPILED) FRUGALJAX_INSTALLED=installed PYTHONPATH=installed ../$(BIN)/python -P -m pytest \
+	  -c ../pyproject.toml --rootdir .. -n $(WORKERS) --dist loadfile -m "not slow" ../tests
 
 bench: $(VENV)/.has-pretrained,onnx,addresses $(VENV)/.has-bench
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks.$(NAME)
@@ -55,10 +58,10 @@ bench-gpu:
 	QUICK=$(QUICK) $(PYTHON) -m benchmarks.gpu
 
 notebooks: $(VENV)/.has-dev,pretrained,onnx,addresses
-	FAST=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -p no:jaxtyping notebooks -o addopts=
+	$(COMPILED) FAST=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -p no:jaxtyping notebooks -o addopts=
 
 docs: $(VENV)/.has-docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 clean:
-	rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist docs/_build .jax_cache .pytest_cache .mypy_cache .ruff_cache

@@ -6,10 +6,12 @@ finely where the error of so few images is a lottery; with it model_ratio and bi
 evaluated again on images and labels that no search saw, filtered again there, and compared by hypervolume up
 to the costs of a network that always fails at 8 bits everywhere: (1, 0.25, 0.25), as a share of that box.
 
-A run that is stopped goes on where it was: finished searches are kept in build/nemo_ablation.jsonl.
+A run that is stopped goes on where it was: finished searches are kept in build/nemo_ablation.jsonl, and what
+was evaluated beside it; delete both after a change of the code.
 Needs FRUGALJAX_DATA. The sensitivity table (fisher) costs no evaluation, but about the time of 13.
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -74,6 +76,7 @@ class Problem(NamedTuple):
     task: nemo.Task
     report: nemo.Task
     evaluate: nemo.Evaluator  # shared by the baselines: none depends on what others evaluated
+    on_report: nemo.Evaluator
 
 
 def efficientnet(data: Path) -> Problem:
@@ -85,7 +88,7 @@ def efficientnet(data: Path) -> Problem:
     reported = photos.take(other[: 32 if QUICK else None])
     task = nemo.fidelity(nemo.quantize(net, photos.take(calibration).images), searched.images)
     report = task.on(reported.images, reported.labels, nemo.TopKError(5))
-    return Problem(task, report, nemo.Evaluator(task))
+    return Problem(task, report, nemo.Evaluator(task), nemo.Evaluator(report))
 
 
 def cifar(data: Path) -> Problem:
@@ -94,7 +97,7 @@ def cifar(data: Path) -> Problem:
     task = nemo.fidelity(network, trained.search.images[: 64 if QUICK else 256])
     count = 200 if QUICK else 2000
     report = task.on(trained.report.images[:count], trained.report.labels[:count], nemo.TopKError(1))
-    return Problem(task, report, nemo.Evaluator(task))
+    return Problem(task, report, nemo.Evaluator(task), nemo.Evaluator(report))
 
 
 PROBLEMS: dict[str, Callable[[Path], Problem]] = {"efficientnet": efficientnet, "cifar": cifar}
@@ -111,7 +114,7 @@ def figures(problem: Problem, bits: np.ndarray, costs: np.ndarray) -> dict[str, 
     """Hypervolumes of a method's front as searched, and evaluated again on the report's images."""
     task = problem.task
     front = nemo.Front.of(bits, costs, task.objectives, task.space.names)
-    again = nemo.reevaluate(front, problem.report)
+    again = nemo.reevaluate(front, problem.report, problem.on_report)
     scale = nemo.reference(task)
     return {
         "report": volume(again.costs, CORNER),
@@ -121,13 +124,21 @@ def figures(problem: Problem, bits: np.ndarray, costs: np.ndarray) -> dict[str, 
     }
 
 
+def settings_of(name: str, method: str) -> str:
+    """A digest of what a kept row depends on besides the code."""
+    own = () if method in BASELINES else (SEARCHES[method][0], sorted(SEARCHES[method][1].items()))
+    text = repr((name, BUDGET[name], RESOLUTION, CORNER.tolist(), own))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def one_run(problem: Problem, method: str, seed: int, table: nemo.Sensitivity, budget: int) -> dict[str, Any]:
     key = jax.random.key(seed)
     if method in BASELINES:
         bits = BASELINES[method](jax.random.fold_in(key, 1), problem.task, budget, table)
         return figures(problem, bits, problem.evaluate(bits))
     config, options = SEARCHES[method]
-    options = {"warm_start": table, **options}
+    shared = {"cache": KEPT.with_suffix(f".{problem.task.network.name}.cache"), "cache_is_free": False}
+    options = {"warm_start": table, **shared, **options}
     found = nemo.search(key, problem.task, budget=budget, config=config, **options)
     sizes = {name: found.history["alloc"][:, i].tolist() for i, name in enumerate(found.species)}
     return {**figures(problem, found.bits, found.costs), "sizes": sizes}
@@ -141,7 +152,7 @@ def main() -> None:
     start, kept = time.time(), {}
     if KEPT.exists() and not QUICK:
         rows = [json.loads(line) for line in KEPT.read_text().splitlines()]
-        kept = {(row["task"], row["method"], row["seed"]): row for row in rows}
+        kept = {(row["task"], row["method"], row["seed"], row["settings"]): row for row in rows}
     KEPT.parent.mkdir(exist_ok=True)
     methods = [*SEARCHES, *BASELINES]
     runs: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -151,10 +162,11 @@ def main() -> None:
         for seed in SEEDS:
             table = nemo.measure_sensitivity(jax.random.key(1000 + seed), problem.task)
             for method in methods:
-                row = kept.get((name, method, seed))
+                digest = settings_of(name, method)
+                row = kept.get((name, method, seed, digest))
                 if row is None:
                     before = time.time()
-                    row = {"task": name, "method": method, "seed": seed}
+                    row = {"task": name, "method": method, "seed": seed, "settings": digest}
                     row |= one_run(problem, method, seed, table, BUDGET[name])
                     row["seconds"] = round(time.time() - before, 1)
                     if not QUICK:

@@ -7,7 +7,7 @@ from .graph_layers import (
     GraphConvolution as GraphConvolution,
     with_self_edges as with_self_edges,
 )
-from .operators import tournament as tournament
+from .operators import tournament as tournament, uniform_index as uniform_index
 from .policies import (
     Policy as Policy,
     PolicyConfig as PolicyConfig,

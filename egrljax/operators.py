@@ -31,7 +31,7 @@ def tournament(
         raise ValueError(f"size must be at least 1, got {size}")
     fitness = jnp.where(jnp.isnan(fitness), jnp.inf, fitness)
     packed = jnp.argsort(~live, stable=True)  # live members first, in order of their index
-    draw = below(jax.random.uniform(key, (size * num,)), jnp.sum(live)).reshape(size, num)
+    draw = uniform_index(jax.random.uniform(key, (size * num,)), jnp.sum(live)).reshape(size, num)
     best, *others = packed[draw].astype(jnp.int32)
     for other in others:
         one, two = fitness[other], fitness[best]
@@ -39,7 +39,7 @@ def tournament(
     return jnp.where(jnp.any(live), best, 0)
 
 
-def below(draw: Float[Array, "..."], count: Int[Array, ""] | int) -> Int[Array, "..."]:
+def uniform_index(draw: Float[Array, "..."], count: Int[Array, ""] | int) -> Int[Array, "..."]:
     """Whole numbers 0 ... count-1, uniform for uniform draws in [0, 1); 0 if count is 0.
 
     Two draws of bits fewer than jax.random.randint; count must be small beside 2²³.

@@ -12,8 +12,7 @@ import jraph
 import numpy as np
 from jaxtyping import Float
 
-from hwmodel import Workload
-from hwmodel.workload import Operation
+from hwmodel import Operation, Workload
 
 GraphEdges = Literal["chain", "dataflow", "shuffled"]
 Arcs = list[tuple[int, int]]  # (sender, receiver)

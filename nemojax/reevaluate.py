@@ -9,11 +9,12 @@ from .front import Front
 from .task import Task
 
 
-def reevaluate(front: Front, task: Task) -> Front:
+def reevaluate(front: Front, task: Task, evaluate: Evaluator | None = None) -> Front:
     """The front's points that no other one dominates on `task`, with its costs.
 
     Args:
         task: of the same quantizers on other images (`Task.on`), perhaps with another score.
+        evaluate: of that task, if several fronts share their evaluations.
 
     The cost searched stands beside them as `held_out`, named search_ and its objective.
 
@@ -22,7 +23,7 @@ def reevaluate(front: Front, task: Task) -> Front:
     """
     if task.space.names != front.names:
         raise ValueError("task is of another network: its quantizers have other names than the front's")
-    return refiltered(front, Evaluator(task)(front.bits), task.objectives)
+    return refiltered(front, (evaluate or Evaluator(task))(front.bits), task.objectives)
 
 
 def refiltered(front: Front, costs: np.ndarray, objectives: Sequence[str]) -> Front:

@@ -75,6 +75,7 @@ def search(
     time_limit_s: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
+    cache_is_free: bool = True,
     block: int = 1,
     settings: Mapping[str, Any] | None = None,
 ) -> Found:
@@ -101,6 +102,8 @@ def search(
             higher budget it goes on further; the warm start stays what it was.
         cache: a file of evaluations of this task, read at the start and written at the end. What it knew at
             the start costs no evaluation.
+        cache_is_free: False: what the cache knew counts as an evaluation all the same, for comparisons at
+            equal evaluations that share their work.
         block: configurations evaluated in one call on the device.
         settings: kept with the front.
 
@@ -125,11 +128,10 @@ def search(
         "start": digest_of([prior, table_id, warm_share, *(policies or {}).values()]),
     }
     evaluator = Evaluator(task, block=block, on_evaluated=getattr(on_chunk, "on_evaluated", None))
-    course = Course(
-        task, evaluator, highest, corner, Files(checkpoint, cache, identity, task), on_chunk, time_limit_s
-    )
+    files = Files(checkpoint, cache, identity, task, cache_is_free)
+    course = Course(task, evaluator, highest, corner, files, on_chunk, time_limit_s)
     history = course.history = History(len(config.species))
-    marks = course.files.restore(evaluator, history)
+    marks = files.restore(evaluator, history)
     try:
         table, spent = _table(k_table, evaluator, warm_start, budget - config.population)
         if marks is None:
@@ -141,11 +143,11 @@ def search(
                     f"before it ({len(prior)} seeds, {used} for the sensitivity table), got {budget}: "
                     "raise it, or lower those"
                 )
-            marks = course.files.start(min(int(warm_share * budget), left))
+            marks = files.start(min(int(warm_share * budget), left))
         course.marks = marks
         own, algo = algorithm(config, task, table, corner)
         first = initial_bits(k_initial, task.space, own.room)
-        state = course.files.state(own.init(k_run, first, policies))
+        state = files.state(own.init(k_run, first, policies))
         if table is not None:
             prior = np.concatenate([prior, warm_bits(task, table, marks.warm, highest)])
         if int(state.generation) == 0 and len(prior):

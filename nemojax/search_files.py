@@ -19,7 +19,7 @@ Place = str | os.PathLike[str] | None
 class Marks(NamedTuple):
     """What else a search must remember to go on as if it had not stopped."""
 
-    known: int  # rows that the cache had at the start, which count as no evaluation
+    known: int  # first rows of the cache, as of the start, that count as no evaluation
     stale: int  # generations without a new configuration
     warm: int  # configurations that a sensitivity table may choose before the first generation
 
@@ -27,11 +27,13 @@ class Marks(NamedTuple):
 class Files:
     """Both files of one search; either may be absent."""
 
-    def __init__(self, checkpoint: Place, cache: Place, identity: Mapping[str, Any], task: Task):
+    def __init__(
+        self, checkpoint: Place, cache: Place, identity: Mapping[str, Any], task: Task, free: bool = True
+    ):
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
         self._cache = None if cache is None else Path(cache)
         self._identity, self._known = identity, {"task": identity["task"]}
-        self._stock = Evaluator(task).everything()
+        self._stock, self._free = Evaluator(task).everything(), free
 
     def restore(self, evaluator: Evaluator, history: History) -> Marks | None:
         """Gives back what was evaluated before, from both files; returns the checkpoint's marks, if any.
@@ -52,12 +54,12 @@ class Files:
             marks = Marks(*np.asarray(saved["marks"]).tolist())
             evaluator.restore(saved["cache"])
             history.restore(saved["history"])
-        evaluator.know(self._stock, free=None if marks is None else marks.known)
+        evaluator.know(self._stock, free=self._known_rows() if marks is None else marks.known)
         return marks
 
     def start(self, warm: int) -> Marks:
         """The marks of a search that begins."""
-        return Marks(len(self._stock["bits"]), 0, warm)
+        return Marks(self._known_rows(), 0, warm)
 
     def state(self, like: NemoState) -> NemoState:
         """The checkpoint's state, or `like` where there is none."""
@@ -71,6 +73,9 @@ class Files:
         if self._checkpoint is not None:
             parts = {"state": state, "cache": evaluator.table(), "history": history.table()}
             save_state(self._checkpoint, {**parts, "marks": np.array(marks, np.int32)}, self._identity)
+
+    def _known_rows(self) -> int:
+        return len(self._stock["bits"]) if self._free else 0
 
     def save_cache(self, evaluator: Evaluator) -> None:
         if self._cache is not None:

@@ -17,6 +17,13 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs_go_with_their_module():
+    """Each holds memory maps, of which a process may have some 65,000: thousands of tests exceed that."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The development data (FRUGALJAX_DATA); a test that needs it skips where it is absent."""

@@ -17,8 +17,7 @@ from evosax.algorithms.population_based.base import (
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from egrljax import tournament
-from egrljax.operators import below
+from egrljax import tournament, uniform_index
 
 from ..config import Direct
 from ..live import rows_of_living
@@ -141,7 +140,7 @@ class DirectBits(PopulationBasedAlgorithm):
         most = self.most if jnp.ndim(params.mutation_rate) == 0 else None
         own = polynomial_mutation(k_own, own, low, high, params.eta_mutation, params.mutation_rate, most)
         born = jnp.concatenate([part.reshape(2, -1, genes) for part in (guest, own)], axis=1)
-        turn = below(jax.random.uniform(k_turn), pairs)  # a species may live in a few of the places
+        turn = uniform_index(jax.random.uniform(k_turn), pairs)  # a species may live in a few of the places
         return born[:, jnp.roll(order, turn)].swapaxes(0, 1).reshape(2 * pairs, genes)
 
     def _tell(

@@ -12,7 +12,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from egrljax.operators import below
+from egrljax import uniform_index
 
 from ..archive import Archive
 
@@ -51,7 +51,7 @@ def invite(
     Where there are none, the pairs `first` and `second`.
     """
     pairs = first.shape[0]
-    drawn = below(jax.random.uniform(key, (pairs * (1 + TRIES),)), guests.count)
+    drawn = uniform_index(jax.random.uniform(key, (pairs * (1 + TRIES),)), guests.count)
     one, others = drawn[:pairs], drawn[pairs:].reshape(pairs, TRIES)
     gap = jnp.sum((guests.costs[others] - guests.costs[one][:, None]) ** 2, axis=2)
     gap = jnp.where(others == one[:, None], jnp.inf, gap)
@@ -76,7 +76,7 @@ def stepped(
     far = count // 2
     draws = jax.random.uniform(key, (count + far + far * n,))
     gene, share, draw = jnp.split(draws, (count, count + far))
-    place = below(gene, 2 * len(free))[:, None]  # each gene has two ways
+    place = uniform_index(gene, 2 * len(free))[:, None]  # each gene has two ways
     one = jnp.arange(n)[None] == jnp.asarray(free)[place // 2]
     direction = jnp.where(one, jnp.where(place % 2 == 0, 1, -1), 0)
     rate = jnp.minimum(float(n) ** -share[:, None], MOST)

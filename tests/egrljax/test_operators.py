@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from egrljax.operators import tournament
+from egrljax import tournament, uniform_index
 
 inf, nan = np.inf, np.nan
 many = jax.jit(tournament, static_argnames=("num", "size"))
@@ -63,3 +63,12 @@ def test_errors_name_the_value():
         tournament(jax.random.key(0), jnp.zeros(3), jnp.ones(3, bool), 0, 2)
     with pytest.raises(ValueError, match="size must be at least 1, got -1"):
         tournament(jax.random.key(0), jnp.zeros(3), jnp.ones(3, bool), 4, -1)
+
+
+def test_uniform_indices_are_even_and_within_range():
+    found = np.asarray(uniform_index((jnp.arange(7000.0) + 0.5) / 7000, 7))
+    np.testing.assert_array_equal(np.bincount(found), np.full(7, 1000))
+    ends = jnp.array([0.0, np.nextafter(np.float32(1), np.float32(0))])
+    for count in (1, 3, 110, 4096):
+        np.testing.assert_array_equal(uniform_index(ends, jnp.int32(count)), [0, count - 1])
+    np.testing.assert_array_equal(uniform_index(ends, 0), [0, 0])

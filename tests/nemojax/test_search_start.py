@@ -102,6 +102,17 @@ def test_a_table_of_errors_takes_part_of_the_budget(pairs):
         search(task, entries, warm_start=elsewhere)
 
 
+def test_a_cache_may_save_the_work_and_count_all_the_same(task, tmp_path):
+    direct = NemoConfig(population=6, species=("continuous",), archive_capacity=32)
+    options = {"config": direct, "warm_start": None}
+    alone = search(task, 40, **options)
+    search(task, 60, **options, cache=tmp_path / "cache")
+    counted = search(task, 40, **options, cache=tmp_path / "cache", cache_is_free=False)
+    assert_same(alone, counted)
+    free = search(task, 40, **options, cache=tmp_path / "cache")
+    assert len(free.bits) > len(counted.bits)
+
+
 def test_a_species_registered_anew_is_the_new_one(task, monkeypatch):
     config = NemoConfig(population=8, species=("mine", "floor"), archive_capacity=32)
     bits = []
@@ -205,5 +216,7 @@ def test_a_process_killed_ten_times_ends_with_the_identical_front(tmp_path):
         killed += child.returncode == -signal.SIGKILL
         assert not (tmp_path / "two.json").exists(), "it ended before it was killed ten times"
     assert seen[-1] > seen[0], "each one went on"
-    assert start("two.ckpt", "two.json").wait() == 0
+    last = start("two.ckpt", "two.json")
+    last.communicate()
+    assert last.returncode == 0
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
