@@ -50,8 +50,7 @@ def of(*species: str) -> nemo.NemoConfig:
 SEARCHES: dict[str, tuple[nemo.NemoConfig, dict[str, Any]]] = {
     "nemo": (WHOLE, {}),
     # parts taken away
-    "cold": (PUBLISHED, COLD),
-    "paper_preset": (nemo.preset("paper", population=POPULATION), COLD),
+    "uncorrected": (WHOLE, {"warm_rounds": 0}),
     "no_guests": (replace(WHOLE, direct=nemo.Direct(guest_rate=0.0)), {}),
     "equal_sizes": (replace(WHOLE, resize=nemo.Resize(rule="equal")), {}),
     "hypervolume_utility": (replace(WHOLE, resize=nemo.Resize(utility="hypervolume")), {}),
@@ -60,6 +59,11 @@ SEARCHES: dict[str, tuple[nemo.NemoConfig, dict[str, Any]]] = {
     "without_graphs": (of("continuous", "floor", "priced"), {}),
     "without_prices": (PUBLISHED, {}),
     **{f"{name}_alone": (of(name), {}) for name in WHOLE.species},
+    # without the start, and parts taken away there: what the species and their sizes do by themselves
+    "cold": (PUBLISHED, COLD),
+    "cold_paper_preset": (nemo.preset("paper", population=POPULATION), COLD),
+    "cold_equal_sizes": (replace(PUBLISHED, resize=nemo.Resize(rule="equal")), COLD),
+    "cold_without_graphs": (replace(PUBLISHED, species=("continuous", "floor")), COLD),
     # rivals
     "nsga2_direct": (
         replace(PUBLISHED, species=("continuous",), survival="nsga2", direct=nemo.Direct(guest_rate=0.0)),
@@ -85,7 +89,7 @@ def efficientnet(data: Path) -> Problem:
     half, other = np.arange(0, len(photos), 2), np.arange(1, len(photos), 2)
     calibration = half[::8][: 16 if QUICK else 32]
     searched = photos.take(np.setdiff1d(half, calibration)[: 16 if QUICK else 48])
-    reported = photos.take(other[: 32 if QUICK else None])
+    reported = photos.take(other[:: 8 if QUICK else 2])
     task = nemo.fidelity(nemo.quantize(net, photos.take(calibration).images), searched.images)
     report = task.on(reported.images, reported.labels, nemo.TopKError(5))
     return Problem(task, report, nemo.Evaluator(task), nemo.Evaluator(report))
@@ -95,7 +99,7 @@ def cifar(data: Path) -> Problem:
     trained = cifar_network(jax.random.key(0), data)
     network = nemo.quantize(trained.network, trained.train.images[:200])
     task = nemo.fidelity(network, trained.search.images[: 64 if QUICK else 256])
-    count = 200 if QUICK else 2000
+    count = 200 if QUICK else 1000
     report = task.on(trained.report.images[:count], trained.report.labels[:count], nemo.TopKError(1))
     return Problem(task, report, nemo.Evaluator(task), nemo.Evaluator(report))
 

@@ -21,9 +21,16 @@ _MOST = 32
 
 
 def algorithm(
-    config: NemoConfig, task: Task, table: Sensitivity | None, scale: np.ndarray
+    config: NemoConfig,
+    task: Task,
+    table: Sensitivity | None,
+    scale: np.ndarray,
+    prices: Prices | None = None,
 ) -> tuple[Nemo, Nemo]:
     """One to start with, and one to go on with, which an earlier search may have compiled.
+
+    Args:
+        prices: of bits; default: the table's.
 
     An algorithm compiles anew for each instance. What a table decides (features of the nodes, prices) is in
     the state that the first one makes; all else is compared here.
@@ -33,7 +40,8 @@ def algorithm(
     shuffle = jax.random.key(0) if rules.edges == "shuffled" else None
     graph = quantizer_graph(workload, rules.edges, shuffle, position=rules.position)  # type: ignore[arg-type]
     graph = with_sensitivity(graph, table)
-    prices = None if table is None else Prices.of(task.space, workload, table, float(scale[0]))
+    if prices is None and table is not None:
+        prices = Prices.of(task.space, workload, table, float(scale[0]))
     own = nemo(config, task.space, len(task.objectives), graph=graph, prices=prices, scale=scale)
     fixed = [graph.senders, graph.receivers, scale]
     if prices is not None:

@@ -4,6 +4,7 @@ Two prices, of a parameter's bit and of a bit-operation, sweep the whole trade-o
 bit-operations, at the cost of a few array operations each.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -153,11 +154,13 @@ def bargains(space: BitSpace, prices: Prices) -> tuple[Float[np.ndarray, "K 2"],
     (size_low, size_high), (work_low, work_high) = price_range(space, prices)
     grid = np.meshgrid(np.linspace(size_low, size_high, SIDE), np.linspace(work_low, work_high, SIDE))
     logs = np.stack(grid, axis=-1).reshape(-1, 2).astype(np.float32)
+    return logs, np.asarray(_bargains(space, Prices(*map(jnp.asarray, prices)), jnp.asarray(logs)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _bargains(space: BitSpace, prices: Prices, log_prices: Float[Array, "K 2"]) -> Int[Array, "K n"]:
     neutral = jnp.zeros(space.size)
-    find = jax.jit(
-        lambda points: jax.lax.map(lambda p: bargain(space, prices, p, neutral), points, batch_size=AT_ONCE)
-    )
-    return logs, np.asarray(find(jnp.asarray(logs)))
+    return jax.lax.map(lambda p: bargain(space, prices, p, neutral), log_prices, batch_size=AT_ONCE)
 
 
 def predicted(space: BitSpace, prices: Prices, bits: Int[np.ndarray, "K n"]) -> Float[np.ndarray, "K 3"]:

@@ -30,7 +30,7 @@ from .search_files import Files
 from .sensitivity import Sensitivity, check_covers
 from .sensitivity_measures import error_entries, measure_sensitivity
 from .task import Task, costs_by_name, worst_error
-from .warm_start import best_spread, warm_bits, with_prior
+from .warm_start import WarmStart, best_spread, seeds_alone, with_prior
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,8 @@ def search(
     seeds: Int[np.ndarray, "k n"] | None = None,
     policies: Policies | None = None,
     warm_start: Sensitivity | str | None = "fisher",
-    warm_share: float = 0.5,
+    warm_share: float = 0.75,
+    warm_rounds: int = 4,
     on_chunk: OnChunk | None = None,
     time_limit_s: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -94,7 +95,9 @@ def search(
         policies: species -> policies of another search, perhaps of another network; see `load_policies`.
         warm_start: a sensitivity table, or the measure of one (see `measure_sensitivity`). It chooses what is
             evaluated before the first generation, and is a feature of the graph's nodes. None: start without.
-        warm_share: of the budget, that those evaluations take.
+        warm_share: of the budget, that those evaluations take at most.
+        warm_rounds: half of them are chosen by the table as measured, the rest in so many rounds, each by the
+            table as corrected by all before. 0: all at once, and nothing is corrected.
         on_chunk: called with a Report after every generation; `progress()` is one.
         time_limit_s: ends the search after the generation in which it passes.
         checkpoint: a file that is written after every generation. If it is there already the search goes
@@ -114,6 +117,8 @@ def search(
     config = config or (PRESETS["default"] if warm_start is None else PRESETS["guided"])
     if not 0 <= warm_share < 1:
         raise ValueError(f"warm_share must be in [0, 1), got {warm_share}")
+    if warm_rounds < 0:
+        raise ValueError(f"warm_rounds must be at least 0, got {warm_rounds}")
     corner, highest = reference(task), checked_limits(task, limits or {})
     prior = np.zeros((0, task.space.size), np.int32) if seeds is None else fitted(task.space, seeds)
     if isinstance(warm_start, Sensitivity):
@@ -125,7 +130,7 @@ def search(
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "config": json.loads(json.dumps(asdict(config))),
         "limits": [float(limit) if np.isfinite(limit) else None for limit in highest],
-        "start": digest_of([prior, table_id, warm_share, *(policies or {}).values()]),
+        "start": digest_of([prior, table_id, warm_share, warm_rounds, *(policies or {}).values()]),
     }
     evaluator = Evaluator(task, block=block, on_evaluated=getattr(on_chunk, "on_evaluated", None))
     files = Files(checkpoint, cache, identity, task, cache_is_free)
@@ -148,13 +153,16 @@ def search(
         own, algo = algorithm(config, task, table, corner)
         first = initial_bits(k_initial, task.space, own.room)
         state = files.state(own.init(k_run, first, policies))
-        if table is not None:
-            prior = np.concatenate([prior, warm_bits(task, table, marks.warm, highest)])
-        if int(state.generation) == 0 and len(prior):
-            costs, over = course.evaluate_first(state, prior, config.population)
+        if int(state.generation) == 0 and (table is not None or len(prior)):
+            warm = None
+            if table is not None:
+                warm = WarmStart(task, table, marks.warm, highest, prior, warm_rounds)
+            told = course.evaluate_first(state, warm or seeds_alone(prior), config.population)
             if not course.stopped:
-                planted = np.concatenate([best_spread(prior, costs, over, own.room), first])[: own.room]
-                state = with_prior(own.init(k_run, planted, policies), prior, costs, over)
+                planted = np.concatenate([best_spread(*told, own.room), first])[: own.room]
+                if warm is not None:
+                    own, _ = algorithm(config, task, table, corner, warm.prices(told.bits, told.costs))
+                state = with_prior(own.init(k_run, planted, policies), *told)
         state = course.evolve(algo, state, budget - spent, config.population)
     finally:
         course.close()

@@ -32,6 +32,28 @@ class Report(NamedTuple):
     seconds: float  # since the call
 
 
+Propose = Callable[[np.ndarray, np.ndarray], np.ndarray]  # bits and costs so far -> more bits
+
+
+class Evaluated(NamedTuple):
+    """K configurations in the order of their evaluation."""
+
+    bits: Int[np.ndarray, "K n"]
+    costs: Float[np.ndarray, "K M"]
+    over: Float[np.ndarray, " K"]  # how far beyond the limits; 0 = within
+
+    @classmethod
+    def none(cls, quantizers: int, objectives: int) -> "Evaluated":
+        return cls(
+            np.zeros((0, quantizers), np.int32),
+            np.zeros((0, objectives), np.float32),
+            np.zeros(0, np.float32),
+        )
+
+    def and_(self, bits: np.ndarray, costs: np.ndarray, over: np.ndarray) -> "Evaluated":
+        return Evaluated(*map(np.concatenate, zip(self, (bits, costs, over), strict=True)))
+
+
 OnChunk = Callable[[Report], Any]  # True ends the search
 
 
@@ -56,19 +78,17 @@ class Course:
         self.evaluate = Budgeted(evaluator, limits, corner)
         self.started, self.stopped = time.monotonic(), False
 
-    def evaluate_first(
-        self, state: NemoState, bits: Int[np.ndarray, "k n"], at_once: int
-    ) -> tuple[Float[np.ndarray, "j M"], Float[np.ndarray, " j"]]:
-        """Costs and violations of the first configurations; of j < k of them, if the time is over."""
-        told = []
-        for part in np.array_split(bits, -(-len(bits) // at_once)):
-            told.append(self.evaluate(part))
-            self._save(state)
-            self.stopped = self._late()
-            if self.stopped:
-                break
-        costs, over = (np.concatenate(parts) for parts in zip(*told, strict=True))
-        return costs, over
+    def evaluate_first(self, state: NemoState, propose: Propose, at_once: int) -> Evaluated:
+        """Round after round until nothing more is proposed; less, if the time is over."""
+        told = Evaluated.none(*state.archive.bits.shape[1:], *state.archive.costs.shape[1:])
+        while not self.stopped and len(rows := propose(told.bits, told.costs)):
+            for part in np.array_split(rows, -(-len(rows) // at_once)):
+                told = told.and_(part, *self.evaluate(part))
+                self._save(state)
+                self.stopped = self._late()
+                if self.stopped:
+                    break
+        return told
 
     def evolve(self, algo: Nemo, state: NemoState, budget: int, population: int) -> NemoState:
         """Generations, until one more would exceed the budget or nothing new is found."""

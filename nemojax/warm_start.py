@@ -1,9 +1,11 @@
 """The first phase of a search: configurations chosen by a sensitivity table, evaluated before any species.
 
-They enter the archive, from which the direct species draw guests, and the best of them are those species'
-first members. Ours; the paper starts from nothing.
+They are chosen in rounds, each by the table as corrected by what the rounds before it found. They enter the
+archive, from which the direct species draw guests; the best of them are those species' first members, and
+the corrected table is what `priced` reads. Ours; the paper starts from nothing.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -12,33 +14,118 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .archive import update_archive
+from .baselines.greedy import greedy_paths
 from .baselines.proxy import proxy_front
+from .correction import corrected
 from .first_generation import uniform_bits
 from .nemo import NemoState
+from .objectives import KLDivergence, TopKError
 from .pareto import non_dominated
+from .prices import Prices, bargains, predicted
 from .sensitivity import Sensitivity
+from .subset import most_hypervolume
 from .task import Task, worst_error
 
+FIRST, LEAST_ROUND = 0.5, 10  # share of the first round; configurations in a later one but for the last
 
-def warm_bits(
-    task: Task, sensitivity: Sensitivity, count: int, limits: Float[np.ndarray, " M"] | None = None
-) -> Int[np.ndarray, "k n"]:
-    """At most `count` different configurations: the uniform ones, then the predicted front's most valuable.
 
-    Args:
-        limits: of the objectives; those of size and bit-operations bound what is chosen.
+class WarmStart:
+    """Configurations before the first generation, at most `count` of them, a round at a time."""
+
+    def __init__(
+        self,
+        task: Task,
+        sensitivity: Sensitivity,
+        count: int,
+        limits: Float[np.ndarray, " M"] | None = None,
+        seeds: Int[np.ndarray, "k n"] | None = None,
+        rounds: int = 4,
+    ):
+        """
+        Args:
+            limits: of the objectives; those of size and bit-operations bound what is chosen.
+            seeds: others' configurations, which come first and do not count.
+            rounds: after the first one; 0: all in one, and the table is never corrected.
+        """
+        self._task, self._sensitivity, self._count, self._rounds = task, sensitivity, count, rounds
+        self._seeds = np.zeros((0, task.space.size), np.int32) if seeds is None else seeds
+        upper = {} if limits is None else dict(zip(task.objectives, limits, strict=True))
+        self._most = np.array([upper.get(name, np.inf) for name in ("model_ratio", "bitops_max")])
+        self._prices = Prices.of(task.space, task.network.workload, sensitivity, worst_error(task))
+        self._paths: np.ndarray | None = None
+
+    def __call__(self, bits: Int[np.ndarray, "k n"], costs: Float[np.ndarray, "k M"]) -> np.ndarray:
+        """The next round, (j, n) int32, after `bits` of the rounds before; without a row at the end."""
+        first = int(np.ceil(FIRST * self._count)) if self._rounds else self._count
+        if not len(bits):
+            return np.concatenate([self._seeds, self._first(first)])
+        left = self._count - (len(bits) - len(self._seeds))
+        size = -(-(self._count - first) // max(self._rounds, 1))
+        return self._next(bits, costs, min(left, max(LEAST_ROUND, size)) if self._rounds else 0)
+
+    def prices(self, bits: Int[np.ndarray, "k n"], costs: Float[np.ndarray, "k M"]) -> Prices:
+        """The table's, corrected by what was evaluated."""
+        if not self._rounds:
+            return self._prices
+        share, resolution = error_share(self._task, costs[:, 0])
+        return corrected(self._task.space, self._prices, bits, share, resolution)
+
+    def _first(self, count: int) -> Int[np.ndarray, "k n"]:
+        """The uniform configurations, then the predicted front's most valuable."""
+        task = self._task
+        if count < 1:
+            return np.zeros((0, task.space.size), np.int32)
+        uniform = uniform_bits(task)
+        even = np.linspace(0, len(uniform) - 1, min(count, len(uniform))).round().astype(int)
+        uniform = uniform[np.unique(even)]
+        chosen = proxy_front(
+            task.space, task.network.workload, self._sensitivity, count, worst_error(task), most=self._most
+        )
+        return np.concatenate([uniform, without(chosen, uniform)[: count - len(uniform)]])
+
+    def _next(self, bits: np.ndarray, costs: np.ndarray, count: int) -> Int[np.ndarray, "k n"]:
+        """Of the corrected front what adds most to the hypervolume of what was evaluated."""
+        space = self._task.space
+        if count < 1:
+            return np.zeros((0, space.size), np.int32)
+        if self._paths is None:
+            self._paths = greedy_paths(space, self._task.network.workload, self._sensitivity)
+        prices = self.prices(bits, costs)
+        pool = np.unique(np.concatenate([bargains(space, prices)[1], self._paths]), axis=0).astype(np.int32)
+        pool = without(pool, bits)
+        expected, found = predicted(space, prices, pool), predicted(space, prices, bits)
+        found[:, 0] = error_share(self._task, costs[:, 0])[0]
+        within = (expected[:, 1:] <= self._most).all(axis=1)
+        pool, expected = pool[within], expected[within]
+        scale = np.concatenate([[1.0], np.maximum(expected[:, 1:].max(axis=0, initial=0), 1e-30)])
+        known = (found / scale)[np.isfinite(found).all(axis=1)]
+        return pool[most_hypervolume(expected / scale, count, known)]
+
+
+def seeds_alone(seeds: Int[np.ndarray, "k n"]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """In the place of a WarmStart where there is no table: one round."""
+    return lambda bits, costs: seeds[len(bits) :]
+
+
+def error_share(task: Task, errors: Float[np.ndarray, " K"]) -> tuple[Float[np.ndarray, " K"], float]:
+    """Errors as shares of the worst that quantization can add; +inf if failed. And their resolution.
+
+    An error against labels is not 0 at full precision: the lowest one evaluated counts as 0.
     """
-    if count < 1:
-        return np.zeros((0, task.space.size), np.int32)
-    uniform = uniform_bits(task)
-    uniform = uniform[
-        np.unique(np.linspace(0, len(uniform) - 1, min(count, len(uniform))).round().astype(int))
-    ]
-    upper = {} if limits is None else dict(zip(task.objectives, limits, strict=True))
-    most = np.array([upper.get(name, np.inf) for name in ("model_ratio", "bitops_max")])
-    chosen = proxy_front(task.space, task.network.workload, sensitivity, count, worst_error(task), most=most)
-    new = chosen[~(chosen[:, None] == uniform[None]).all(-1).any(-1)]
-    return np.concatenate([uniform, new[: count - len(uniform)]])
+    share = np.asarray(errors, np.float64) / worst_error(task)
+    resolution = 0.0 if isinstance(task.score, KLDivergence) else 1 / len(task.images)
+    known = share[np.isfinite(share)]
+    if isinstance(task.score, TopKError) and len(known):
+        lowest = min(float(known.min()), 1 - resolution)
+        share = (share - lowest) / (1 - lowest)
+    return share, resolution
+
+
+def without(rows: Int[np.ndarray, "K n"], others: Int[np.ndarray, "J n"]) -> Int[np.ndarray, "k n"]:
+    """The rows that are not among the others, in their order."""
+    seen = {row.tobytes() for row in np.ascontiguousarray(others, np.int32)}
+    fresh = [row.tobytes() not in seen for row in np.ascontiguousarray(rows, np.int32)]
+    return rows[np.array(fresh, bool)]
 
 
 def with_prior(

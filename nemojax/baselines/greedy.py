@@ -62,6 +62,11 @@ def greedy_path(
         path.append(steps[np.argmin(added / saved if saves.any() else added)])
 
 
+def greedy_paths(space: BitSpace, workload: Workload, sensitivity: Sensitivity) -> Int[np.ndarray, "K n"]:
+    """All configurations of the paths of `COST_WEIGHTS`."""
+    return np.concatenate([greedy_path(space, workload, sensitivity, weights) for weights in COST_WEIGHTS])
+
+
 def greedy_front(
     space: BitSpace,
     workload: Workload,

@@ -14,7 +14,7 @@ from ..prices import Prices, bargains, predicted
 from ..sensitivity import Sensitivity
 from ..space import BitSpace
 from ..subset import most_hypervolume
-from .greedy import COST_WEIGHTS, greedy_path
+from .greedy import greedy_paths
 
 
 def proxy_front(
@@ -38,8 +38,8 @@ def proxy_front(
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     prices = Prices.of(space, workload, sensitivity, worst)
-    paths = [greedy_path(space, workload, sensitivity, weights) for weights in COST_WEIGHTS]
-    rows = np.unique(np.concatenate([bargains(space, prices)[1], *paths]), axis=0).astype(np.int32)
+    paths = greedy_paths(space, workload, sensitivity)
+    rows = np.unique(np.concatenate([bargains(space, prices)[1], paths]), axis=0).astype(np.int32)
     costs = predicted(space, prices, rows)
     if most is not None:
         within = (costs[:, 1:] <= most).all(axis=1)

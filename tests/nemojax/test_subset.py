@@ -44,3 +44,21 @@ def test_dominated_rows_are_left_out_and_those_beyond_the_corner_come_last():
     assert most_hypervolume(costs, 9).tolist() == [0, 3, 2]
     assert most_hypervolume(costs, 1).tolist() == [0]
     assert most_hypervolume(np.zeros((0, 2)), 3).tolist() == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_there_already_counts(seed):
+    """The greedy choice that goes on after the known points, each step tried in full."""
+    rng = np.random.default_rng(seed)
+    costs, known = rng.uniform(size=(25, 3)), rng.uniform(0.3, 1.2, size=(6, 3))
+    found = most_hypervolume(costs, 5, known)
+    within = known[(known < 1).all(axis=1)]
+    chosen: list[int] = []
+    for _ in found:
+        gains = [volume(np.concatenate([within, costs[[*chosen, i]]])) for i in range(len(costs))]
+        chosen.append(int(np.argmax(gains)))
+    wanted = volume(np.concatenate([within, costs[chosen]]))
+    np.testing.assert_allclose(volume(np.concatenate([within, costs[found]])), wanted, rtol=1e-12)
+    alone = volume(np.concatenate([within, costs[most_hypervolume(costs, 5)]]))
+    assert wanted >= alone
+    np.testing.assert_array_equal(most_hypervolume(costs, 5, known[:0]), most_hypervolume(costs, 5))

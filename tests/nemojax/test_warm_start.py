@@ -2,20 +2,24 @@
 
 import jax
 import jax.numpy as jnp
+import moocore
 import numpy as np
 import pytest
 
 import nemojax as nemo
+from nemojax.budgeted import Budgeted
 from nemojax.calibration import QuantizerConfig
 from nemojax.first_generation import uniform_bits
 from nemojax.nemo import nemo as make
 from nemojax.networks import Network
+from nemojax.prices import Prices, predicted
 from nemojax.quantized import quantize
 from nemojax.quantizer_graph import quantizer_graph
 from nemojax.sensitivity import Sensitivity
 from nemojax.space import BitSpace
+from nemojax.subset import most_hypervolume
 from nemojax.task import fidelity, search_space
-from nemojax.warm_start import best_spread, warm_bits, with_prior, with_sensitivity
+from nemojax.warm_start import WarmStart, best_spread, error_share, with_prior, with_sensitivity
 
 CONFIG = nemo.NemoConfig(population=6, species=("continuous", "priced"), archive_capacity=16)
 
@@ -43,19 +47,103 @@ def table(task):
     return Sensitivity(task.space.names, widths, values, "sqnr")
 
 
-@pytest.mark.parametrize("count", [1, 5, 8, 14, 1000])
+def rounds(task, warm, limits=None):
+    """All rounds of a warm start, evaluated within the limits, and how many configurations each had."""
+    limits = np.full(len(task.objectives), np.inf) if limits is None else limits
+    evaluate, sizes = Budgeted(nemo.Evaluator(task), limits, nemo.reference(task)), []
+    bits, costs = np.zeros((0, task.space.size), np.int32), np.zeros((0, len(task.objectives)), np.float32)
+    while len(rows := warm(bits, costs)):
+        sizes.append(len(rows))
+        bits, costs = np.concatenate([bits, rows]), np.concatenate([costs, evaluate(rows)[0]])
+    return bits, costs, sizes
+
+
+def warm_bits(task, table, count, limits=None):
+    return rounds(task, WarmStart(task, table, count, limits), limits)[0]
+
+
+@pytest.mark.parametrize("count", [1, 5, 8, 28, 1000])
 def test_warm_configurations_are_distinct_legal_and_no_more_than_wanted(task, table, count):
-    bits = warm_bits(task, table, count)
+    bits, _, sizes = rounds(task, WarmStart(task, table, count))
     assert 1 <= len(bits) <= count
     assert len(np.unique(bits, axis=0)) == len(bits)
     assert task.space.contains(bits).all()
     assert bits.dtype == np.int32
     uniform = uniform_bits(task)
-    first = bits[: min(count, len(uniform))]
+    first = bits[: min(-(-count // 2), len(uniform))]
     assert {row.tobytes() for row in first} <= {row.tobytes() for row in uniform}
     assert (np.diff(first[:, 0]) > 0).all(), "from the lowest width up"
-    if count == 14:
-        assert len(bits) > len(uniform), "the predicted front comes after the uniform ones"
+    if count == 28:
+        assert sizes == [14, 10, 4], "half of them, then rounds of at least ten"
+    assert warm_bits(task, table, count).tobytes() == bits.tobytes()
+    assert not len(warm_bits(task, table, 0))
+
+
+def test_a_round_is_chosen_by_what_the_rounds_before_found(task, table):
+    """Errors that say the opposite of the table move the next round's bits to where it was wrong."""
+    warm = WarmStart(task, table, 40)
+    empty = np.zeros((0, task.space.size), np.int32), np.zeros((0, 3), np.float32)
+    first = warm(*empty)
+    costs = nemo.Evaluator(task)(first)
+    is_weight = np.array([name.endswith("weight") for name in task.space.names])
+
+    def noise_of(quantizers):
+        error = (4.0 ** (2.0 - first[:, quantizers])).sum(axis=1)
+        return np.column_stack([error / error.max(), costs[:, 1:]]).astype(np.float32)
+
+    told = {name: noise_of(q) for name, q in (("weights", is_weight), ("activations", ~is_weight))}
+    prices = {name: warm.prices(first, costs).noise for name, costs in told.items()}
+    ratio = np.log(prices["weights"] / prices["activations"]).mean(axis=1)
+    assert ratio[is_weight].min() > ratio[~is_weight].max() + 1
+    everything = np.stack(np.meshgrid(*task.space.allowed), -1).reshape(-1, task.space.size)
+    for name, costs in told.items():  # against the best choice among all 2,401 configurations
+        corrected = warm.prices(first, costs)
+        known = predicted(task.space, corrected, first)
+        known[:, 0] = error_share(task, costs[:, 0])[0]
+        scale = np.concatenate([[1.0], predicted(task.space, corrected, everything)[:, 1:].max(axis=0)])
+
+        def volume(bits, corrected=corrected, known=known, scale=scale):
+            points = np.concatenate([known, predicted(task.space, corrected, bits)]) / scale
+            return moocore.hypervolume(points, ref=np.ones(3))
+
+        expected = predicted(task.space, corrected, everything) / scale
+        best = everything[most_hypervolume(expected, 10, known / scale)]
+        chosen, none = warm(first, costs), first[:1]
+        assert len(chosen) == 10
+        assert volume(chosen) - volume(none) > 0.8 * (volume(best) - volume(none)) > 0, name
+
+
+def test_without_rounds_the_table_as_measured_chooses_everything(task, table):
+    bits, costs, sizes = rounds(task, warm := WarmStart(task, table, 40, rounds=0))
+    assert sizes == [40]
+    np.testing.assert_array_equal(bits[:20], warm_bits(task, table, 40)[:20])
+    measured = Prices.of(task.space, task.network.workload, table, np.log(5))
+    np.testing.assert_array_equal(warm.prices(bits, costs).noise, measured.noise)
+    with pytest.raises(ValueError, match="warm_rounds must be at least 0, got -1"):
+        nemo.search(jax.random.key(0), task, budget=40, config=CONFIG, warm_start=table, warm_rounds=-1)
+
+
+def test_a_round_adds_to_the_predicted_hypervolume_of_what_is_known(task, table):
+    bits, costs, sizes = rounds(task, WarmStart(task, table, 40))
+    assert len(sizes) == 3
+    for done in np.cumsum(sizes)[:-1]:
+        rows = bits[:done]
+        assert not {r.tobytes() for r in bits[done:]} & {r.tobytes() for r in rows}
+    scale = nemo.reference(task)
+    names = task.objectives, task.space.names
+    volumes = [nemo.Front.of(bits[:k], costs[:k] / scale, *names).hypervolume() for k in np.cumsum(sizes)]
+    assert (np.diff(volumes) > 0).all()
+
+
+def test_errors_against_labels_count_from_the_lowest(task):
+    counted = nemo.classification(task.network, task.images, np.zeros(len(task.images), int), top_k=1)
+    share, resolution = error_share(counted, np.array([0.2, 0.6, 1.0, np.inf]))
+    np.testing.assert_allclose(share, [0, 0.5, 1, np.inf])
+    assert resolution == 1 / len(task.images)
+    np.testing.assert_array_equal(error_share(counted, np.full(2, np.inf))[0], np.inf)
+    share, resolution = error_share(task, np.array([0.0, np.log(5) / 2]))
+    np.testing.assert_allclose(share, [0, 0.5])
+    assert resolution == 0
 
 
 def test_warm_configurations_of_a_narrow_space(task, table):
@@ -155,7 +243,8 @@ def test_seeds_come_before_the_warm_start(task, table):
     seeds = np.asarray(task.space.sample(jax.random.key(9), 3))
     both = nemo.search(jax.random.key(0), task, budget=20, config=CONFIG, warm_start=table, seeds=seeds)
     np.testing.assert_array_equal(both.bits[:3], seeds)
-    np.testing.assert_array_equal(both.bits[3:10], warm_bits(task, table, 7))
+    first = WarmStart(task, table, 10)(np.zeros((0, task.space.size), np.int32), np.zeros((0, 3)))
+    np.testing.assert_array_equal(both.bits[3 : 3 + len(first)], first)
 
 
 def test_species_that_take_no_seeds_search_as_well(task, table):
