@@ -70,8 +70,9 @@ SEARCHES: dict[str, tuple[nemo.NemoConfig, dict[str, Any]]] = {
         COLD,
     ),
 }
-if QUICK:  # each compiles for ten seconds or more
-    SEARCHES = {name: SEARCHES[name] for name in ("nemo", "cold", "nsga2_direct")}
+METHODS = [*SEARCHES, *BASELINES]
+if QUICK:  # each search compiles for ten seconds or more
+    METHODS = ["nemo", "nsga2_direct", "uniform", "random", "greedy", "proxy"]
 
 
 class Problem(NamedTuple):
@@ -158,14 +159,13 @@ def main() -> None:
         rows = [json.loads(line) for line in KEPT.read_text().splitlines()]
         kept = {(row["task"], row["method"], row["seed"], row["settings"]): row for row in rows}
     KEPT.parent.mkdir(exist_ok=True)
-    methods = [*SEARCHES, *BASELINES]
     runs: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for name in wanted:
         problem = PROBLEMS[name](Path(place))
-        runs[name] = {method: [] for method in methods}
+        runs[name] = {method: [] for method in METHODS}
         for seed in SEEDS:
             table = nemo.measure_sensitivity(jax.random.key(1000 + seed), problem.task)
-            for method in methods:
+            for method in METHODS:
                 digest = settings_of(name, method)
                 row = kept.get((name, method, seed, digest))
                 if row is None:

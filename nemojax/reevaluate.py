@@ -16,7 +16,7 @@ def reevaluate(front: Front, task: Task, evaluate: Evaluator | None = None) -> F
         task: of the same quantizers on other images (`Task.on`), perhaps with another score.
         evaluate: of that task, if several fronts share their evaluations.
 
-    The cost searched stands beside them as `held_out`, named search_ and its objective.
+    The cost searched stands beside them as `held_out`, named ``search_`` and its objective.
 
     Raises:
         ValueError: a task of other quantizers, or every point fails there.
