@@ -19,6 +19,7 @@ from .prices import Prices
 from .space import BitSpace
 
 LEAST, MOST = 1e-6, 0.999  # of an error's share of the worst: beyond, a logarithm means nothing
+_TINY = 1e-30
 _STEPS, _DAMPING, _STUCK = 20, 1e-2, 1e8
 
 
@@ -49,8 +50,8 @@ def corrected(
     Args:
         bits: (K, n) evaluated configurations.
         share: (K,) their errors, as shares of the worst; failed ones (NaN, infinite) are left out.
-        resolution: the least difference between two shares, 1/N where N images are counted; below half of it
-            all are one, and what is counted has the noise of counting.
+        resolution: the least difference between two shares, 1/N where N images are counted. What is counted
+            has the noise of counting; of none it is known that the share is below half of the resolution.
 
     Raises:
         ValueError: errors of another number than configurations.
@@ -62,7 +63,7 @@ def corrected(
         return prices
     least, prior = max(LEAST, resolution / 2), prior or Prior()
     found = np.clip(share[known].astype(np.float64), least, MOST)
-    model = _Model.of(space, prices, bits[known], least)
+    model = _Model.of(space, prices, bits[known], np.where(found > least, _TINY, least))
     noise = np.sqrt(prior.error**2 + resolution * (1 - found) / found)
     factors = _most_probable(model, np.log(found), noise, prior)
     widths = np.searchsorted(space.widths, np.where(np.isinf(space.choices), space.widths[0], space.choices))
@@ -84,10 +85,10 @@ class _Model:
     kind: np.ndarray  # (n,) 1: a weight
     shared: np.ndarray  # (K, n) place of the shared factor among the 2·W
     widths: int  # W
-    least: float  # share of the worst that can be told from nothing
+    least: np.ndarray  # (K,) share of the worst below which all are one
 
     @classmethod
-    def of(cls, space: BitSpace, prices: Prices, bits: np.ndarray, least: float) -> "_Model":
+    def of(cls, space: BitSpace, prices: Prices, bits: np.ndarray, least: np.ndarray) -> "_Model":
         column = np.argmax(space.choices[None] == bits[:, :, None], axis=2)
         noise = np.where(np.isinf(prices.noise), 0, prices.noise).astype(np.float64)
         kind = np.isin(np.arange(space.size), prices.weight).astype(int)

@@ -87,6 +87,11 @@ class Evaluator:
             self.evaluations += not free
         return np.array([self._costs[key] for key in keys], np.float32).reshape(-1, len(self.task.objectives))
 
+    @property
+    def distinct(self) -> int:
+        """Different configurations asked for, those for free included."""
+        return len(self._costs)
+
     def table(self) -> dict[str, np.ndarray]:
         """What was asked for, in that order: bits (K, n) int32, costs (K, M) float32, and counted (K,),
         whether it was an evaluation.

@@ -14,11 +14,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hwmodel import Workload
 
-from .sensitivity import Sensitivity
+from .sensitivity import MEASURES, Sensitivity
 from .shares import Shares
 from .space import HIGHEST_BITS, BitSpace
 
 SWEEPS = 2
+LEAST_SHARE = 5e-3  # of the worst error, that an entry of a table of errors counts at least
 SIDE, AT_ONCE = 50, 64  # of the grid of `bargains`
 
 
@@ -38,6 +39,9 @@ class Prices(NamedTuple):
     ) -> "Prices":
         """For the space's quantizers, in its order.
 
+        An error measured on few images is 0 or negative at many entries; none counts as less than a share of
+        `worst` at the lowest bit-width, and a quarter of it per bit more (as of noise power).
+
         Args:
             worst: error of a network that fails wholly, in the table's unit; not used for noise over signal,
                 which takes its sum at 4 bits everywhere, where networks begin to fail.
@@ -46,6 +50,7 @@ class Prices(NamedTuple):
             ValueError: a sensitivity of other quantizers, or without a bit-width that the space allows.
         """
         shares, n = Shares.of(workload), space.size
+        least = 0.0 if sensitivity.measure in MEASURES else LEAST_SHARE * worst
         noise = np.full(space.choices.shape, np.inf, np.float32)
         if sensitivity.names != space.names:
             raise ValueError("sensitivity is of other quantizers: measure it for this task")
@@ -60,7 +65,7 @@ class Prices(NamedTuple):
                     raise ValueError(
                         f"sensitivity has no {width} bits of {space.names[i]!r}: measure it anew"
                     )
-                noise[i, k] = max(float(value), 1e-12)
+                noise[i, k] = max(float(value), least * 4.0 ** (space.widths[0] - width), 1e-12)
         if sensitivity.measure == "sqnr":
             worst = float(sensitivity.additive(space.uniform(4)[None])[0]) or 1.0
         return cls(

@@ -97,9 +97,9 @@ def search(
             evaluated before the first generation, and is a feature of the graph's nodes. None: start without.
         warm_share: of the budget, that those evaluations take at most.
         warm_rounds: half of them are chosen by the table as measured, the rest in so many rounds, each by the
-            table as corrected by all before. 0: all at once, and nothing is corrected.
+            table as corrected by all before; of at least ten each. 0: all at once, and nothing is corrected.
         on_chunk: called with a Report after every generation; `progress()` is one.
-        time_limit_s: ends the search after the generation in which it passes.
+        time_limit_s: ends the search after the generation, or the part of the warm start, in which it passes.
         checkpoint: a file that is written after every generation. If it is there already the search goes
             on from it, bit for bit as if it had not stopped, or raises if it is of another search. With a
             higher budget it goes on further; the warm start stays what it was.
@@ -121,6 +121,7 @@ def search(
         raise ValueError(f"warm_rounds must be at least 0, got {warm_rounds}")
     corner, highest = reference(task), checked_limits(task, limits or {})
     prior = np.zeros((0, task.space.size), np.int32) if seeds is None else fitted(task.space, seeds)
+    prior = prior[np.sort(np.unique(prior, axis=0, return_index=True)[1])]
     if isinstance(warm_start, Sensitivity):
         check_covers(warm_start, task.space)
     k_initial, k_run, k_table = jax.random.split(key, 3)
@@ -130,7 +131,9 @@ def search(
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "config": json.loads(json.dumps(asdict(config))),
         "limits": [float(limit) if np.isfinite(limit) else None for limit in highest],
-        "start": digest_of([prior, table_id, warm_share, warm_rounds, *(policies or {}).values()]),
+        "warm_share": warm_share,
+        "warm_rounds": warm_rounds,
+        "start": digest_of([prior, table_id, *(policies or {}).values()]),
     }
     evaluator = Evaluator(task, block=block, on_evaluated=getattr(on_chunk, "on_evaluated", None))
     files = Files(checkpoint, cache, identity, task, cache_is_free)
@@ -153,6 +156,12 @@ def search(
         own, algo = algorithm(config, task, table, corner)
         first = initial_bits(k_initial, task.space, own.room)
         state = files.state(own.init(k_run, first, policies))
+        needed = spent + len(prior) + marks.warm + config.population
+        if int(state.generation) == 0 and budget < needed:
+            raise ValueError(
+                f"budget is {budget} evaluations, but the warm start that the checkpoint goes on with takes "
+                f"{marks.warm}: give at least {needed}, or another checkpoint"
+            )
         if int(state.generation) == 0 and (table is not None or len(prior)):
             warm = None
             if table is not None:
@@ -168,7 +177,7 @@ def search(
         course.close()
     evaluated = evaluator.table()
     return Found(
-        front=_front(task, evaluated, highest, {**(settings or {}), **identity}),
+        front=_front(task, evaluated, highest, {**(settings or {}), **identity}, course.stopped),
         bits=evaluated["bits"],
         costs=evaluated["costs"],
         history=history.table(),
@@ -201,16 +210,21 @@ def _table(
 
 
 def _front(
-    task: Task, evaluated: Mapping[str, np.ndarray], limits: np.ndarray, settings: Mapping[str, Any]
+    task: Task,
+    evaluated: Mapping[str, np.ndarray],
+    limits: np.ndarray,
+    settings: Mapping[str, Any],
+    stopped: bool,
 ) -> Front:
     """Of what was evaluated and is within the limits."""
     costs = evaluated["costs"]
     within = (costs <= limits).all(axis=1)
     if not (within & np.isfinite(costs).all(axis=1)).any() and np.isfinite(limits).any():
         wanted = {n: float(x) for n, x in zip(task.objectives, limits, strict=True) if np.isfinite(x)}
+        remedy = "it was stopped: go on from its checkpoint, or give it more time" if stopped else ""
         raise ValueError(
-            f"none of {len(costs)} configurations evaluated is within the limits {wanted}: raise them, or "
-            "the budget"
+            f"none of {len(costs)} configurations evaluated is within the limits {wanted}: "
+            + (remedy or "raise them, or the budget")
         )
     names = task.space.names
     return Front.of(evaluated["bits"][within], costs[within], task.objectives, names, settings)

@@ -83,7 +83,10 @@ class Course:
         told = Evaluated.none(*state.archive.bits.shape[1:], *state.archive.costs.shape[1:])
         while not self.stopped and len(rows := propose(told.bits, told.costs)):
             for part in np.array_split(rows, -(-len(rows) // at_once)):
+                before = self.evaluator.distinct
                 told = told.and_(part, *self.evaluate(part))
+                if self.evaluator.distinct == before:  # looked up, by a search that goes on
+                    continue
                 self._save(state)
                 self.stopped = self._late()
                 if self.stopped:
@@ -97,9 +100,9 @@ class Course:
             and self.marks.stale < STALE
             and not self.stopped
         ):
-            before = self.evaluator.evaluations
+            before = self.evaluator.distinct
             state, metrics = run(algo, self.evaluate, state, generations=1, every=1, jit_evaluate=False)
-            stale = self.marks.stale + 1 if self.evaluator.evaluations == before else 0
+            stale = self.marks.stale + 1 if self.evaluator.distinct == before else 0
             self.marks = self.marks._replace(stale=stale)
             report = self._report(state, budget)
             self.history.add(report.evaluations, report.hypervolume, metrics)

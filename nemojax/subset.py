@@ -13,7 +13,7 @@ def most_hypervolume(
     """At most `count` rows, each the one that adds most to the hypervolume up to (1, ..., 1) of those before.
 
     Args:
-        known: points that are there already.
+        known: points that are there already; then rows that add nothing are left out.
 
     At least 1 - 1/e of the best that so many rows can have (Nemhauser et al. 1978; hypervolume is
     submodular, so an old gain bounds a new one and few are worked out anew: Minoux 1978). A row beyond 1 in a
@@ -30,6 +30,8 @@ def most_hypervolume(
     chosen: list[int] = []
     while queue and len(chosen) < count:
         gain, i, when = heapq.heappop(queue)
+        if known is not None and gain >= 0:
+            break
         if when == len(chosen):
             chosen.append(i)
             there = np.vstack([there, costs[i]])

@@ -8,25 +8,26 @@ the corrected table is what `priced` reads. Ours; the paper starts from nothing.
 from collections.abc import Callable
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from .archive import update_archive
 from .baselines.greedy import greedy_paths
-from .baselines.proxy import proxy_front
+from .baselines.proxy import candidates, most_valuable, proxy_front
 from .correction import corrected
 from .first_generation import uniform_bits
 from .nemo import NemoState
 from .objectives import KLDivergence, TopKError
 from .pareto import non_dominated
-from .prices import Prices, bargains, predicted
+from .prices import Prices, predicted
 from .sensitivity import Sensitivity
-from .subset import most_hypervolume
 from .task import Task, worst_error
 
 FIRST, LEAST_ROUND = 0.5, 10  # share of the first round; configurations in a later one but for the last
+_AT_ONCE = 512  # configurations whose costs are worked out in one call
 
 
 class WarmStart:
@@ -49,8 +50,8 @@ class WarmStart:
         """
         self._task, self._sensitivity, self._count, self._rounds = task, sensitivity, count, rounds
         self._seeds = np.zeros((0, task.space.size), np.int32) if seeds is None else seeds
-        upper = {} if limits is None else dict(zip(task.objectives, limits, strict=True))
-        self._most = np.array([upper.get(name, np.inf) for name in ("model_ratio", "bitops_max")])
+        self._limits = np.full(len(task.objectives), np.inf) if limits is None else limits
+        self._costs_by_bits = jax.jit(jax.vmap(task.costs_by_bits))
         self._prices = Prices.of(task.space, task.network.workload, sensitivity, worst_error(task))
         self._paths: np.ndarray | None = None
 
@@ -75,13 +76,20 @@ class WarmStart:
         task = self._task
         if count < 1:
             return np.zeros((0, task.space.size), np.int32)
-        uniform = uniform_bits(task)
+        uniform = without(uniform_bits(task), self._seeds)
+        uniform = uniform[self._allowed(uniform)]
         even = np.linspace(0, len(uniform) - 1, min(count, len(uniform))).round().astype(int)
         uniform = uniform[np.unique(even)]
         chosen = proxy_front(
-            task.space, task.network.workload, self._sensitivity, count, worst_error(task), most=self._most
+            task.space,
+            task.network.workload,
+            self._sensitivity,
+            count + len(self._seeds),
+            worst_error(task),
+            allowed=self._allowed,
         )
-        return np.concatenate([uniform, without(chosen, uniform)[: count - len(uniform)]])
+        fresh = without(chosen, np.concatenate([self._seeds, uniform]))
+        return np.concatenate([uniform, fresh[: count - len(uniform)]])
 
     def _next(self, bits: np.ndarray, costs: np.ndarray, count: int) -> Int[np.ndarray, "k n"]:
         """Of the corrected front what adds most to the hypervolume of what was evaluated."""
@@ -91,15 +99,20 @@ class WarmStart:
         if self._paths is None:
             self._paths = greedy_paths(space, self._task.network.workload, self._sensitivity)
         prices = self.prices(bits, costs)
-        pool = np.unique(np.concatenate([bargains(space, prices)[1], self._paths]), axis=0).astype(np.int32)
-        pool = without(pool, bits)
-        expected, found = predicted(space, prices, pool), predicted(space, prices, bits)
-        found[:, 0] = error_share(self._task, costs[:, 0])[0]
-        within = (expected[:, 1:] <= self._most).all(axis=1)
-        pool, expected = pool[within], expected[within]
-        scale = np.concatenate([[1.0], np.maximum(expected[:, 1:].max(axis=0, initial=0), 1e-30)])
-        known = (found / scale)[np.isfinite(found).all(axis=1)]
-        return pool[most_hypervolume(expected / scale, count, known)]
+        pool = without(candidates(space, prices, self._paths), bits)
+        pool = pool[self._allowed(pool)]
+        known = predicted(space, prices, bits)
+        known[:, 0] = error_share(self._task, costs[:, 0])[0]
+        return most_valuable(space, prices, pool, count, known[np.isfinite(known[:, 0])])
+
+    def _allowed(self, rows: Int[np.ndarray, "K n"]) -> Bool[np.ndarray, " K"]:
+        """Which configurations are within all limits of costs of bits alone."""
+        if not np.isfinite(self._limits[1:]).any() or not len(rows):
+            return np.ones(len(rows), bool)
+        padded = np.pad(rows, ((0, -len(rows) % _AT_ONCE), (0, 0)), mode="edge")
+        parts = np.split(padded, len(padded) // _AT_ONCE)
+        costs = np.concatenate([np.asarray(self._costs_by_bits(jnp.asarray(part))) for part in parts])
+        return np.all(costs[: len(rows)] <= self._limits[1:], axis=1)
 
 
 def seeds_alone(seeds: Int[np.ndarray, "k n"]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -117,7 +130,7 @@ def error_share(task: Task, errors: Float[np.ndarray, " K"]) -> tuple[Float[np.n
     known = share[np.isfinite(share)]
     if isinstance(task.score, TopKError) and len(known):
         lowest = min(float(known.min()), 1 - resolution)
-        share = (share - lowest) / (1 - lowest)
+        share, resolution = (share - lowest) / (1 - lowest), resolution / (1 - lowest)
     return share, resolution
 
 
@@ -153,12 +166,16 @@ def best_spread(bits: np.ndarray, costs: np.ndarray, over: np.ndarray, count: in
 def with_sensitivity(graph: jraph.GraphsTuple, sensitivity: Sensitivity | None) -> jraph.GraphsTuple:
     """The graph with one more feature: how sensitive each quantizer is, on a log scale from 0 to 1.
 
-    The mean over the bit-widths of the logarithm; the least sensitive quantizer has 0, the most 1. Without a
-    table all have 0, so that policies of searches with and without one fit each other.
+    The mean of the logarithm over the bit-widths that cost anything; the least sensitive quantizer has 0, the
+    most 1. Without a table all have 0, so that policies of searches with and without one fit each other.
     """
     column = np.zeros(len(graph.nodes))
     if sensitivity is not None:
-        level = np.nanmean(np.log10(np.maximum(sensitivity.table, 1e-30)), axis=1)
+        costs = np.nan_to_num(sensitivity.table) > 0
+        logs = np.log10(np.where(costs, sensitivity.table, 1.0))
+        known = costs.any(axis=1)
+        level = logs.sum(axis=1) / np.maximum(costs.sum(axis=1), 1)
+        level = np.where(known, level, level[known].min(initial=np.inf) if known.any() else 0.0)
         span = level.max() - level.min()
         column = (level - level.min()) / (span if span > 0 else 1)
     return graph._replace(nodes=np.column_stack([graph.nodes, column]).astype(np.float32))

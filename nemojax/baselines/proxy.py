@@ -5,6 +5,8 @@ error, size and bit-operations, `count` are chosen that have the most predicted 
 the grid is the Lagrangian of `knapsack`, at a hundredth of its time.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -16,6 +18,8 @@ from ..space import BitSpace
 from ..subset import most_hypervolume
 from .greedy import greedy_paths
 
+Allowed = Callable[[np.ndarray], np.ndarray]  # configurations (K, n) -> which are within limits, (K,) bool
+
 
 def proxy_front(
     space: BitSpace,
@@ -24,13 +28,13 @@ def proxy_front(
     count: int,
     worst: float = 1.0,
     *,
-    most: Float[np.ndarray, " 2"] | None = None,
+    allowed: Allowed | None = None,
 ) -> Int[np.ndarray, "K n"]:
     """At most `count` different configurations, the most valuable first.
 
     Args:
         worst: see `Prices.of`.
-        most: limits of model_ratio and bitops_max.
+        allowed: which configurations may be chosen; default: all.
 
     Raises:
         ValueError: a count below 1, or a sensitivity of other quantizers or bit-widths.
@@ -38,15 +42,27 @@ def proxy_front(
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     prices = Prices.of(space, workload, sensitivity, worst)
-    paths = greedy_paths(space, workload, sensitivity)
-    rows = np.unique(np.concatenate([bargains(space, prices)[1], paths]), axis=0).astype(np.int32)
+    rows = candidates(space, prices, greedy_paths(space, workload, sensitivity))
+    return most_valuable(space, prices, rows if allowed is None else rows[allowed(rows)], count)
+
+
+def candidates(space: BitSpace, prices: Prices, paths: Int[np.ndarray, "J n"]) -> Int[np.ndarray, "K n"]:
+    """Different configurations: bargains at a grid of prices, and `paths`."""
+    return np.unique(np.concatenate([bargains(space, prices)[1], paths]), axis=0).astype(np.int32)
+
+
+def most_valuable(
+    space: BitSpace,
+    prices: Prices,
+    rows: Int[np.ndarray, "K n"],
+    count: int,
+    known: Float[np.ndarray, "J 3"] | None = None,
+) -> Int[np.ndarray, "k n"]:
+    """At most `count` of the rows, those of most predicted hypervolume together, the most valuable first.
+
+    Args:
+        known: error (share of the worst), size and bit-operations of what is there already; see `predicted`.
+    """
     costs = predicted(space, prices, rows)
-    if most is not None:
-        within = (costs[:, 1:] <= most).all(axis=1)
-        rows, costs = rows[within], costs[within]
-    return rows[most_hypervolume(costs / _highest(costs), count)]
-
-
-def _highest(costs: Float[np.ndarray, "K M"]) -> Float[np.ndarray, " M"]:
-    highest = costs.max(axis=0, initial=0)
-    return np.where(highest > 0, highest, 1)
+    scale = np.append(1.0, np.maximum(costs[:, 1:].max(axis=0, initial=0), 1e-30))
+    return rows[most_hypervolume(costs / scale, count, None if known is None else known / scale)]

@@ -115,6 +115,15 @@ def test_counted_errors_have_the_noise_of_counting(space, prices, bits):
     assert np.abs(three - two).mean() > np.abs(one - two).mean()
 
 
+def test_counted_errors_correct_a_table_that_sees_none(space, prices, bits):
+    """Where the table predicts less than can be counted and errors are seen all the same."""
+    tiny = prices._replace(noise=prices.noise / np.float32(1e3))
+    found = corrected(space, tiny, bits, np.full(len(bits), 0.3), resolution=1 / 48)
+    before, after = (np.abs(np.log(predicted(space, p, bits)[:, 0] / 0.3)).mean() for p in (tiny, found))
+    assert before > 5
+    assert after < 0.3
+
+
 def test_widths_that_are_not_allowed_stay_out(prices):
     space = nemo.BitSpace.create([f"q{i}" for i in range(N)], WIDTHS, sets={"q0": (4, 8), "q1": (8,)})
     noise = np.where(np.isinf(space.choices), np.inf, 0.1).astype(np.float32)

@@ -84,10 +84,15 @@ def test_limits_bound_the_choice(network, space):
     workload, table = network.workload, table_of(space)
     every = predicted(space, Prices.of(space, workload, table), proxy_front(space, workload, table, 200))
     most = np.array([np.median(every[:, 1]), np.inf])
-    bits = proxy_front(space, workload, table, 10, most=most)
+    prices = Prices.of(space, workload, table)
+
+    def allowed(rows, most=most):
+        return (predicted(space, prices, rows)[:, 1:] <= most).all(axis=1)
+
+    bits = proxy_front(space, workload, table, 10, allowed=allowed)
     assert len(bits) == 10
     assert (predicted(space, Prices.of(space, workload, table), bits)[:, 1] <= most[0]).all()
-    assert not len(proxy_front(space, workload, table, 10, most=np.array([1e-9, 1.0])))
+    assert not len(proxy_front(space, workload, table, 10, allowed=lambda rows: np.zeros(len(rows), bool)))
 
 
 @pytest.mark.parametrize("rules", [{"pins": {"input": 8}}, {"pairs": [(8, 8), (4, 8)], "bits": (4, 8)}])

@@ -25,7 +25,7 @@ def task(small_network):
 
 @pytest.fixture(scope="module")
 def found(task):
-    return nemo.search(jax.random.key(0), task, budget=45, config=CONFIG)
+    return nemo.search(jax.random.key(0), task, budget=45, config=CONFIG, warm_share=0.25)
 
 
 def test_the_budget_is_kept_and_every_evaluation_is_distinct(task, found):
@@ -86,11 +86,11 @@ def after(generation):
 @pytest.fixture(scope="module")
 def four(task):
     """All four species, whose sizes follow their success."""
-    return nemo.search(jax.random.key(0), task, budget=60, config=WHOLE)
+    return nemo.search(jax.random.key(0), task, budget=60, config=WHOLE, warm_share=0.25)
 
 
 def test_a_stopped_search_goes_on_bit_for_bit(task, four, tmp_path):
-    file, arguments = tmp_path / "search.ckpt", {"budget": 60, "config": WHOLE}
+    file, arguments = tmp_path / "search.ckpt", {"budget": 60, "config": WHOLE, "warm_share": 0.25}
     half = nemo.search(jax.random.key(0), task, **arguments, checkpoint=file, on_chunk=after(2))
     assert not half.finished
     assert len(half.bits) < len(four.bits)
@@ -182,7 +182,8 @@ def test_a_limit_that_cannot_be_met_is_refused_before_any_evaluation(task, tmp_p
 def test_a_cache_saves_evaluations(task, found, tmp_path):
     """The same search again finds all it asks for, so the budget is left for new configurations."""
     file = tmp_path / "cache"
-    first = nemo.search(jax.random.key(0), task, budget=45, config=CONFIG, cache=file)
+    key, arguments = jax.random.key(0), {"budget": 45, "config": CONFIG, "warm_share": 0.25, "cache": file}
+    first = nemo.search(key, task, **arguments)
     assert_same(first, found)
     counts = []
 
@@ -193,28 +194,39 @@ def test_a_cache_saves_evaluations(task, found, tmp_path):
         def on_evaluated(self, count):
             counts.append(count)
 
-    again = nemo.search(jax.random.key(0), task, budget=45, config=CONFIG, cache=file, on_chunk=Watch())
+    again = nemo.search(key, task, **arguments, on_chunk=Watch())
     np.testing.assert_array_equal(again.bits, found.bits)
     np.testing.assert_array_equal(again.costs, found.costs)
     assert not counts
     assert again.history["evaluations"][-1] == 0
     other = task.on(task.images + 1)
     with pytest.raises(ValueError, match="other settings: task was"):
-        nemo.search(jax.random.key(0), other, budget=45, config=CONFIG, cache=file)
+        nemo.search(key, other, **arguments)
 
 
 def test_a_stopped_search_with_a_cache_goes_on_bit_for_bit(task, tmp_path):
     """The cache knows some of what the search asks for, and learns more between its two halves."""
-    key, arguments = jax.random.key(0), {"budget": 40, "config": CONFIG}
+    key, arguments = jax.random.key(0), {"budget": 50, "config": CONFIG, "warm_share": 0.25}
     one, two = tmp_path / "one", tmp_path / "two"
     for file in (one, two):
         nemo.search(key, task, budget=20, config=CONFIG, cache=file)
     whole = nemo.search(key, task, **arguments, cache=one)
     saved = tmp_path / "search.ckpt"
-    nemo.search(key, task, **arguments, cache=two, checkpoint=saved, on_chunk=after(3))
+    assert not nemo.search(key, task, **arguments, cache=two, checkpoint=saved, on_chunk=after(2)).finished
     nemo.search(jax.random.key(9), task, budget=20, config=CONFIG, cache=two)
     again = nemo.search(key, task, **arguments, cache=two, checkpoint=saved)
     assert_same(again, whole)
+
+
+def test_a_cache_that_knows_everything_does_not_end_the_search(task, tmp_path):
+    """Generations of looked-up configurations alone are no reason to stop."""
+    config = nemo.NemoConfig(population=4, species=("continuous",), archive_capacity=64)
+    arguments = {"budget": 130, "config": config, "warm_start": None, "cache": tmp_path / "cache"}
+    first = nemo.search(jax.random.key(0), task, **arguments)
+    again = nemo.search(jax.random.key(0), task, **arguments)
+    np.testing.assert_array_equal(again.bits[: len(first.bits)], first.bits)
+    assert len(first.history["alloc"]) > 25
+    assert len(again.bits) > len(first.bits) + 100
 
 
 # Seeds

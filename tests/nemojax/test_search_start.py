@@ -79,6 +79,36 @@ def test_a_search_stopped_in_its_warm_start_goes_on_bit_for_bit(task, table, tmp
     assert_same(search(task, 40, warm_start=table, checkpoint=file), whole)
 
 
+def test_a_lower_budget_than_the_warm_start_takes_is_refused(task, table, tmp_path):
+    file = tmp_path / "run.ckpt"
+    search(task, 60, warm_start=table, checkpoint=file, time_limit_s=0.0)
+    with pytest.raises(ValueError, match="the checkpoint goes on with takes 45: give at least 51"):
+        search(task, 40, warm_start=table, checkpoint=file)
+
+
+def test_a_search_stopped_before_anything_was_within_its_limits_says_so(task, table):
+    with pytest.raises(ValueError, match="it was stopped: go on from its checkpoint"):
+        search(task, 60, warm_start=table, time_limit_s=0.0, limits={task.objectives[0]: 1e-6})
+
+
+@pytest.mark.parametrize("evaluations", [20, 28, 41])
+def test_a_search_interrupted_in_a_round_goes_on_bit_for_bit(task, table, tmp_path, evaluations):
+    """The rounds before are looked up and the table is corrected by them again."""
+    file, options = tmp_path / "run.ckpt", {"warm_start": table, "warm_share": 0.75}
+
+    class Interrupt:
+        def __call__(self, report): ...
+
+        def on_evaluated(self, count):
+            if count == evaluations:
+                raise KeyboardInterrupt
+
+    whole = search(task, 60, **options)
+    with pytest.raises(KeyboardInterrupt):
+        search(task, 60, **options, checkpoint=file, on_chunk=Interrupt())
+    assert_same(search(task, 60, **options, checkpoint=file), whole)
+
+
 @pytest.mark.parametrize("pairs", [None, ((8, 8), (4, 8), (4, 4), (8, 4))])
 def test_a_table_of_errors_takes_part_of_the_budget(pairs):
     task = make_task()
@@ -181,9 +211,14 @@ from test_search_start import CONFIG, make_task
 from dataclasses import replace
 graph = nemo.Graph(hidden=8, heads=2, depth=1)
 config = replace(CONFIG, species=("continuous", "gcn", "priced"), graph=graph)
+class Tell:
+    def __call__(self, report):
+        print("generation", flush=True)
+    def on_evaluated(self, count):
+        print(count, flush=True)
 found = nemo.search(
-    jax.random.key(0), make_task(), budget=700, config=config, checkpoint={file!r},
-    on_chunk=lambda report: print(report.generation, flush=True),
+    jax.random.key(0), make_task(), budget=700, config=config, checkpoint={file!r}, warm_share=0.1,
+    on_chunk=Tell(),
 )
 found.front.to_json({result!r})
 """
@@ -191,7 +226,7 @@ found.front.to_json({result!r})
 
 @pytest.mark.slow
 def test_a_process_killed_ten_times_ends_with_the_identical_front(tmp_path):
-    """SIGKILL at random moments; each child goes on from the checkpoint."""
+    """SIGKILL at random moments, in the warm start too; each child goes on from the checkpoint."""
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
 
     def start(file, result):
@@ -203,19 +238,21 @@ def test_a_process_killed_ten_times_ends_with_the_identical_front(tmp_path):
         )
 
     undisturbed = start("one.ckpt", "one.json")
-    generations = len(undisturbed.communicate()[0].split())
+    generations = undisturbed.communicate()[0].split().count("generation")
     assert undisturbed.returncode == 0
     assert generations >= 100
     rng, killed, seen = np.random.default_rng(0), 0, []
     while killed < 10:
         child = start("two.ckpt", "two.json")
-        seen.append(int(child.stdout.readline()))  # the first generation after the checkpoint's
+        seen.append(int(child.stdout.readline()))  # the first evaluation that the checkpoint does not hold
         time.sleep(rng.uniform(0, 0.4))
         child.send_signal(signal.SIGKILL)
         child.communicate()
         killed += child.returncode == -signal.SIGKILL
         assert not (tmp_path / "two.json").exists(), "it ended before it was killed ten times"
-    assert seen[-1] > seen[0], "each one went on"
+    assert seen[0] == 1, "the first one is killed in its warm start"
+    assert sorted(seen) == seen
+    assert seen[-1] > 70, "each one went on"
     last = start("two.ckpt", "two.json")
     last.communicate()
     assert last.returncode == 0

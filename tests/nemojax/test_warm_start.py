@@ -139,7 +139,7 @@ def test_errors_against_labels_count_from_the_lowest(task):
     counted = nemo.classification(task.network, task.images, np.zeros(len(task.images), int), top_k=1)
     share, resolution = error_share(counted, np.array([0.2, 0.6, 1.0, np.inf]))
     np.testing.assert_allclose(share, [0, 0.5, 1, np.inf])
-    assert resolution == 1 / len(task.images)
+    np.testing.assert_allclose(resolution, 1 / len(task.images) / 0.8)
     np.testing.assert_array_equal(error_share(counted, np.full(2, np.inf))[0], np.inf)
     share, resolution = error_share(task, np.array([0.0, np.log(5) / 2]))
     np.testing.assert_allclose(share, [0, 0.5])
@@ -149,9 +149,13 @@ def test_errors_against_labels_count_from_the_lowest(task):
 def test_warm_configurations_of_a_narrow_space(task, table):
     """Fewer configurations than wanted; each comes once."""
     space = search_space(task.network, (2, 8), {"*.weight": 8})
-    bits = warm_bits(task.replace(space=space), table, 50)
+    narrow = task.replace(space=space)
+    bits, costs, _ = rounds(narrow, WarmStart(narrow, table, 50))
     assert space.contains(bits).all()
-    assert len(np.unique(bits, axis=0)) == len(bits) <= 2 ** sum(len(b) > 1 for b in space.allowed)
+    assert len(np.unique(bits, axis=0)) == len(bits) < 50
+    every = np.stack(np.meshgrid(*space.allowed), -1).reshape(-1, space.size)
+    np.testing.assert_array_equal(costs[:, 1:].min(axis=0), nemo.Evaluator(narrow)(every)[:, 1:].min(axis=0))
+    np.testing.assert_array_equal(costs[:, 0].min(), nemo.Evaluator(narrow)(every)[:, 0].min())
 
 
 # The archive
@@ -195,6 +199,12 @@ def test_sensitivity_is_a_feature_from_0_to_1(task):
     np.testing.assert_allclose(told.nodes[:, -1], np.linspace(1, 0, n), atol=1e-6)
     assert told.nodes.dtype == np.float32
     np.testing.assert_array_equal(with_sensitivity(graph, None).nodes[:, -1], 0)
+    errors = np.column_stack([values[:, 0], np.zeros(n)])  # at its highest width nothing costs anything
+    pinned, negative = errors.copy(), errors.copy()
+    pinned[-1], negative[-1] = [np.nan, 0.0], [-0.1, 0.0]
+    for wrong in (pinned, negative):
+        nodes = with_sensitivity(graph, Sensitivity(task.space.names, (2, 8), wrong, "kl")).nodes
+        np.testing.assert_allclose(nodes[:, -1], [*np.linspace(1, 0, n - 1), 0], atol=1e-6)
     flat = with_sensitivity(graph, Sensitivity(task.space.names, (2,), np.zeros((n, 1)), "sqnr"))
     np.testing.assert_array_equal(flat.nodes[:, -1], np.zeros(n))
 
@@ -204,7 +214,7 @@ def test_sensitivity_is_a_feature_from_0_to_1(task):
 
 @pytest.fixture(scope="module")
 def found(task, table):
-    return nemo.search(jax.random.key(0), task, budget=40, config=CONFIG, warm_start=table)
+    return nemo.search(jax.random.key(0), task, budget=40, config=CONFIG, warm_start=table, warm_share=0.5)
 
 
 def test_the_prior_is_evaluated_first_and_counts(task, table, found):
@@ -218,6 +228,7 @@ def test_the_prior_is_evaluated_first_and_counts(task, table, found):
 
 def test_a_warm_search_goes_on_bit_for_bit(task, table, found, tmp_path):
     file, arguments = tmp_path / "search.ckpt", {"budget": 40, "config": CONFIG, "warm_start": table}
+    arguments["warm_share"] = 0.5
     half = nemo.search(
         jax.random.key(0), task, **arguments, checkpoint=file, on_chunk=lambda report: report.generation == 1
     )
@@ -227,8 +238,8 @@ def test_a_warm_search_goes_on_bit_for_bit(task, table, found, tmp_path):
     np.testing.assert_array_equal(whole.costs, found.costs)
     for one, two in zip(jax.tree.leaves(whole.state), jax.tree.leaves(found.state), strict=True):
         np.testing.assert_array_equal(one, two)
-    with pytest.raises(ValueError, match="start"):
-        nemo.search(jax.random.key(0), task, **arguments, warm_share=0.2, checkpoint=file)
+    with pytest.raises(ValueError, match=r"warm_share was 0\.5"):
+        nemo.search(jax.random.key(0), task, **{**arguments, "warm_share": 0.2}, checkpoint=file)
 
 
 def test_the_share_of_the_budget(task, table):
@@ -240,11 +251,16 @@ def test_the_share_of_the_budget(task, table):
 
 
 def test_seeds_come_before_the_warm_start(task, table):
-    seeds = np.asarray(task.space.sample(jax.random.key(9), 3))
+    """Seeds that come twice, or that the table would choose as well, take no place of others."""
+    empty = np.zeros((0, task.space.size), np.int32), np.zeros((0, 3))
+    first = WarmStart(task, table, 11)(*empty)
+    seeds = np.concatenate([np.asarray(task.space.sample(jax.random.key(9), 1)), first[[2, 2, 5]]])
     both = nemo.search(jax.random.key(0), task, budget=20, config=CONFIG, warm_start=table, seeds=seeds)
-    np.testing.assert_array_equal(both.bits[:3], seeds)
-    first = WarmStart(task, table, 10)(np.zeros((0, task.space.size), np.int32), np.zeros((0, 3)))
-    np.testing.assert_array_equal(both.bits[3 : 3 + len(first)], first)
+    np.testing.assert_array_equal(both.bits[:3], seeds[[0, 1, 3]])
+    after = WarmStart(task, table, 11, seeds=seeds[[0, 1, 3]])(*empty)[3:]
+    np.testing.assert_array_equal(both.bits[3 : 3 + len(after)], after)
+    assert len(after) == 6
+    assert not {row.tobytes() for row in after} & {row.tobytes() for row in seeds}
 
 
 def test_species_that_take_no_seeds_search_as_well(task, table):
@@ -279,9 +295,21 @@ def test_nothing_of_the_prior_over_a_limit_is_evaluated(task, table):
     assert (limited.costs[:, 1] <= 0.2).all()
     kept = np.asarray(limited.state.archive.valid)
     assert (np.asarray(limited.state.archive.costs)[kept, 1] <= 0.2).all()
-    asked = warm_bits(task, table, 20, np.array([np.inf, 0.2, np.inf]))
-    size = np.asarray(jax.vmap(task.costs_by_bits)(jnp.asarray(asked)))[:, 0]
-    within = asked[size <= 0.2]
-    assert 0 < len(within) < len(asked), "some of the uniform ones are not"
-    assert len(asked) - len(within) <= 7
-    np.testing.assert_array_equal(limited.bits[: len(within)], within)
+    asked = warm_bits(task, table, 30, np.array([np.inf, 0.2, np.inf]))
+    assert (np.asarray(jax.vmap(task.costs_by_bits)(jnp.asarray(asked)))[:, 0] <= 0.2).all()
+    assert len(asked) > 15, "places are not spent on what is not evaluated"
+    np.testing.assert_array_equal(limited.bits[: len(asked)], asked)
+
+
+def test_limits_of_further_costs_of_bits_hold_in_the_warm_start(task, table):
+    """A cost of one's own, here even with the name of a built-in one."""
+    costs = {
+        "model_ratio": lambda b: b.sum().astype(jnp.float32),
+        "first": lambda b: b[0].astype(jnp.float32),
+    }
+    own = fidelity(task.network, task.images, costs=costs)
+    limits = np.array([np.inf, 14, 5])
+    bits, _, _ = rounds(own, WarmStart(own, table, 30, limits), limits)
+    assert len(bits) > 10
+    assert (bits.sum(axis=1) <= 14).all()
+    assert (bits[:, 0] <= 5).all()
