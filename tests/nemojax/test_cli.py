@@ -293,6 +293,7 @@ def test_help_teaches(capsys):
 # Ties, pairs, limits, warm start, cache, seeds
 
 
+@pytest.mark.slow
 def test_all_options_of_a_space_and_a_start_together(finished, tmp_path, capsys):
     """The second run starts from the first one's knee and evaluates nothing that the cache knows."""
     names = nemo.Front.from_json(finished / "front.json").names

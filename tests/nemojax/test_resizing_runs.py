@@ -255,6 +255,7 @@ def test_the_preset_of_the_paper_runs():
 # Resuming
 
 
+@pytest.mark.slow
 def test_a_run_killed_ten_times_ends_as_if_it_had_not_been(tmp_path):
     """100 generations; each time only the file is left, and a search that was built anew takes it."""
     config = NemoConfig(population=16, species=("continuous", "floor", "SNES"), archive_capacity=64)

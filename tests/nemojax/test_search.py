@@ -25,7 +25,7 @@ def task(small_network):
 
 @pytest.fixture(scope="module")
 def found(task):
-    return nemo.search(jax.random.key(0), task, budget=45, config=CONFIG, warm_share=0.25)
+    return nemo.search(jax.random.key(0), task, budget=45, config=CONFIG, warm_share=0.35)
 
 
 def test_the_budget_is_kept_and_every_evaluation_is_distinct(task, found):
@@ -114,6 +114,7 @@ def test_policies_are_handed_over_to_another_search(task, four):
     assert share[0] > share[1]
 
 
+@pytest.mark.slow
 def test_another_sensitivity_table_compiles_nothing_anew(task):
     """Prices and node features are in the state, each search's own."""
     one, two = (
@@ -182,7 +183,7 @@ def test_a_limit_that_cannot_be_met_is_refused_before_any_evaluation(task, tmp_p
 def test_a_cache_saves_evaluations(task, found, tmp_path):
     """The same search again finds all it asks for, so the budget is left for new configurations."""
     file = tmp_path / "cache"
-    key, arguments = jax.random.key(0), {"budget": 45, "config": CONFIG, "warm_share": 0.25, "cache": file}
+    key, arguments = jax.random.key(0), {"budget": 45, "config": CONFIG, "warm_share": 0.35, "cache": file}
     first = nemo.search(key, task, **arguments)
     assert_same(first, found)
     counts = []

@@ -59,7 +59,7 @@ def assert_same(one, two):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("warm_start", ["fisher", "kl"])
+@pytest.mark.parametrize("warm_start", ["fisher", pytest.param("kl", marks=pytest.mark.slow)])
 def test_a_search_goes_on_with_a_higher_budget(task, tmp_path, warm_start):
     file = tmp_path / "run.ckpt"
     first = search(task, 60, warm_start=warm_start, checkpoint=file)
@@ -91,7 +91,7 @@ def test_a_search_stopped_before_anything_was_within_its_limits_says_so(task, ta
         search(task, 60, warm_start=table, time_limit_s=0.0, limits={task.objectives[0]: 1e-6})
 
 
-@pytest.mark.parametrize("evaluations", [20, 28, 41])
+@pytest.mark.parametrize("evaluations", [28, *(pytest.param(n, marks=pytest.mark.slow) for n in (20, 41))])
 def test_a_search_interrupted_in_a_round_goes_on_bit_for_bit(task, table, tmp_path, evaluations):
     """The rounds before are looked up and the table is corrected by them again."""
     file, options = tmp_path / "run.ckpt", {"warm_start": table, "warm_share": 0.75}
@@ -109,7 +109,9 @@ def test_a_search_interrupted_in_a_round_goes_on_bit_for_bit(task, table, tmp_pa
     assert_same(search(task, 60, **options, checkpoint=file), whole)
 
 
-@pytest.mark.parametrize("pairs", [None, ((8, 8), (4, 8), (4, 4), (8, 4))])
+@pytest.mark.parametrize(
+    "pairs", [None, pytest.param(((8, 8), (4, 8), (4, 4), (8, 4)), marks=pytest.mark.slow)]
+)
 def test_a_table_of_errors_takes_part_of_the_budget(pairs):
     task = make_task()
     if pairs:
@@ -143,6 +145,7 @@ def test_a_cache_may_save_the_work_and_count_all_the_same(task, tmp_path):
     assert len(free.bits) > len(counted.bits)
 
 
+@pytest.mark.slow
 def test_a_species_registered_anew_is_the_new_one(task, monkeypatch):
     config = NemoConfig(population=8, species=("mine", "floor"), archive_capacity=32)
     bits = []
