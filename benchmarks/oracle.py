@@ -4,7 +4,8 @@ The network is the digits network of `small_networks`. Costs: KL to full precisi
 error of a few hundred images has too many ties for a front), model_ratio and bitops_max. Every method may
 look up 2,000 different configurations; one that it knows already costs it nothing, as in a search. Methods
 that go in generations have 50 members and end early after 25 generations without a new configuration. They
-start as `nemo.search` does: uniform configurations and such with noise. Per method:
+start as `nemo.search` does without a table, from uniform configurations and such with noise; `guided` is
+`nemo.search` with one. Per method:
   front_share  configurations of the true front that were looked up, over all of the true front
   hv_ratio     hypervolume of what was looked up over that of the true front, up to 1.1 times the front's box
 """

@@ -64,8 +64,8 @@ def corrected(
     least, prior = max(LEAST, resolution / 2), prior or Prior()
     found = np.clip(share[known].astype(np.float64), least, MOST)
     model = _Model.of(space, prices, bits[known], np.where(found > least, _TINY, least))
-    noise = np.sqrt(prior.error**2 + resolution * (1 - found) / found)
-    factors = _most_probable(model, np.log(found), noise, prior)
+    deviation = np.sqrt(prior.error**2 + resolution * (1 - found) / found)
+    factors = _most_probable(model, np.log(found), deviation, prior)
     widths = np.searchsorted(space.widths, np.where(np.isinf(space.choices), space.widths[0], space.choices))
     shared = factors[space.size :][model.kind[:, None] * len(space.widths) + widths]
     scale = factors[: space.size, None] + shared
@@ -113,22 +113,22 @@ class _Model:
 
 
 def _most_probable(
-    model: _Model, target: Float[np.ndarray, " K"], noise: Float[np.ndarray, " K"], prior: Prior
+    model: _Model, target: Float[np.ndarray, " K"], deviation: Float[np.ndarray, " K"], prior: Prior
 ) -> Float[np.ndarray, " P"]:
     own, shared = model.terms.shape[1], 2 * model.widths
     weight = np.concatenate([np.full(own, prior.quantizer), np.full(shared, prior.width)]) ** -2.0
     factors = np.zeros(own + shared)
 
     def loss(x: np.ndarray) -> float:
-        left = (model.log_share(x)[0] - target) / noise
+        left = (model.log_share(x)[0] - target) / deviation
         return float(left @ left + weight @ x**2)
 
     damping, lowest = _DAMPING, loss(factors)
     for _ in range(_STEPS):
         found, slope = model.log_share(factors)
-        jacobian = model.jacobian(slope) / noise[:, None]
+        jacobian = model.jacobian(slope) / deviation[:, None]
         hessian = jacobian.T @ jacobian + np.diag(weight)
-        gradient = jacobian.T @ ((found - target) / noise) + weight * factors
+        gradient = jacobian.T @ ((found - target) / deviation) + weight * factors
         while damping < _STUCK:
             step = np.linalg.solve(hessian + damping * np.diag(np.diag(hessian)), gradient)
             if (value := loss(factors - step)) <= lowest:

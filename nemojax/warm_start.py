@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from .archive import update_archive
 from .baselines.greedy import greedy_paths
-from .baselines.proxy import candidates, most_valuable, proxy_front
+from .baselines.proxy import candidates, most_valuable
 from .correction import corrected
 from .first_generation import uniform_bits
 from .nemo import NemoState
@@ -44,7 +44,7 @@ class WarmStart:
     ):
         """
         Args:
-            limits: of the objectives; those of size and bit-operations bound what is chosen.
+            limits: of the objectives; those of costs of bits alone bound what is chosen.
             seeds: others' configurations, which come first and do not count.
             rounds: after the first one; 0: all in one, and the table is never corrected.
         """
@@ -80,14 +80,7 @@ class WarmStart:
         uniform = uniform[self._allowed(uniform)]
         even = np.linspace(0, len(uniform) - 1, min(count, len(uniform))).round().astype(int)
         uniform = uniform[np.unique(even)]
-        chosen = proxy_front(
-            task.space,
-            task.network.workload,
-            self._sensitivity,
-            count + len(self._seeds),
-            worst_error(task),
-            allowed=self._allowed,
-        )
+        chosen = most_valuable(task.space, self._prices, self._pool(self._prices), count + len(self._seeds))
         fresh = without(chosen, np.concatenate([self._seeds, uniform]))
         return np.concatenate([uniform, fresh[: count - len(uniform)]])
 
@@ -96,14 +89,19 @@ class WarmStart:
         space = self._task.space
         if count < 1:
             return np.zeros((0, space.size), np.int32)
-        if self._paths is None:
-            self._paths = greedy_paths(space, self._task.network.workload, self._sensitivity)
         prices = self.prices(bits, costs)
-        pool = without(candidates(space, prices, self._paths), bits)
-        pool = pool[self._allowed(pool)]
+        pool = without(self._pool(prices), bits)
         known = predicted(space, prices, bits)
         known[:, 0] = error_share(self._task, costs[:, 0])[0]
         return most_valuable(space, prices, pool, count, known[np.isfinite(known[:, 0])])
+
+    def _pool(self, prices: Prices) -> Int[np.ndarray, "K n"]:
+        """What may be chosen: bargains at these prices and the table's greedy paths, within the limits."""
+        space = self._task.space
+        if self._paths is None:
+            self._paths = greedy_paths(space, self._task.network.workload, self._sensitivity)
+        rows = candidates(space, prices, self._paths)
+        return rows[self._allowed(rows)]
 
     def _allowed(self, rows: Int[np.ndarray, "K n"]) -> Bool[np.ndarray, " K"]:
         """Which configurations are within all limits of costs of bits alone."""

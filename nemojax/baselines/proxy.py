@@ -5,8 +5,6 @@ error, size and bit-operations, `count` are chosen that have the most predicted 
 the grid is the Lagrangian of `knapsack`, at a hundredth of its time.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -18,8 +16,6 @@ from ..space import BitSpace
 from ..subset import most_hypervolume
 from .greedy import greedy_paths
 
-Allowed = Callable[[np.ndarray], np.ndarray]  # configurations (K, n) -> which are within limits, (K,) bool
-
 
 def proxy_front(
     space: BitSpace,
@@ -27,14 +23,11 @@ def proxy_front(
     sensitivity: Sensitivity,
     count: int,
     worst: float = 1.0,
-    *,
-    allowed: Allowed | None = None,
 ) -> Int[np.ndarray, "K n"]:
     """At most `count` different configurations, the most valuable first.
 
     Args:
         worst: see `Prices.of`.
-        allowed: which configurations may be chosen; default: all.
 
     Raises:
         ValueError: a count below 1, or a sensitivity of other quantizers or bit-widths.
@@ -43,7 +36,7 @@ def proxy_front(
         raise ValueError(f"count must be at least 1, got {count}")
     prices = Prices.of(space, workload, sensitivity, worst)
     rows = candidates(space, prices, greedy_paths(space, workload, sensitivity))
-    return most_valuable(space, prices, rows if allowed is None else rows[allowed(rows)], count)
+    return most_valuable(space, prices, rows, count)
 
 
 def candidates(space: BitSpace, prices: Prices, paths: Int[np.ndarray, "J n"]) -> Int[np.ndarray, "K n"]:
