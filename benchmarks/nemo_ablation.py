@@ -39,6 +39,8 @@ CORNER = np.array([1.0, 0.25, 0.25])
 KEPT = Path("build") / "nemo_ablation.jsonl"
 
 WHOLE = nemo.preset("guided", population=POPULATION)
+if QUICK:  # the species that compiles longest is left out; the result names those that ran
+    WHOLE = replace(WHOLE, species=tuple(name for name in WHOLE.species if name != "unet"))
 PUBLISHED = nemo.NemoConfig(population=POPULATION)
 PAPER = nemo.preset("paper", population=POPULATION)
 COLD: dict[str, Any] = {"warm_start": None}
@@ -145,7 +147,8 @@ def one_run(problem: Problem, method: str, seed: int, table: nemo.Sensitivity, b
         bits = BASELINES[method](jax.random.fold_in(key, 1), problem.task, budget, table)
         return figures(problem, bits, problem.evaluate(bits))
     config, options = SEARCHES[method]
-    shared = {"cache": KEPT.with_suffix(f".{problem.task.network.name}.cache"), "cache_is_free": False}
+    file = KEPT.with_suffix(f".{problem.task.network.name}.cache")
+    shared = {} if QUICK else {"cache": file, "cache_is_free": False}
     options = {"warm_start": table, **shared, **options}
     found = nemo.search(key, problem.task, budget=budget, config=config, **options)
     sizes = {name: found.history["alloc"][:, i].tolist() for i, name in enumerate(found.species)}
@@ -183,7 +186,8 @@ def main() -> None:
                             file.write(json.dumps(row) + "\n")
                     say(f"{name} seed {seed} {method}: {row['report']:.4f}, {row['seconds']} s")
                 runs[name][method].append(row)
-            jax.clear_caches()  # compiled programs hold memory maps, of which a process may have some 65,000
+            if not QUICK:  # compiled programs hold memory maps, of which a process may have some 65,000
+                jax.clear_caches()
     result: dict[str, Any] = {}
     for name, rows in runs.items():
         report = {method: np.array([row["report"] for row in own]) for method, own in rows.items()}
