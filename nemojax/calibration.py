@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from .batches import Inputs, count
 from .interpreter import Folded
 from .observers import Histograms, histograms, image_extremes
 from .quantizers import fake_quantize
@@ -60,29 +61,27 @@ class Ranges(NamedTuple):
     high: Array  # (points, ROWS) float32
 
 
-def calibrate(
-    traced: Traced, folded: Folded, images: Float[Array, "N ..."], config: QuantizerConfig
-) -> Ranges:
+def calibrate(traced: Traced, folded: Folded, inputs: Inputs, config: QuantizerConfig) -> Ranges:
     """Ranges of all points.
 
     Args:
-        images: (N, ...) float32, disjoint from those that the search and the report see.
+        inputs: as the function takes them, disjoint from those that the search and the report see.
     """
-    if images.shape[0] < 1:
-        raise ValueError("images is empty: calibration needs at least one image")
-    low, high = activation_ranges(traced, folded, images, config)
+    if count(inputs) < 1:
+        raise ValueError("inputs are empty: calibration needs at least one sample")
+    low, high = activation_ranges(traced, folded, inputs, config)
     return Ranges(weight_ranges(traced, folded, config), low, high)
 
 
 def activation_ranges(
-    traced: Traced, folded: Folded, images: Float[Array, "N ..."], config: QuantizerConfig
+    traced: Traced, folded: Folded, inputs: Inputs, config: QuantizerConfig
 ) -> tuple[Float[Array, "points rows"], Float[Array, "points rows"]]:
     """(points, ROWS) low and high of all activations; zeros for weights."""
-    extremes = image_extremes(traced, folded, images)  # (N, points, 2)
+    extremes = image_extremes(traced, folded, inputs)  # (N, points, 2)
     finite = np.isfinite(extremes).all((0, 2))
     if not finite.all():
         name = traced.workload().point_names[int(np.argmin(finite))]
-        raise ValueError(f"activation {name!r} is not finite on these images: check images and weights")
+        raise ValueError(f"activation {name!r} is not finite on these inputs: check inputs and weights")
     low, high = extremes[..., 0].min(0), extremes[..., 1].max(0)
     if config.activation_range == "mean_minmax":
         batches = [extremes[i : i + config.batch] for i in range(0, len(extremes), config.batch)]
@@ -90,7 +89,7 @@ def activation_ranges(
         low = np.average([batch[..., 0].min(0) for batch in batches], axis=0, weights=weight)
         high = np.average([batch[..., 1].max(0) for batch in batches], axis=0, weights=weight)
     if config.activation_range in ("percentile", "mse"):
-        found = histograms(traced, folded, images, low, high)
+        found = histograms(traced, folded, inputs, low, high)
         if config.activation_range == "mse":
             return _least_error_ranges(found, config.symmetric_activations)
         low, high = found.percentiles(config.percentile)

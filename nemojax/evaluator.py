@@ -17,7 +17,7 @@ Rows = Int[np.ndarray, "N n"]
 
 
 def _costs(task: Task, bits: Array) -> Array:
-    return _costs_of_logits(task, bits, compiled_logits(task.network, bits, task.images))
+    return _costs_of_logits(task, bits, compiled_logits(task.network, bits, task.inputs))
 
 
 # Apart from the network's own compilation, which is long, so that every score shares that one.
@@ -28,7 +28,7 @@ def scores(task: Task, bits: Int[Any, "K n"], others: Sequence[Score]) -> dict[s
     """Further errors of K configurations on a task's images, (K,) each: for a report, not for a search."""
     rows = []
     for row in np.asarray(bits, np.int32):
-        logits = compiled_logits(task.network, jnp.asarray(row)[None], task.images)[0]
+        logits = compiled_logits(task.network, jnp.asarray(row)[None], task.inputs)[0]
         rows.append([float(_score(score, logits, task.target)) for score in others])
     table = np.array(rows).reshape(-1, len(others))
     return {score.name: column for score, column in zip(others, table.T, strict=True)}

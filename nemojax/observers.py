@@ -9,10 +9,10 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
+from .batches import Inputs, chunks, count
 from .interpreter import Folded, execute
 from .traced import Traced
 
@@ -41,21 +41,21 @@ class Histograms(NamedTuple):
         return edges[rows, first], edges[rows, last]
 
 
-def image_extremes(traced: Traced, folded: Folded, images: Float[Array, "N ..."]) -> np.ndarray:
-    """(N, points, 2) float32 lowest and highest value of every activation of every image."""
-    out = np.zeros((images.shape[0], len(traced.workload().points), 2), np.float32)
-    for rows, i, x in _activations(traced, folded, images):
+def image_extremes(traced: Traced, folded: Folded, inputs: Inputs) -> np.ndarray:
+    """(N, points, 2) float32 lowest and highest value of every activation of every sample."""
+    out = np.zeros((count(inputs), len(traced.workload().points), 2), np.float32)
+    for rows, i, x in _activations(traced, folded, inputs):
         out[rows, i, 0], out[rows, i, 1] = x.min(1), x.max(1)
     return out
 
 
 def histograms(
-    traced: Traced, folded: Folded, images: Float[Array, "N ..."], low: np.ndarray, high: np.ndarray
+    traced: Traced, folded: Folded, inputs: Inputs, low: np.ndarray, high: np.ndarray
 ) -> Histograms:
     """Histograms of all activations between low and high (points,), widened to hold zero."""
     low, high = np.minimum(low, 0).astype(np.float32), np.maximum(high, 0).astype(np.float32)
     counts = np.zeros((len(low), BINS), np.float32)
-    for _, i, x in _activations(traced, folded, images):
+    for _, i, x in _activations(traced, folded, inputs):
         width = high[i] - low[i]
         per_unit = np.float32(BINS) / (width if width > 0 else np.float32(1))
         bins = ((x.reshape(-1) - low[i]) * per_unit).astype(np.int32).clip(0, BINS - 1)
@@ -63,29 +63,24 @@ def histograms(
     return Histograms(counts, low, high)
 
 
-def _activations(
-    traced: Traced, folded: Folded, images: Float[Array, "N ..."]
-) -> Iterator[tuple[slice, int, np.ndarray]]:
-    """(rows of images, point, its values (images, ...)) for every activation of every few images."""
-    size = min(_IMAGES, images.shape[0])
-    for start in range(0, images.shape[0], size):
-        batch = images[start : start + size]
-        valid = batch.shape[0]
-        batch = jnp.pad(batch, [(0, size - valid)] + [(0, 0)] * (batch.ndim - 1))
+def _activations(traced: Traced, folded: Folded, inputs: Inputs) -> Iterator[tuple[slice, int, np.ndarray]]:
+    """(rows of samples, point, its values (samples, ...)) for every activation of every few samples."""
+    for rows, batch in chunks(inputs, min(_IMAGES, count(inputs))):
         for i, x in _collect(traced, folded, batch).items():
-            yield slice(start, start + valid), i, np.asarray(x)[:valid]
+            yield rows, i, np.asarray(x)[: rows.stop - rows.start]
 
 
 @partial(jax.jit, static_argnums=0)
-def _collect(traced: Traced, folded: Folded, batch: Float[Array, "B ..."]) -> dict[int, Array]:
+def _collect(traced: Traced, folded: Folded, batch: Inputs) -> dict[int, Array]:
     """point -> its values (B, ...), for every activation."""
-    points, seen = traced.workload().points, {}
+    points, seen, size = traced.workload().points, {}, count(batch)
 
     def look(i: int, x: Array) -> Array:
         if not points[i].is_weight:
-            # As rows of images, because a reshape in the network may have joined images and pixels.
-            seen[i] = x.reshape(batch.shape[0], -1)
+            # As rows of samples, because a reshape in the network may have joined samples and pixels.
+            seen[i] = x.reshape(size, -1)
         return x
 
-    execute(traced.workload(batch.shape[0]), folded, (batch,), lowering=traced.lowering, quantize=look)
+    leaves = tuple(jax.tree.leaves(batch))
+    execute(traced.workload(size), folded, leaves, lowering=traced.lowering, quantize=look)
     return seen

@@ -1,7 +1,5 @@
 """A network whose every quantizer takes a traced bit-width: what the search evaluates."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -9,6 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from hwmodel import Workload
 
+from .batches import Inputs, count, specs, standard
 from .calibration import QuantizerConfig, Ranges, calibrate
 from .interpreter import Folded, fold
 from .lowering import Lowering, default_lowering
@@ -37,19 +36,19 @@ class QuantizedNetwork:
         """The workload at batch 1: operations, and the points in the order of the bits."""
         return self.traced.workload()
 
-    def logits(self, images: Float[Array, "N ..."], *, chunk: int | None = None) -> Float[Array, "N classes"]:
-        """Full precision, through the interpreter."""
-        return self.traced.run(self.folded, images, chunk=chunk)
+    def logits(self, inputs: Inputs, *, chunk: int | None = None) -> Float[Array, "N ..."]:
+        """Full precision, through the interpreter. Inputs: see `quantize`."""
+        return self.traced.run(self.folded, inputs, chunk=chunk)
 
     def quantized_logits(
         self,
         bits: Int[Array, " n"],
-        images: Float[Array, "N ..."],
+        inputs: Inputs,
         *,
         chunk: int | None = None,
         straight_through: bool = False,
-    ) -> Float[Array, "N classes"]:
-        """With point i at bits[i] bits, 2 to 16, or 32 for as it is; `chunk` images at a time.
+    ) -> Float[Array, "N ..."]:
+        """With point i at bits[i] bits, 2 to 16, or 32 for as it is; `chunk` samples at a time.
 
         `straight_through` gives roundings a gradient, for training; the numbers are the same.
         """
@@ -69,7 +68,7 @@ class QuantizedNetwork:
                 straight_through=straight_through,
             )
 
-        return self.traced.run(folded, images, quantize, chunk)
+        return self.traced.run(folded, inputs, quantize, chunk)
 
     def _quantized_weights(
         self, bits: Int[Array, " n"], row: Int[Array, " n"], straight_through: bool
@@ -91,19 +90,20 @@ class QuantizedNetwork:
 
 @jax.jit
 def compiled_logits(
-    network: QuantizedNetwork, bits: Int[Array, "K n"], images: Float[Array, "N ..."]
-) -> Float[Array, "K N classes"]:
+    network: QuantizedNetwork, bits: Int[Array, "K n"], inputs: Inputs
+) -> Float[Array, "K N ..."]:
     """Logits of K configurations, one after the other; compiled once per shape for everyone who calls it.
 
     On a CPU configurations are not vmapped: XLA would make slow grouped convolutions of their weights.
     """
-    network.traced.compilations.append((*bits.shape, *images.shape))  # runs when jit traces
-    return jax.lax.map(lambda row: network.quantized_logits(row, images), bits)
+    shapes = (leaf.shape for leaf in jax.tree.leaves(inputs))
+    network.traced.compilations.append((*bits.shape, *(n for shape in shapes for n in shape)))  # jit traces
+    return jax.lax.map(lambda row: network.quantized_logits(row, inputs), bits)
 
 
 def quantize(
     network: Network,
-    calibration: Float[Any, "N ..."],
+    calibration: Inputs,
     config: QuantizerConfig | None = None,
     *,
     lowering: Lowering | None = None,
@@ -111,24 +111,28 @@ def quantize(
     """Traces a network, folds its batch norms and calibrates a quantizer at every point.
 
     Args:
-        network: a plain function of its parameters; see `network` for any JAX function.
-        calibration: images (N, ...) float32 as the function takes them; not those of search or report.
+        network: a plain function of its parameters; see `quantizable` for any model.
+        calibration: what the function takes, one array (N, ...) or a pytree of them (token ids and a mask,
+            say); not those of search or report. Real numbers become float32, whole ones int32.
         config: quantizers and observers.
         lowering: how convolutions run; default: what is fast on this backend.
 
     Raises:
-        ValueError: the function uses what the tracer does not know (named, with its place).
+        ValueError: the function uses what the tracer does not know (named, with its place), gives more than
+            one array, or is not finite on the calibration inputs.
     """
     config = config or QuantizerConfig()
-    images = jnp.asarray(calibration, jnp.float32)
-    specs = jax.eval_shape(lambda params: params, network.params)
+    if count(calibration) < 1:
+        raise ValueError("calibration is empty: it needs at least one sample")
+    inputs = standard(calibration)
+    shapes = jax.eval_shape(lambda params: params, network.params)
     traced = Traced(
         network.apply,
-        specs,
-        tuple(images.shape[1:]),
+        shapes,
+        specs(inputs),
         config.quantize_pooled_input,
         lowering or default_lowering(),
     )
     folded = jax.jit(fold, static_argnums=0)(traced.workload(), network.params)
-    ranges = calibrate(traced, folded, images, config)
+    ranges = calibrate(traced, folded, inputs, config)
     return QuantizedNetwork(folded, ranges, traced, config, network.name, network.weights_source)

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from hwmodel import Operation
 
+from .batches import Inputs, chunks, count, fitting, take
 from .evaluator import Evaluator
 from .interpreter import execute
 from .quantized import QuantizedNetwork
@@ -31,7 +32,7 @@ from .sensitivity import Sensitivity
 from .space import PAPER_BITS, BitSpace
 from .task import Task
 
-IMAGES, LABELS = 16, 4  # of the measures without evaluations
+SAMPLES, LABELS = 16, 4  # of the measures without evaluations
 
 
 def measure_sensitivity(
@@ -39,42 +40,42 @@ def measure_sensitivity(
     task: Task,
     measure: str = "fisher",
     *,
-    images: int = IMAGES,
+    samples: int = SAMPLES,
     evaluate: Evaluator | None = None,
 ) -> Sensitivity:
     """The sensitivity of a task's quantizers at its space's bit-widths.
 
     Args:
         key: for the labels that "fisher" draws.
-        measure: "sqnr" or "fisher", from the first `images` of the task and without an evaluation, or the
+        measure: "sqnr" or "fisher", from the first `samples` of the task and without an evaluation, or the
             name of the task's error ("kl", say), with one evaluation an entry.
         evaluate: counts and keeps those evaluations; default: one of its own.
     """
     if measure == "sqnr":
-        return sqnr_sensitivity(task.network, task.images[:images], task.space.widths)
+        return sqnr_sensitivity(task.network, take(task.inputs, slice(samples)), task.space.widths)
     if measure == "fisher":
-        return fisher_sensitivity(key, task.network, task.images[:images], task.space.widths)
+        return fisher_sensitivity(key, task.network, take(task.inputs, slice(samples)), task.space.widths)
     if measure == task.score.name:
         return error_sensitivity(evaluate or Evaluator(task))
     raise ValueError(f"measure must be 'sqnr', 'fisher' or {task.score.name!r}, got {measure!r}")
 
 
 def sqnr_sensitivity(
-    network: QuantizedNetwork, images: Float[Any, "N ..."], widths: Sequence[int] = PAPER_BITS
+    network: QuantizedNetwork, inputs: Inputs, widths: Sequence[int] = PAPER_BITS
 ) -> Sensitivity:
     """Noise over signal, 1/SQNR, of every point at every bit-width: no evaluation of the task.
 
     Args:
-        images: (N, ...) float32; a few (16, say) will do.
+        inputs: as the network takes them; a few samples (16, say) will do.
         widths: B bit-widths in 2-16, ascending.
     """
     start = time.monotonic()
-    images, total = _images(network, images), _Noise(network, widths)
-    for image in images:
-        for i, x in _activations(network, image).items():
+    inputs, total = fitting(inputs, network.traced.sample), _Noise(network, widths)
+    for _, sample in chunks(inputs, 1):
+        for i, x in _activations(network, sample).items():
             total.add(i, x, 1.0)
     for op in _weighted(network):
-        total.add(op.weight_point, network.folded.kernels[op.name], 1.0, op, times=len(images))
+        total.add(op.weight_point, network.folded.kernels[op.name], 1.0, op, times=count(inputs))
     signal = np.where(total.signal > 0, total.signal, 1.0)  # an all-zero tensor has no noise either
     return total.table(total.noise / signal[:, None], "sqnr", start)
 
@@ -82,7 +83,7 @@ def sqnr_sensitivity(
 def fisher_sensitivity(
     key: PRNGKeyArray,
     network: QuantizedNetwork,
-    images: Float[Any, "N ..."],
+    inputs: Inputs,
     widths: Sequence[int] = PAPER_BITS,
     *,
     labels: int = LABELS,
@@ -90,24 +91,24 @@ def fisher_sensitivity(
     """Estimate of the KL (nat) that every point adds at every bit-width: no evaluation of the task.
 
     Args:
-        images: (N, ...) float32; a few (16, say) will do.
+        inputs: as the network takes them; a few samples (16, say) will do.
         widths: B bit-widths in 2-16, ascending.
-        labels: drawn per image; one pass back each.
+        labels: drawn per sample; one pass back each.
     """
     if labels < 1:
         raise ValueError(f"labels must be at least 1, got {labels}")
     start = time.monotonic()
-    images, total = _images(network, images), _Noise(network, widths)
+    inputs, total = fitting(inputs, network.traced.sample), _Noise(network, widths)
     information: dict[str, Any] = {op.name: np.float32(0) for op in _weighted(network)}
-    for number, image in enumerate(images):  # one at a time: a kernel's gradient is then one image's own
-        k_image = jax.random.fold_in(key, number)
-        seen, at_points, at_kernels = _information(k_image, network, image, labels)
+    for rows, sample in chunks(inputs, 1):  # one at a time: a kernel's gradient is then one sample's own
+        k_sample = jax.random.fold_in(key, rows.start)
+        seen, at_points, at_kernels = _information(k_sample, network, sample, labels)
         information = {name: sums + np.asarray(at_kernels[name]) for name, sums in information.items()}
         for i, x in seen.items():
             total.add(i, x, at_points[i])
     for op in _weighted(network):
         total.add(op.weight_point, network.folded.kernels[op.name], information[op.name], op)
-    return total.table(total.noise / (2 * len(images)), "fisher", start)
+    return total.table(total.noise / (2 * count(inputs)), "fisher", start)
 
 
 def error_sensitivity(evaluate: Evaluator, widths: Sequence[int] | None = None) -> Sensitivity:
@@ -168,20 +169,13 @@ def _interpolated(bits: np.ndarray, row: np.ndarray) -> np.ndarray:
     return np.where(known, row, np.exp(np.interp(bits, at, logs) - beyond * np.log(4.0)))
 
 
-def _images(network: QuantizedNetwork, images: Any) -> Array:
-    shape = network.traced.image
-    if tuple(np.shape(images)[1:]) != shape or np.shape(images)[0] < 1:
-        raise ValueError(f"images has shape {np.shape(images)}, the network was traced for (N, {shape})")
-    return jnp.asarray(images, jnp.float32)
-
-
 def _weighted(network: QuantizedNetwork) -> list[Operation]:
     """The operations with a quantizer at their weight."""
     return [op for op in network.workload.operations if op.weight_point >= 0]
 
 
 class _Noise:
-    """Sums of weighted n² (points, B), and of x² (points,), over images and kernels."""
+    """Sums of weighted n² (points, B), and of x² (points,), over samples and kernels."""
 
     def __init__(self, network: QuantizedNetwork, widths: Sequence[int]) -> None:
         self._network, self._widths = network, tuple(widths)
@@ -207,7 +201,7 @@ class _Noise:
         names = self._network.workload.point_names
         if not np.isfinite(table).all():
             name = names[int(np.argwhere(~np.isfinite(table))[0, 0])]
-            raise ValueError(f"{name!r} is not finite on these images: check images and weights")
+            raise ValueError(f"{name!r} is not finite on these inputs: check inputs and weights")
         return Sensitivity(names, self._widths, table, measure, 0, time.monotonic() - start)
 
 
@@ -232,9 +226,9 @@ def _weighted_noise(
 
 
 def _run(
-    network: QuantizedNetwork, kernels: dict[str, Array], taps: dict[int, Array], image: Array
+    network: QuantizedNetwork, kernels: dict[str, Array], taps: dict[int, Array], sample: Inputs
 ) -> tuple[Array, dict[int, Array]]:
-    """Logits (1, classes) of one image with `taps` added at its points, and what stood there before."""
+    """Logits (1, classes) of a batch of one with `taps` added at its points, and what stood there before."""
     points, seen = network.workload.points, {}
 
     def look(i: int, x: Array) -> Array:
@@ -244,23 +238,24 @@ def _run(
         return x + taps[i] if taps else x
 
     traced, folded = network.traced, network.folded._replace(kernels=kernels)
-    (logits,) = execute(traced.workload(1), folded, (image[None],), lowering=traced.lowering, quantize=look)
+    leaves = tuple(jax.tree.leaves(sample))
+    (logits,) = execute(traced.workload(1), folded, leaves, lowering=traced.lowering, quantize=look)
     return logits, seen
 
 
 @jax.jit
-def _activations(network: QuantizedNetwork, image: Array) -> dict[int, Array]:
-    return _run(network, network.folded.kernels, {}, image)[1]
+def _activations(network: QuantizedNetwork, sample: Inputs) -> dict[int, Array]:
+    return _run(network, network.folded.kernels, {}, sample)[1]
 
 
 @partial(jax.jit, static_argnums=3)
 def _information(
-    key: Array, network: QuantizedNetwork, image: Array, labels: int
+    key: Array, network: QuantizedNetwork, sample: Inputs, labels: int
 ) -> tuple[dict[int, Array], dict[int, Array], dict[str, Array]]:
-    """The activations of one image, and E g² over drawn labels at each of them and at each kernel."""
+    """The activations of a batch of one, and E g² over drawn labels at each of them and at each kernel."""
     kernels = network.folded.kernels
-    taps = {i: jnp.zeros(x.shape) for i, x in jax.eval_shape(_activations, network, image).items()}
-    logits, back, seen = jax.vjp(lambda k, t: _run(network, k, t, image), kernels, taps, has_aux=True)
+    taps = {i: jnp.zeros(x.shape) for i, x in jax.eval_shape(_activations, network, sample).items()}
+    logits, back, seen = jax.vjp(lambda k, t: _run(network, k, t, sample), kernels, taps, has_aux=True)
 
     def add(sums: Any, label: Array) -> tuple[Any, None]:
         gradient = jax.nn.one_hot(label, logits.shape[1])[None] - jax.nn.softmax(logits)  # of log p(label)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from hwmodel import Workload, bit_operations_ratio, model_ratio
 
+from .batches import Inputs, count, fitting, take
 from .objectives import Disagreement, KLDivergence, Score, TopKError
 from .quantized import QuantizedNetwork, compiled_logits
 from .quantizers import FULL_BITS
@@ -40,10 +41,10 @@ class _WorkloadCost:
 
 @struct.dataclass
 class Task:
-    """Images, their target and the objectives; a pytree, so that jit takes it as an argument."""
+    """Inputs, their target and the objectives; a pytree, so that jit takes it as an argument."""
 
     network: QuantizedNetwork
-    images: Any  # (N, ...) float32
+    inputs: Inputs  # N samples, as the network takes them
     target: Any  # labels (N,) int32, or the full-precision logits (N, classes)
     score: Score = struct.field(pytree_node=False)
     costs_of_bits: tuple[tuple[str, CostOfBits], ...] = struct.field(pytree_node=False)
@@ -56,17 +57,17 @@ class Task:
 
     def cost(self, bits: Int[Array, " n"], *, chunk: int | None = None) -> Float[Array, " M"]:
         """The objectives of one configuration; all +inf where one of them is not finite."""
-        return self.cost_of_logits(bits, self.network.quantized_logits(bits, self.images, chunk=chunk))
+        return self.cost_of_logits(bits, self.network.quantized_logits(bits, self.inputs, chunk=chunk))
 
     def cost_of_logits(self, bits: Int[Array, " n"], logits: Float[Array, "N classes"]) -> Float[Array, " M"]:
-        """`cost`, given what the configuration makes of the images."""
+        """`cost`, given what the configuration makes of the inputs."""
         error = self.score(logits, self.target)
         row = jnp.stack([error, *(jnp.asarray(cost(bits), error.dtype) for _, cost in self.costs_of_bits)])
         failed = ~jnp.isfinite(row).all() | jnp.isnan(logits).any()
         return jnp.where(failed, jnp.inf, row)
 
     def costs_by_bits(self, bits: Int[Array, " n"]) -> Float[Array, " K"]:
-        """The objectives of one configuration that need no image: all but the first."""
+        """The objectives of one configuration that need no input: all but the first."""
         return jnp.stack([jnp.asarray(cost(bits), jnp.float32) for _, cost in self.costs_of_bits])
 
     def costs(
@@ -76,7 +77,7 @@ class Task:
 
         Args:
             bits: (N, n) bit-widths, 2-16 or 32.
-            chunk: images alive at once; members: configurations alive at once (vmapped; the default is one
+            chunk: samples alive at once; members: configurations alive at once (vmapped; the default is one
                 after the other, because XLA makes slow grouped convolutions of vmapped weights on a CPU).
         """
 
@@ -89,17 +90,17 @@ class Task:
     def full_precision(self) -> Float[Array, " M"]:
         """The objectives with every point left at 32 bits."""
         bits = jnp.full((1, self.space.size), FULL_BITS, jnp.int32)
-        return self.cost_of_logits(bits[0], compiled_logits(self.network, bits, self.images)[0])
+        return self.cost_of_logits(bits[0], compiled_logits(self.network, bits, self.inputs)[0])
 
-    def on(self, images: Any, target: Any = None, score: Score | None = None) -> "Task":
-        """The same network, ranges and space on other images: for the report after a search.
+    def on(self, inputs: Inputs, target: Any = None, score: Score | None = None) -> "Task":
+        """The same network, ranges and space on other inputs: for the report after a search.
 
         Args:
-            target: labels; None: the full-precision logits of `images`.
+            target: labels; None: the full-precision logits of `inputs`.
             score: another error, say top-1 instead of top-5.
 
         Raises:
-            ValueError: images of another shape, labels that are not theirs, or a score that needs the
+            ValueError: inputs of another shape, labels that are not theirs, or a score that needs the
                 other kind of target.
         """
         score = score or self.score
@@ -109,28 +110,28 @@ class Task:
             raise ValueError(
                 f"{score.name} compares with the full-precision logits: leave target out, or change score"
             )
-        images, target = _checked(self.network, images, target)
-        _check_score(score, self.network, images)
-        return self.replace(images=images, target=target, score=score)  # type: ignore[attr-defined]
+        inputs, target = _checked(self.network, inputs, target)
+        _check_score(score, self.network, inputs)
+        return self.replace(inputs=inputs, target=target, score=score)  # type: ignore[attr-defined]
 
 
 def classification(
     network: QuantizedNetwork,
-    images: Float[Any, "N ..."],
+    inputs: Inputs,
     labels: Int[Any, " N"],
     *,
     top_k: int = 5,
     space: BitSpace | None = None,
     costs: Sequence[str] | Mapping[str, CostOfBits] = DEFAULT_COSTS,
 ) -> Task:
-    """Minimise the top-k error on labelled images, and `costs` (see `costs_by_name`)."""
-    images, labels = _checked(network, images, labels)
-    return _task(network, images, labels, TopKError(top_k), space, costs)
+    """Minimise the top-k error on labelled inputs, and `costs` (see `costs_by_name`)."""
+    inputs, labels = _checked(network, inputs, labels)
+    return _task(network, inputs, labels, TopKError(top_k), space, costs)
 
 
 def fidelity(
     network: QuantizedNetwork,
-    images: Float[Any, "N ..."],
+    inputs: Inputs,
     *,
     measure: Literal["kl", "disagreement"] = "kl",
     space: BitSpace | None = None,
@@ -140,8 +141,8 @@ def fidelity(
     measures: dict[str, type[Score]] = {"kl": KLDivergence, "disagreement": Disagreement}
     if measure not in measures:
         raise ValueError(f"measure must be one of {sorted(measures)}, got {measure!r}")
-    images, target = _checked(network, images, None)
-    return _task(network, images, target, measures[measure](), space, costs)
+    inputs, target = _checked(network, inputs, None)
+    return _task(network, inputs, target, measures[measure](), space, costs)
 
 
 def costs_by_name(network: QuantizedNetwork) -> dict[str, CostOfBits]:
@@ -169,7 +170,7 @@ def search_space(
 
 def _task(
     network: QuantizedNetwork,
-    images: Array,
+    inputs: Inputs,
     target: Array,
     score: Score,
     space: BitSpace | None,
@@ -184,7 +185,7 @@ def _task(
         if unknown:
             raise ValueError(f"costs holds {unknown[0]!r}; by name there are {sorted(known)}")
         costs = {name: known[name] for name in costs}
-    _check_score(score, network, images)
+    _check_score(score, network, inputs)
     if not costs:
         raise ValueError("costs is empty: a multi-objective search needs one besides the error")
     if score.name in costs:
@@ -192,7 +193,7 @@ def _task(
     for name, cost in costs.items():
         if known.get(name) != cost:
             _check_cost(name, cost, space)
-    return Task(network, images, target, score, tuple(costs.items()), space)
+    return Task(network, inputs, target, score, tuple(costs.items()), space)
 
 
 def _check_cost(name: str, cost: CostOfBits, space: BitSpace) -> None:
@@ -217,36 +218,33 @@ def _check_cost(name: str, cost: CostOfBits, space: BitSpace) -> None:
 
 def worst_error(task: Task) -> float:
     """Of a network that fails wholly: 1 for shares of images; for kl ln(classes), a flat guess."""
-    classes = jax.eval_shape(QuantizedNetwork.logits, task.network, task.images).shape[1]
+    classes = jax.eval_shape(QuantizedNetwork.logits, task.network, task.inputs).shape[1]
     return float(np.log(classes)) if task.score.name == "kl" else 1.0
 
 
-def _check_score(score: Score, network: QuantizedNetwork, images: Array) -> None:
-    classes = jax.eval_shape(network.logits, images[:1]).shape[1]
+def _check_score(score: Score, network: QuantizedNetwork, inputs: Inputs) -> None:
+    classes = jax.eval_shape(network.logits, take(inputs, slice(1))).shape[1]
     if isinstance(score, TopKError) and score.k >= classes:
         raise ValueError(
             f"top_k must be below the number of classes, {classes}, got {score.k}: nothing could miss"
         )
 
 
-def _checked(network: QuantizedNetwork, images: Any, labels: Any) -> tuple[Array, Array]:
-    """Images and target as device arrays; without labels the target is the full-precision logits."""
-    shape = network.traced.image
-    if tuple(np.shape(images)[1:]) != shape or np.shape(images)[0] < 1:
-        raise ValueError(f"images has shape {np.shape(images)}, the network was traced for (N, {shape})")
-    images = jnp.asarray(images, jnp.float32)
-    logits = jax.eval_shape(network.logits, images[:1])
+def _checked(network: QuantizedNetwork, inputs: Inputs, labels: Any) -> tuple[Inputs, Array]:
+    """Inputs and target as device arrays; without labels the target is the full-precision logits."""
+    inputs = fitting(inputs, network.traced.sample)
+    logits = jax.eval_shape(network.logits, take(inputs, slice(1)))
+    if len(logits.shape) != 2:
+        raise ValueError(f"the network gives {logits.shape} for one sample: a task needs logits (N, classes)")
     if labels is None:
         bits = jnp.full((1, len(network.workload.points)), FULL_BITS, jnp.int32)
-        return images, compiled_logits(network, bits, images)[0]  # the candidates' own compiled path
-    labels = np.asarray(labels)
-    if labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"labels has shape {labels.shape} for {len(images)} images: give one class index each"
-        )
+        return inputs, compiled_logits(network, bits, inputs)[0]  # the candidates' own compiled path
+    labels, total = np.asarray(labels), count(inputs)
+    if labels.shape != (total,):
+        raise ValueError(f"labels has shape {labels.shape} for {total} inputs: give one class index each")
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise ValueError(
             f"labels must be in 0-{logits.shape[1] - 1}, got {labels.min()} to {labels.max()}: "
             "are they of this network's classes?"
         )
-    return images, jnp.asarray(labels, jnp.int32)
+    return inputs, jnp.asarray(labels, jnp.int32)

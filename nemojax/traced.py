@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from hwmodel import Workload, trace
 
+from .batches import Inputs, count
 from .interpreter import Folded, Quantize, execute
 from .lowering import Lowering
 
@@ -19,11 +20,11 @@ DEVICE_IMAGES = 256
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """`apply(params, images)` as the interpreter runs it; hashed by identity, so a static argument of jit."""
+    """`apply(params, inputs)` as the interpreter runs it; hashed by identity, so a static argument of jit."""
 
     apply: Callable[[Any, Any], Any]
     params: Any  # pytree of ShapeDtypeStruct
-    image: tuple[int, ...]  # shape of one image
+    sample: Any  # pytree of ShapeDtypeStruct: one sample of the inputs, without their leading axis
     quantize_pooled_input: bool
     lowering: Lowering
     _workloads: dict[int, Workload] = field(default_factory=dict)
@@ -32,8 +33,12 @@ class Traced:
     def workload(self, batch: int = 1) -> Workload:
         """The workload at a batch size; points and operations are the same at all of them."""
         if batch not in self._workloads:
-            images = jax.ShapeDtypeStruct((batch, *self.image), jnp.float32)
-            work = trace(self.apply, self.params, images, quantize_pooled_input=self.quantize_pooled_input)
+            inputs = jax.tree.map(lambda s: jax.ShapeDtypeStruct((batch, *s.shape), s.dtype), self.sample)
+            work = trace(self.apply, self.params, inputs, quantize_pooled_input=self.quantize_pooled_input)
+            if len(work.program.outputs) != 1:
+                raise ValueError(
+                    f"the function gives {len(work.program.outputs)} arrays: return one, its logits, alone"
+                )
             for other in self._workloads.values():
                 if _shape_free(work) != _shape_free(other):
                     raise ValueError(
@@ -53,27 +58,32 @@ class Traced:
         return max(1, 1 << (max(1, CPU_ACTIVATION_BYTES // largest).bit_length() - 1))
 
     def run(
-        self, folded: Folded, images: jax.Array, quantize: Quantize | None = None, chunk: int | None = None
+        self, folded: Folded, inputs: Inputs, quantize: Quantize | None = None, chunk: int | None = None
     ) -> jax.Array:
-        """Logits (N, classes) of images (N, ...), at most `chunk` images (default: `micro_batch`) at a time.
+        """Logits (N, ...) of N samples, at most `chunk` (default: `micro_batch`) at a time.
 
-        The chunk changes memory and speed, and the result by rounding alone: images do not meet each other.
+        The chunk changes memory and speed, and the result by rounding alone: samples do not meet each other.
         """
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {chunk}")
-        count = images.shape[0]
-        size = min(chunk or self.micro_batch, count)
+        total = count(inputs)
+        size = min(chunk or self.micro_batch, total)
         work = self.workload(size)
 
-        def step(batch: jax.Array) -> jax.Array:
-            return execute(work, folded, (batch,), lowering=self.lowering, quantize=quantize)[0]
+        def step(batch: Inputs) -> jax.Array:
+            leaves = tuple(jax.tree.leaves(batch))
+            return execute(work, folded, leaves, lowering=self.lowering, quantize=quantize)[0]
 
-        if size == count:
-            return step(images)
-        short = -count % size  # the last chunk is filled up with empty images, which are dropped again
-        padded = jnp.pad(images, [(0, short)] + [(0, 0)] * (images.ndim - 1))
-        logits = jax.lax.map(step, padded.reshape(-1, size, *images.shape[1:]))
-        return logits.reshape(-1, *logits.shape[2:])[:count]
+        if size == total:
+            return step(inputs)
+        short = -total % size  # the last chunk is filled up with the last sample, which is dropped again
+
+        def rows(leaf: jax.Array) -> jax.Array:
+            padded = jnp.pad(leaf, [(0, short)] + [(0, 0)] * (leaf.ndim - 1), mode="edge")
+            return padded.reshape(-1, size, *leaf.shape[1:])
+
+        logits = jax.lax.map(step, jax.tree.map(rows, inputs))
+        return logits.reshape(-1, *logits.shape[2:])[:total]
 
 
 def _shape_free(work: Workload) -> object:

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from .archive import update_archive
 from .baselines.greedy import greedy_paths
 from .baselines.proxy import candidates, most_valuable
+from .batches import count as samples_of
 from .correction import corrected
 from .first_generation import uniform_bits
 from .nemo import NemoState
@@ -124,7 +125,7 @@ def error_share(task: Task, errors: Float[np.ndarray, " K"]) -> tuple[Float[np.n
     An error against labels is not 0 at full precision: the lowest one evaluated counts as 0.
     """
     share = np.asarray(errors, np.float64) / worst_error(task)
-    resolution = 0.0 if isinstance(task.score, KLDivergence) else 1 / len(task.images)
+    resolution = 0.0 if isinstance(task.score, KLDivergence) else 1 / samples_of(task.inputs)
     known = share[np.isfinite(share)]
     if isinstance(task.score, TopKError) and len(known):
         lowest = min(float(known.min()), 1 - resolution)

@@ -92,7 +92,7 @@ def test_a_failed_evaluation_is_over_no_limit(task, bits, costs):
         return np.nan * logits.sum()
 
     nan.name = "nan"
-    failing = Task(task.network, task.images, task.target, nan, task.costs_of_bits, task.space)
+    failing = Task(task.network, task.inputs, task.target, nan, task.costs_of_bits, task.space)
     upper = np.array([1.0, costs[3:5, 1].mean(), np.inf], np.float32)
     found, over = Budgeted(Evaluator(failing), upper, SCALE)(bits)
     assert np.isinf(found[:4]).all()

@@ -60,7 +60,7 @@ def activations(params, images):
 
 def prepared(fn, params, image=(8, 8, 3)):
     shapes = jax.eval_shape(lambda p: p, params)
-    traced = Traced(fn, shapes, image, True, "cpu")
+    traced = Traced(fn, shapes, jax.ShapeDtypeStruct(image, jnp.float32), True, "cpu")
     return traced, jax.jit(fold, static_argnums=0)(traced.workload(), params)
 
 
@@ -285,14 +285,14 @@ def test_calibrate_joins_both(network, images):
 
 
 def test_no_images_are_refused(network, images):
-    with pytest.raises(ValueError, match="images is empty: calibration needs at least one image"):
+    with pytest.raises(ValueError, match="inputs are empty: calibration needs at least one sample"):
         calibrate(*network, images[:0], QuantizerConfig())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_activations_that_are_not_finite_are_refused_by_name(network, params, images, value):
     traced, folded = network
-    with pytest.raises(ValueError, match="activation 'input' is not finite on these images"):
+    with pytest.raises(ValueError, match="activation 'input' is not finite on these inputs"):
         calibrate(traced, folded, images.at[6, 0, 0, 0].set(value), QuantizerConfig())
     broken = fold(traced.workload(), params | {"b": params["b"].at[0].set(value)})
     with pytest.raises(ValueError, match=r"activation 'b.linear' is not finite"):

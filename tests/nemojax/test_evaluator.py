@@ -176,7 +176,7 @@ def test_scores_of_a_report(task, bits):
     assert list(found) == ["kl", "disagreement"]
     np.testing.assert_allclose(found["kl"], Evaluator(task)(bits[:3])[:, 0], rtol=1e-4, atol=1e-6)
     logits = np.asarray(
-        jax.jit(lambda net, b, x: net.quantized_logits(b, x))(task.network, jnp.asarray(bits[1]), task.images)
+        jax.jit(lambda net, b, x: net.quantized_logits(b, x))(task.network, jnp.asarray(bits[1]), task.inputs)
     )
     expected = (logits.argmax(1) != np.asarray(task.target).argmax(1)).mean()
     assert found["disagreement"][1] == pytest.approx(expected)

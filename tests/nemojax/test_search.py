@@ -200,7 +200,7 @@ def test_a_cache_saves_evaluations(task, found, tmp_path):
     np.testing.assert_array_equal(again.costs, found.costs)
     assert not counts
     assert again.history["evaluations"][-1] == 0
-    other = task.on(task.images + 1)
+    other = task.on(task.inputs + 1)
     with pytest.raises(ValueError, match="other settings: task was"):
         nemo.search(key, other, **arguments)
 
@@ -255,7 +255,7 @@ def test_a_checkpoint_of_another_search_is_refused(task, tmp_path, change, name)
     file = tmp_path / "search.ckpt"
     nemo.search(jax.random.key(0), task, budget=10, config=CONFIG, checkpoint=file)
     before = file.read_bytes()
-    other = task.on(task.images + 1) if "images" in change else task
+    other = task.on(task.inputs + 1) if "images" in change else task
     with pytest.raises(ValueError, match=f"other settings.*{name} was"):
         nemo.search(
             jax.random.key(change.get("key", 0)),
@@ -296,10 +296,10 @@ def test_fingerprints_tell_objectives_and_lowerings_apart(task):
     score = {"e": lambda bits: bits.sum().astype("float32")}
     other = {"e": lambda bits: -bits.sum().astype("float32")}
     marks = {
-        fingerprint(nemo.fidelity(task.network, task.images, costs=costs)) for costs in (score, other, score)
+        fingerprint(nemo.fidelity(task.network, task.inputs, costs=costs)) for costs in (score, other, score)
     }
     assert len(marks) == 2
-    assert fingerprint(task) == fingerprint(task.on(task.images))
+    assert fingerprint(task) == fingerprint(task.on(task.inputs))
 
 
 def test_a_pin_outside_the_bit_set_leaves_the_first_generation_alone(task):

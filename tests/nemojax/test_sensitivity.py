@@ -247,7 +247,7 @@ def test_bad_tables(fields, message):
 
 
 def test_bad_images_and_labels(network):
-    with pytest.raises(ValueError, match="images has shape"):
+    with pytest.raises(ValueError, match="inputs has shape"):
         sqnr_sensitivity(network, np.zeros((2, 5), np.float32))
     with pytest.raises(ValueError, match="labels must be at least 1"):
         fisher_sensitivity(jax.random.key(0), network, images(1), labels=0)

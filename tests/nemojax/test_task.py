@@ -79,7 +79,7 @@ def test_chunk_and_members_change_nothing(kl_task, bits, options):
 def test_a_row_is_the_cost_of_one(kl_task, bits):
     rows = jax.jit(Task.costs)(kl_task, bits[:2])
     np.testing.assert_allclose(jax.jit(Task.cost)(kl_task, bits[0]), rows[0], rtol=1e-4, atol=1e-6)
-    logits = compiled_logits(kl_task.network, bits[:1], kl_task.images)[0]
+    logits = compiled_logits(kl_task.network, bits[:1], kl_task.inputs)[0]
     np.testing.assert_allclose(kl_task.cost_of_logits(bits[0], logits), rows[0], rtol=1e-4, atol=1e-6)
 
 
@@ -115,7 +115,7 @@ def test_one_cost_that_is_not_finite_makes_the_row_infinite(network, bits, value
 
 def test_an_image_that_is_not_a_number_makes_the_row_infinite(network, bits):
     task = fidelity(network, images(3))
-    broken = task.replace(images=task.images.at[0, 0, 0, 0].set(jnp.nan))
+    broken = task.replace(inputs=task.inputs.at[0, 0, 0, 0].set(jnp.nan))
     assert (np.asarray(jax.jit(Task.costs)(broken, bits[:1])) == np.inf).all()
 
 
@@ -154,7 +154,7 @@ def test_on_other_images(network, labels, bits):
     assert task.on(images(6, 9), np.arange(9) % 5).score == TopKError(2)
     unlabelled = task.on(images(3), score=KLDivergence())
     np.testing.assert_allclose(unlabelled.target, fidelity(network, images(3)).target)
-    assert (unlabelled.images == task.images).all()
+    assert (unlabelled.inputs == task.inputs).all()
 
 
 def test_on_refuses_a_target_of_the_other_kind(network, labels, kl_task):
@@ -163,7 +163,7 @@ def test_on_refuses_a_target_of_the_other_kind(network, labels, kl_task):
         task.on(images(3))
     with pytest.raises(ValueError, match="kl compares with the full-precision logits: leave target out"):
         kl_task.on(images(3), labels)
-    with pytest.raises(ValueError, match=r"labels has shape \(6,\) for 2 images"):
+    with pytest.raises(ValueError, match=r"labels has shape \(6,\) for 2 inputs"):
         task.on(images(3, 2), labels)
 
 
@@ -177,14 +177,14 @@ def test_search_space(network):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": np.array([0, 1, 2])}, r"labels has shape \(3,\) for 6 images: give one class index each"),
+        ({"labels": np.array([0, 1, 2])}, r"labels has shape \(3,\) for 6 inputs: give one class index each"),
         (
             {"labels": np.array([0, 1, 2, 3, 4, 5])},
             "labels must be in 0-4, got 0 to 5: are they of this network",
         ),
         ({"labels": np.array([0, 1, 2, 3, 4, -1])}, "labels must be in 0-4, got -1 to 4"),
-        ({"images": images(0)[:0]}, r"images has shape \(0, 4, 4, 3\), the network was traced for \(N"),
-        ({"images": images(0)[:, :2]}, r"images has shape \(6, 2, 4, 3\)"),
+        ({"inputs": images(0)[:0]}, r"inputs are empty: give at least one sample"),
+        ({"inputs": images(0)[:, :2]}, r"inputs has shape \(6, 2, 4, 3\) and type float32, the network was"),
         ({"top_k": 0}, "k must be at least 1, got 0"),
         ({"costs": ("latency",)}, "costs holds 'latency'; by name there are .*'bitops_max'"),
         ({"costs": ()}, "costs is empty"),
@@ -194,9 +194,9 @@ def test_search_space(network):
     ],
 )
 def test_classification_refuses(network, labels, change, message):
-    options = {"images": images(3), "labels": labels, "top_k": 2} | change
+    options = {"inputs": images(3), "labels": labels, "top_k": 2} | change
     with pytest.raises(ValueError, match=message):  # past the type check of the tests
-        inspect.unwrap(classification)(network, options.pop("images"), options.pop("labels"), **options)
+        inspect.unwrap(classification)(network, options.pop("inputs"), options.pop("labels"), **options)
 
 
 def test_fidelity_refuses_an_unknown_measure(network):

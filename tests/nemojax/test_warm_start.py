@@ -136,10 +136,10 @@ def test_a_round_adds_to_the_predicted_hypervolume_of_what_is_known(task, table)
 
 
 def test_errors_against_labels_count_from_the_lowest(task):
-    counted = nemo.classification(task.network, task.images, np.zeros(len(task.images), int), top_k=1)
+    counted = nemo.classification(task.network, task.inputs, np.zeros(len(task.inputs), int), top_k=1)
     share, resolution = error_share(counted, np.array([0.2, 0.6, 1.0, np.inf]))
     np.testing.assert_allclose(share, [0, 0.5, 1, np.inf])
-    np.testing.assert_allclose(resolution, 1 / len(task.images) / 0.8)
+    np.testing.assert_allclose(resolution, 1 / len(task.inputs) / 0.8)
     np.testing.assert_array_equal(error_share(counted, np.full(2, np.inf))[0], np.inf)
     share, resolution = error_share(task, np.array([0.0, np.log(5) / 2]))
     np.testing.assert_allclose(share, [0, 0.5])
@@ -307,7 +307,7 @@ def test_limits_of_further_costs_of_bits_hold_in_the_warm_start(task, table):
         "model_ratio": lambda b: b.sum().astype(jnp.float32),
         "first": lambda b: b[0].astype(jnp.float32),
     }
-    own = fidelity(task.network, task.images, costs=costs)
+    own = fidelity(task.network, task.inputs, costs=costs)
     limits = np.array([np.inf, 14, 5])
     bits, _, _ = rounds(own, WarmStart(own, table, 30, limits), limits)
     assert len(bits) > 10
