@@ -21,9 +21,9 @@ from .lowering import Lowering, contract
 class Folded(NamedTuple):
     """Weights ready to run; a pytree. Keys are names of operations, and values of Program.values."""
 
-    kernels: dict[str, Array]  # in the layout of the traced function
+    kernels: dict[str, Array]  # in the layout of the traced function; tables of lookups, too
     biases: dict[str, Array]  # (channels,)
-    constants: dict[str, Array]  # other weight values that activations meet, by str(value)
+    constants: dict[str, Array]  # what else of the parameters activations meet, by str(value)
 
 
 Quantize = Callable[[int, Array], Array]  # (index of the point, tensor) -> tensor
@@ -36,6 +36,9 @@ def fold(workload: Workload, params: Any) -> Folded:
     for op in workload.operations:
         if op.weight_point < 0:
             continue
+        if op.kind == "gather":  # a table whose rows are looked up: nothing folds into it
+            kernels[op.name] = value_of(_table(workload, op))
+            continue
         eqn = workload.program.equations[op.equations[0]]
         axis = op.weight_axis
         kernel = value_of(eqn.inputs[1])
@@ -43,7 +46,7 @@ def fold(workload: Workload, params: Any) -> Folded:
         shape = [-1 if i == axis else 1 for i in range(kernel.ndim)]
         kernels[op.name] = kernel * scale.reshape(shape)
         biases[op.name] = shift
-    constants = {str(v): value_of(v) for v in _constants_met(workload)}
+    constants = {str(v): value_of(v) for v in carried(workload)}
     return Folded(kernels, biases, constants)
 
 
@@ -64,16 +67,31 @@ def execute(
     """
     program = workload.program
     point_at = {p.value: i for i, p in enumerate(workload.points) if not p.is_weight}
-    opened = {op.equations[0]: op for op in workload.operations if op.weight_point >= 0}
+    weighted = [op for op in workload.operations if op.weight_point >= 0]
+    opened = {op.equations[0]: op for op in weighted if op.kind != "gather"}
     folded_away = {
         i for op in opened.values() for i in op.equations[1 : 1 + len(op.affine)]
     }  # affine steps follow the contraction directly
-    env: dict[int, Array] = {int(v): a for v, a in folded.constants.items()}
+    env: dict[int, Any] = {int(v): a for v, a in folded.constants.items()}
+
+    def read(value: int) -> Array:
+        if value not in env:  # a constant, or a weight as the equations broadcast it
+            if value in program.constants:
+                env[value] = jnp.asarray(program.constants[value])
+            else:
+                maker = program.equations[program.producer[value]]
+                made = maker.bind(*(read(v) for v in maker.inputs))
+                env.update(zip(maker.outputs, made, strict=True))
+        return env[value]
 
     def put(value: int, array: Array) -> None:
         i = point_at.get(value)
         env[value] = array if quantize is None or i is None else quantize(i, array)
 
+    for op in weighted:
+        if op.kind == "gather":
+            table = folded.kernels[op.name]
+            env[_table(workload, op)] = table if quantize is None else quantize(op.weight_point, table)
     for value, array in zip(program.inputs, inputs, strict=True):
         put(value, array)
     for i, eqn in enumerate(program.equations):
@@ -87,9 +105,9 @@ def execute(
                 y = y + folded.biases[op.name].reshape([-1 if d == axis else 1 for d in range(y.ndim)])
             put(op.affine_value, y)
         elif i not in folded_away and not program.is_weight(eqn.outputs[0]):
-            for value, array in zip(eqn.outputs, eqn.bind(*(env[v] for v in eqn.inputs)), strict=True):
+            for value, array in zip(eqn.outputs, eqn.bind(*(read(v) for v in eqn.inputs)), strict=True):
                 put(value, array)
-    return tuple(env[v] for v in program.outputs)
+    return tuple(read(v) for v in program.outputs)
 
 
 def _weight_values(program: Program, params: Any) -> Callable[[int], Array]:
@@ -136,21 +154,40 @@ def _scale_and_shift(
     return scale, shift
 
 
-def _constants_met(workload: Workload) -> list[int]:
-    """Weight values that equations on activations read, kernels and folded steps left out."""
+def carried(workload: Workload) -> list[int]:
+    """Weight values that equations on activations start from; kernels and folded steps are left out.
+
+    A weight that is broadcast to the batch is carried as it was before, and arithmetic without parameters
+    (masks, positions) not at all: `execute` does both anew, so they may differ with the batch size.
+    """
     program = workload.program
-    skip = {
-        i for op in workload.operations for i in op.equations[: 1 + len(op.affine)] if op.weight_point >= 0
-    }
-    return sorted(
-        {
-            v
-            for i, eqn in enumerate(program.equations)
-            if i not in skip and not program.is_weight(eqn.outputs[0])
-            for v in eqn.inputs
-            if program.is_weight(v)
-        }
-    )
+    weighted = [op for op in workload.operations if op.weight_point >= 0]
+    skip = {i for op in weighted if op.kind != "gather" for i in op.equations[: 1 + len(op.affine)]}
+    stack = [
+        v
+        for i, eqn in enumerate(program.equations)
+        if i not in skip and not program.is_weight(eqn.outputs[0])
+        for v in eqn.inputs
+        if program.is_weight(v)
+    ]
+    found: set[int] = set()
+    while stack:
+        value = stack.pop()
+        made_by = program.producer.get(value)
+        if value not in program.parametric:
+            continue
+        if made_by is not None and program.equations[made_by].name == "broadcast_in_dim":
+            stack.extend(program.equations[made_by].inputs)
+        else:
+            found.add(value)
+    return sorted(found - {_table(workload, op) for op in weighted if op.kind == "gather"})
+
+
+def _table(workload: Workload, op: Operation) -> int:
+    """The value that a lookup takes its rows from."""
+    program = workload.program
+    gathers = (program.equations[i] for i in op.equations if program.equations[i].name == "gather")
+    return next(eqn.inputs[0] for eqn in gathers if program.is_weight(eqn.inputs[0]))
 
 
 def _output_axis(workload: Workload, op: Operation) -> int:

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hwmodel import Workload, trace
+from hwmodel import Operation, Workload, trace
 
 from .batches import Inputs, count
-from .interpreter import Folded, Quantize, execute
+from .interpreter import Folded, Quantize, carried, execute
 from .lowering import Lowering
 
 # A micro-batch on a CPU should stay in its caches: four images of EfficientNet-Lite0 at 160², say.
@@ -87,11 +87,14 @@ class Traced:
 
 
 def _shape_free(work: Workload) -> object:
-    """What must be alike in the traces at all batch sizes: equations, their values, and the points.
-
-    Shapes of weights belong to it, since folded weights are carried from one trace to the others.
-    """
+    """What must be alike in the traces at all batch sizes: equations, the points, and the shapes of the
+    weights that are carried from one trace to the others."""
     program = work.program
     equations = [(eqn.name, eqn.inputs, eqn.outputs) for eqn in program.equations]
-    weights = [value.shape for value in program.values if value.role == "weight"]
-    return equations, weights, work.point_names
+    kernels = [program.equations[op.equations[0]].inputs[1] for op in work.operations if _multiplies(op)]
+    shapes = [program.values[v].shape for v in (*kernels, *carried(work))]
+    return equations, shapes, work.point_names
+
+
+def _multiplies(op: Operation) -> bool:
+    return op.weight_point >= 0 and op.kind != "gather"

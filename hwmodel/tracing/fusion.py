@@ -3,7 +3,15 @@
 from ..workload import Affine, Kind, PointSource
 from .assemble import Draft
 from .equations import Equation
-from .geometry import Geometry, convolution, matrix_product, pointwise, reduction, window_pooling
+from .geometry import (
+    Geometry,
+    convolution,
+    is_lookup,
+    matrix_product,
+    pointwise,
+    reduction,
+    window_pooling,
+)
 from .primitives import (
     ARITHMETIC,
     CONTRACTIONS,
@@ -113,10 +121,12 @@ class Tracer:
         fixed = self.program.is_weight(eqn.inputs[1])
         geometry = pointwise(self.program, eqn, "layout" if fixed else "gather", 0)
         draft = self.open(equations, geometry, "activation", reads)
-        if self.program.is_weight(eqn.inputs[0]):
-            draft.weight = eqn.inputs[0]
-        else:
+        if not self.program.is_weight(eqn.inputs[0]):
             draft.partial = True
+            return
+        draft.weight = eqn.inputs[0]
+        if not fixed and is_lookup(self.program, eqn):
+            draft.geometry = geometry._replace(weight_axis=len(self.program.values[draft.weight].shape) - 1)
 
     def scatter(self, equations: list[int], eqn: Equation, reads: list[int]) -> None:
         """Updates written to places, or added up there: one step per element of the updates."""

@@ -163,5 +163,12 @@ def pointwise(program: Program, eqn: Equation, kind: Kind, per_element: int = 1)
     return Geometry(kind, macs, size, size, batch, max(len(shape) - 1, 0))
 
 
+def is_lookup(program: Program, eqn: Equation) -> bool:
+    """Whether a gather takes whole rows of a table of real numbers, as an embedding does."""
+    shape = program.values[eqn.inputs[0]].shape
+    rows = tuple(eqn.params["slice_sizes"]) == (1, *shape[1:])
+    return len(shape) > 1 and rows and program.is_real(eqn.inputs[0])
+
+
 def _shapes(program: Program, eqn: Equation) -> list[tuple[int, ...]]:
     return [program.values[v].shape for v in (*eqn.inputs, eqn.outputs[0])]

@@ -124,7 +124,18 @@ def test_a_lookup_stores_the_table_and_reads_rows(look_up):
     assert (gather.w_elems, gather.w_reads, gather.bias_elems) == (800, 96, 0)
     assert (gather.ext_in, gather.parents, gather.o_elems) == (12, (), 96)
     assert dense.parents == (Edge(0, 96),)
-    assert [p.name for p in work.points] == ["table.activation", "w.weight"]  # none at the indices
+    assert [p.name for p in work.points] == ["table.weight", "table.activation", "w.weight"]  # none at indices
+    assert (gather.weight_axis, work.points[0].elems) == (1, 800)
+
+
+def test_no_quantizer_stands_at_a_table_that_is_not_taken_by_rows():
+    for fn, table in (
+        (lambda p, i: jnp.take(p, i, axis=1) * 1.5, TABLE),  # columns
+        (lambda p, i: p[i] * 1.5, jax.ShapeDtypeStruct((100,), jnp.float32)),  # single numbers
+        (lambda p, i: p[i].astype(jnp.float32) * 1.5, jax.ShapeDtypeStruct((100, 8), jnp.int32)),
+    ):
+        (gather,) = trace(fn, table, IDS).operations
+        assert (gather.kind, gather.weight_point) == ("gather", -1)
 
 
 def test_a_table_that_is_multiplied_by_as_well_is_stored_once():
@@ -136,7 +147,7 @@ def test_a_table_that_is_multiplied_by_as_well_is_stored_once():
         ("gather", 0, 800),
         ("dense", 0, 800),
     ]
-    assert [op.weight_point for op in work.operations] == [-1, 1]
+    assert [op.weight_point for op in work.operations] == [0, 0]  # at one bit-width
 
 
 def test_a_lookup_at_computed_places_reads_what_it_takes():

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import hwmodel
+from nemojax.batches import fitting
 from nemojax.calibration import QuantizerConfig
 from nemojax.networks import Network
 from nemojax.quantized import QuantizedNetwork, compiled_logits, quantize
@@ -297,3 +299,56 @@ def test_an_impossible_chunk_is_refused(network, chunk):
 def test_an_unknown_primitive_is_named(params):
     with pytest.raises(ValueError, match=r"does not know primitive 'sort' at .*test_quantized.py"):
         make(params, fn=lambda p, x: jnp.sort(apply(p, x)))
+
+
+def test_tables_of_lookups_have_a_quantizer_too():
+    """Token ids and a mask in, one tree; the table is multiplied by at the end as well (tied)."""
+    rng = np.random.default_rng(0)
+    params = {"table": jnp.asarray(rng.normal(size=(11, 4)), jnp.float32)}
+    params["dense"] = jnp.asarray(rng.normal(size=(4, 4)), jnp.float32)
+    ids = rng.integers(0, 11, (6, 5)).astype(np.int64)
+    mask = rng.integers(0, 2, (6, 5)) > 0
+    mask[:, 0] = True
+
+    def apply(p, inputs):
+        x = jnp.tanh(p["table"][inputs["ids"]])  # the activation joins the lookup
+        x = jnp.sum(jnp.where(inputs["mask"][..., None], x @ p["dense"], 0.0), 1)
+        return x @ p["table"].T
+
+    network = quantize(Network("words", apply, params), {"ids": ids, "mask": mask})
+    names = network.workload.point_names
+    assert [name for name in names if name.endswith(".weight")] == ["table.weight", "dense.weight"]
+    inputs = {"ids": jnp.asarray(ids, jnp.int32), "mask": jnp.asarray(mask)}
+    full = jnp.full(len(names), 32, jnp.int32)
+    np.testing.assert_allclose(network.quantized_logits(full, inputs), apply(params, inputs), atol=1e-5)
+    np.testing.assert_allclose(
+        network.quantized_logits(full, inputs, chunk=4), apply(params, inputs), atol=1e-5
+    )
+    bits = full.at[names.index("table.weight")].set(3)
+    table = np.asarray(params["table"])
+    by_feature = to_grid(table, table.min(0), table.max(0), 3, False)
+    by_word = to_grid(table.T, table.min(1), table.max(1), 3, False)  # of the product's own channels
+
+    def expected(p, x):
+        x = np.sum(np.where(x["mask"][..., None], np.tanh(by_feature[x["ids"]]) @ p["dense"], 0.0), 1)
+        return x @ by_word
+
+    np.testing.assert_allclose(network.quantized_logits(bits, inputs), expected(params, inputs), atol=1e-4)
+    assert float(hwmodel.model_ratio(network.workload, bits)) == pytest.approx((44 * 3 + 16 * 32) / (60 * 32))
+
+
+def test_inputs_of_another_kind_are_refused():
+    apply = lambda p, x: x["a"] @ p  # noqa: E731
+    network = quantize(Network("n", apply, jnp.ones((3, 2))), {"a": np.ones((4, 3))})
+    for inputs, message in (
+        (np.ones((4, 3)), "inputs are one array, the network was traced for"),
+        ({"a": np.ones((4, 2))}, r"\['a'\] has shape \(4, 2\) and type float32, the network was traced for"),
+        ({"a": np.ones((4, 3), int)}, "type int32, the network was traced for"),
+        ({"a": np.ones((0, 3))}, "inputs are empty"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fitting(inputs, network.traced.sample)
+    with pytest.raises(ValueError, match=r"equally many rows, got .*'a'.*4.*'b'.*3"):
+        quantize(Network("n", apply, jnp.ones((3, 2))), {"a": np.ones((4, 3)), "b": np.ones((3, 3))})
+    with pytest.raises(ValueError, match="the function gives 2 arrays"):
+        quantize(Network("n", lambda p, x: (x @ p, x), jnp.ones((3, 2))), np.ones((4, 3)))
