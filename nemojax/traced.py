@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from hwmodel import Operation, Workload, trace
 
-from .batches import Inputs, count
+from .batches import Inputs, count, standard
 from .interpreter import Folded, Quantize, carried, execute
 from .lowering import Lowering
 
@@ -66,7 +66,7 @@ class Traced:
         """
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {chunk}")
-        total = count(inputs)
+        inputs, total = standard(inputs), count(inputs)
         size = min(chunk or self.micro_batch, total)
         work = self.workload(size)
 
