@@ -70,14 +70,17 @@ def test_a_1x1_convolution_is_a_matrix_product(shape):
 
 
 @pytest.mark.parametrize(("pad", "stride"), [("SAME", (2, 2)), ("VALID", (1, 1)), ("asymmetric", (2, 1))])
-@pytest.mark.parametrize(("groups", "inside", "out"), [(2, 4, 6), (4, 2, 4), (2, 1, 6)])
-def test_a_grouped_convolution_is_a_row_of_dense_ones(groups, inside, out, stride, pad):
-    """The last one is depthwise with more outputs than inputs."""
+@pytest.mark.parametrize(
+    ("groups", "inside", "out", "dense"),
+    [(2, 9, 6, 2), (2, 4, 6, 1), (6, 2, 12, 3), (2, 1, 6, 1), (3, 4, 6, 3)],
+)
+def test_a_grouped_convolution_is_a_row_of_dense_ones(groups, inside, out, dense, stride, pad):
+    """Two narrow groups share one; the fourth case is depthwise with more outputs than inputs."""
     x, w = arrays(2, (2, 8, 9, groups * inside), (3, 3, inside, out))
     eqn = equation(x, w, stride, PADS[pad], groups)
     check(eqn, x, w)
     convolutions = [count for name, count in primitives(eqn, x, w) if name == "conv_general_dilated"]
-    assert convolutions == groups * [1]
+    assert convolutions == dense * [1]
 
 
 LEFT_ALONE = {  # shapes of x and w, and what else the convolution has
