@@ -39,8 +39,6 @@ NETWORKS = {  # name -> (resolution, images)
 SHORT = ("mobilenet_v2", "efficientnet_lite0", "resnet50")
 ROUNDS = 3 if QUICK else 9
 THREADS = sorted({1, CORES})
-    {1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1}
-)
 
 
 @jax.jit
