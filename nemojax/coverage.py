@@ -50,9 +50,9 @@ class Coverage:
             f"{self.quantizers} quantizers; {self.quantized_parameters:,} of {self.parameters:,} parameters "
             f"({share:.1%}) have one. Left at full precision:"
         )
-        rows = [("tensor", "elements", "what", "why")]
-        rows += [(row.name, f"{row.elems:,}", row.tensor, row.reason) for row in self.left]
-        return "\n".join([head, *text_table(rows)])
+        sizes = text_table([("tensor", "elements"), *((row.name, f"{row.elems:,}") for row in self.left)])
+        reasons = ["what and why", *(f"{row.tensor}: {row.reason}" for row in self.left)]
+        return "\n".join([head, *(f"{size}  {why}" for size, why in zip(sizes, reasons, strict=True))])
 
 
 def coverage(workload: Workload) -> Coverage:
