@@ -26,6 +26,7 @@ class Draft:
     affine_value: int = -1
     foldable: bool = False  # whether another affine step may join
     inner: list[tuple[int, PointSource]] = field(default_factory=list)  # values before a residual add
+    kept: int = -1  # the value that the tail shows where it is not masked; -1: the tail is no masked value
 
     def keeps_values(self, program: Program) -> bool:
         """A max pooling only chooses among its operand's values, so it needs no quantizer of its own."""
@@ -87,6 +88,8 @@ def assemble(
                 feeds[value] = point(f"{name}.{source}", source, i, value, g.channel_axis)
         if draft.keeps_values(program) or not read.intersection(draft.outputs()):
             feeds.update(dict.fromkeys(draft.outputs(), input_point))
+        elif draft.kept >= 0:
+            feeds[draft.tail] = feeds.get(draft.kept, -1)
         elif (draft.source == "pool" and not quantize_pooled_input) or not program.is_real(draft.tail):
             feeds[draft.tail] = -1  # a mean of quantized values is not on their grid
         else:

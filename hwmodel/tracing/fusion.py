@@ -12,6 +12,7 @@ from .geometry import (
     reduction,
     window_pooling,
 )
+from .masks import Masks
 from .primitives import (
     ARITHMETIC,
     CONTRACTIONS,
@@ -38,6 +39,7 @@ class Tracer:
         self.viewed: dict[int, int] = {}  # view -> the value it shows
         self.outputs = set(program.outputs)
         self.regions = find_regions(program, passes)
+        self.masks = Masks(program)
 
     def run(self) -> list[Draft]:
         """Drafts in execution order.
@@ -72,6 +74,9 @@ class Tracer:
             self.scatter([i], eqn, active)
         elif eqn.name in LAYOUT:
             self.move([i], eqn, active)
+        elif (kept := self.masks.masked(eqn)) is not None:
+            self.join_several(i, eqn, active)
+            self.drafts[self.owner[eqn.outputs[0]]].kept = self.root(kept)
         elif eqn.name in ARITHMETIC and len(active) == 1:
             if not self.affine(i, eqn, active[0]):
                 self.absorb([i], active[0], "norm", None)
@@ -219,6 +224,7 @@ class Tracer:
 
     def join(self, draft: Draft, equations: list[int]) -> None:
         draft.equations.extend(equations)
+        draft.kept = -1
         draft.tail = self.program.equations[equations[-1]].outputs[0]
         self.owner[draft.tail] = draft.index
 
