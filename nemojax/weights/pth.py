@@ -6,36 +6,36 @@ Old layout: five pickles in a row (magic number, protocol, machine, tensors, lis
 for every key the number of elements as int64 and the elements.
 """
 
-import io
 import math
 import zipfile
 from typing import Any
 
 import numpy as np
 
+from nemojax.weights.archive import read_member
 from nemojax.weights.opcodes import Storage, Tensor, damaged, read_pickle, shorten
 
+WRITER = "torch.save"
 OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # usual keys of the weights in a training checkpoint
 
 
-def read_zip_layout(data: bytes) -> dict[str, np.ndarray]:
-    """The tensors of a zip-layout file, given whole; the arrays are read-only."""
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
-        raise damaged(f"as a zip archive: {error}") from None
+def read_zip_layout(archive: zipfile.ZipFile, size: int) -> dict[str, np.ndarray]:
+    """The tensors of a zip-layout file of `size` bytes; the arrays are read-only."""
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ValueError(f"it is a zip archive with {len(pickles)} data.pkl: give a file made by torch.save")
     prefix = pickles[0].removesuffix("data.pkl")
-    if prefix + "byteorder" in archive.namelist() and _member(archive, prefix + "byteorder") != b"little":
+    if (
+        prefix + "byteorder" in archive.namelist()
+        and read_member(archive, prefix + "byteorder", WRITER) != b"little"
+    ):
         raise ValueError("it was written on a big-endian machine: save it again on a little-endian one")
-    tree, _, storages = read_pickle(_member(archive, pickles[0]), 0)
-    left = len(data)  # members may overlap in a forged archive: together they never exceed the file
+    tree, _, storages = read_pickle(read_member(archive, pickles[0], WRITER), 0)
+    left = size  # members may overlap in a forged archive: together they never exceed the file
     arrays = {}
     for key, storage in storages.items():
-        raw = _member(archive, f"{prefix}data/{key}")
+        raw = read_member(archive, f"{prefix}data/{key}", WRITER)
         left -= len(raw)
         if left < 0 or len(raw) != storage.size * storage.dtype.itemsize:
             raise damaged(f"storage {shorten(key)} of {storage.size} {storage.dtype} has {len(raw)} bytes")
@@ -74,19 +74,6 @@ def _inline_storage(data: bytes, position: int, storage: Storage) -> tuple[np.nd
     if count != storage.size:
         raise damaged(f"storage {shorten(storage.key)} has {count} elements instead of {storage.size}")
     return np.frombuffer(data[start:end], storage.dtype), end
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """An uncompressed member: what torch.save writes, and never larger than the file."""
-    try:
-        info = archive.getinfo(name)
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-            raise ValueError(f"its member {shorten(name)} is compressed: save it again with torch.save")
-        return archive.read(info)
-    except KeyError:
-        raise damaged(f"its member {shorten(name)} is missing") from None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        raise damaged(f"member {shorten(name)}: {error}") from None
 
 
 def _tensors(tree: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

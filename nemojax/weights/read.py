@@ -1,11 +1,16 @@
 """One door for weight files: the layout is found by content, and nothing in a file is executed."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import safetensors
 
+from nemojax.weights.archive import open_archive
+from nemojax.weights.hdf5 import HDF5_MAGIC, is_keras, read_hdf5, read_keras
 from nemojax.weights.opcodes import STORAGES, damaged, shorten
 from nemojax.weights.pth import read_old_layout, read_zip_layout
 
@@ -23,37 +28,56 @@ SAFETENSORS = {
 }
 
 
-def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Name -> array of a .pth (zip or old layout) or .safetensors file; the arrays are read-only.
+class WeightFile(NamedTuple):
+    """What a file of weights holds."""
 
-    bfloat16 tensors come as `ml_dtypes.bfloat16`. The whole file is read into memory.
+    tensors: dict[str, np.ndarray]  # read-only
+    metadata: dict[str, str]  # texts beside the tensors, of .safetensors only
+    digest: str  # SHA-256 of the file, hexadecimal
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Name -> array of a weight file; the arrays are read-only.
+
+    PyTorch's .pth (zip or old layout), .safetensors, and Keras's .h5, .weights.h5 and .keras (which need
+    h5py: extra "keras"). bfloat16 tensors come as `ml_dtypes.bfloat16`. The whole file is read into memory.
 
     Raises:
         ValueError: one line with the file, what is wrong with it and what to do; whatever the bytes are.
     """
+    return read_file(path).tensors
+
+
+def read_file(path: str | os.PathLike[str]) -> WeightFile:
+    """`read_weights`, with all else that is known of the file."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
-        raise ValueError(f"{path}: cannot be read ({reason}): give a .pth or .safetensors file") from None
+        raise ValueError(f"{path}: cannot be read ({reason}): give a file of weights") from None
     try:
-        return _by_content(data)
+        tensors, metadata = _by_content(data)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    return WeightFile(tensors, metadata, hashlib.sha256(data).hexdigest())
 
 
-def _by_content(data: bytes) -> dict[str, np.ndarray]:
+def _by_content(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if not data:
         raise ValueError("it is empty: download or save it again")
+    if data[8:9] == b"{":  # first, as the length before it may begin like anything
+        return _read_safetensors(data), _metadata(data)
     if data.startswith(b"PK\x03\x04"):
-        return read_zip_layout(data)
+        archive = open_archive(data)
+        return read_keras(archive) if is_keras(archive) else read_zip_layout(archive, len(data)), {}
     if data.startswith(b"\x80"):
-        return read_old_layout(data)
-    if data[8:9] == b"{":
-        return _read_safetensors(data)
+        return read_old_layout(data), {}
+    if data.startswith(HDF5_MAGIC):
+        return read_hdf5(data), {}
     if data.startswith(b"version https://git-lfs"):
         raise ValueError("it is a Git LFS pointer, not the weights: run 'git lfs pull'")
-    raise ValueError(f"it starts with {data[:8]!r}, neither .pth nor .safetensors: convert it to one of them")
+    kinds = "neither .pth nor .safetensors, .h5 or .keras"
+    raise ValueError(f"it starts with {data[:8]!r}, {kinds}: convert it to one of them")
 
 
 def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
@@ -68,3 +92,10 @@ def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
         array = np.frombuffer(bytes(entry["data"]), SAFETENSORS[entry["dtype"]])
         out[name] = array.reshape(entry["shape"])
     return out
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """Of a .safetensors file whose header has been checked: length as int64, then JSON."""
+    size = int.from_bytes(data[:8], "little")
+    found = json.loads(data[8 : 8 + size]).get("__metadata__")
+    return dict(found or {})

@@ -124,7 +124,11 @@ def test_a_lookup_stores_the_table_and_reads_rows(look_up):
     assert (gather.w_elems, gather.w_reads, gather.bias_elems) == (800, 96, 0)
     assert (gather.ext_in, gather.parents, gather.o_elems) == (12, (), 96)
     assert dense.parents == (Edge(0, 96),)
-    assert [p.name for p in work.points] == ["table.weight", "table.activation", "w.weight"]  # none at indices
+    assert [p.name for p in work.points] == [
+        "table.weight",
+        "table.activation",
+        "w.weight",
+    ]  # none at indices
     assert (gather.weight_axis, work.points[0].elems) == (1, 800)
 
 

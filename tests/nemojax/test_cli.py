@@ -33,7 +33,9 @@ BASE = [
 @pytest.fixture(autouse=True, scope="module")
 def small(small_network):
     patch = pytest.MonkeyPatch()
-    patch.setattr("nemojax.setup_run.efficientnet_lite0", small_network)
+    patch.setattr(
+        "nemojax.setup_run.by_name", lambda name, *given, **options: small_network(*given, **options)
+    )
     yield
     patch.undo()
 
@@ -247,7 +249,7 @@ def test_wrong_images_are_refused(tmp_path, capsys):
 
 
 def test_wrong_weights_are_refused(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("nemojax.setup_run.efficientnet_lite0", nemo.efficientnet_lite0)
+    monkeypatch.setattr("nemojax.setup_run.by_name", nemo.networks.by_name)
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(b"\x10\x00\x00\x00")
     for weights, words in ((tmp_path / "absent.pth", "absent.pth"), (cut, "cut.safetensors")):
@@ -357,3 +359,9 @@ def test_seeds_of_a_foreign_file_are_refused(tmp_path, capsys):
     (tmp_path / "seeds.json").write_text("{}")
     options = ["--seeds-from", tmp_path / "seeds.json"]
     assert "seeds.json" in refused(capsys, "search", "--out", tmp_path / "run", *BASE, *options)
+
+
+def test_a_network_that_is_not_known_is_refused(tmp_path, capsys):
+    line = refused(capsys, "search", "--network", "alexnet", "--out", tmp_path / "run", *BASE)
+    assert "'alexnet'" in line
+    assert "resnet50" in line

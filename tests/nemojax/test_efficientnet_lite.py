@@ -15,8 +15,8 @@ import safetensors.numpy
 from nemojax.calibration import QuantizerConfig
 from nemojax.images import load_labelled
 from nemojax.networks import efficientnet_lite, efficientnet_lite0
-from nemojax.networks.efficientnet_lite import Config, EfficientNetLite, Stage, round_channels
-from nemojax.networks.pretrained import LITE0_FILE, LITE0_PACKAGE, convert_efficientnet_lite, lite0_file
+from nemojax.networks.efficientnet_lite import FAMILY, Config, EfficientNetLite, Stage, round_channels
+from nemojax.networks.pretrained import LITE0_FILE, LITE0_PACKAGE, lite0_file
 from nemojax.preprocess import Preprocess
 from nemojax.quantized import QuantizedNetwork, quantize
 from nemojax.weights import read_weights
@@ -28,6 +28,10 @@ TINY = Config(
     head_channels=16,
     stages=(Stage(1, 3, 1, 1, 8), Stage(2, 5, 2, 3, 16), Stage(1, 3, 1, 2, 16)),
 )
+
+
+def convert_efficientnet_lite(tensors, config: Config):
+    return FAMILY.convert(tensors, config)[1]
 
 
 @pytest.fixture(scope="module")

@@ -278,7 +278,16 @@ def test_files_that_are_no_weights(tmp_path):
     assert "is empty" in message(tmp_path, b"")
     assert "Git LFS" in message(tmp_path, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     assert "neither .pth nor .safetensors" in message(tmp_path, b"<!DOCTYPE html>\n")
-    assert "neither .pth nor .safetensors" in message(tmp_path, b"\x89HDF\r\n\x1a\n" + bytes(99))
+
+
+def test_a_safetensors_header_may_have_a_length_that_begins_like_a_pickle(tmp_path):
+    """Its length is the first thing in the file: 128 bytes and every 256 more begin with \\x80."""
+    seen = set()
+    for extra in range(0, 300, 8):
+        data = safetensors.numpy.save({"w": SIX}, {"note": extra * "x"})
+        seen.add(data[:1])
+        np.testing.assert_array_equal(read(tmp_path, data)["w"], SIX)
+    assert b"\x80" in seen
 
 
 def test_safetensors_round_trip(tmp_path):
