@@ -51,7 +51,7 @@ def measure(name: str, resolution: int, count: int) -> dict[str, Any]:
     model = zoo_torch.convolutional(name, resolution)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "weights.pth")
-        torch.save(model.state_dict(), file)
+        torch.save(zoo_torch.state(model), file)
         network = nemo.networks.by_name(name, file, resolution=resolution)
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(count, resolution, resolution, 3)), jnp.float32)

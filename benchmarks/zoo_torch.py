@@ -136,3 +136,12 @@ def convolutional(name: str, resolution: int) -> nn.Module:
     if name not in makers:
         raise ValueError(f"no PyTorch network is known for {name!r}; there are {', '.join(makers)}")
     return draw(makers[name]())
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict under the names that the network's own package gives: `_plain` put some layers deeper."""
+    names = {name: name for name in model.state_dict()}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Sequential) and isinstance(module[0], nn.ZeroPad2d):
+            names[f"{name}.1.weight"] = f"{name}.weight"
+    return {names[name]: tensor for name, tensor in model.state_dict().items()}

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from nemojax.images import ImageSet, Parts
-from nemojax.preprocess import Preprocess, decode
+from nemojax.preprocess import INTERPOLATIONS, Preprocess, decode
 
 SEARCH = {
     "astronaut": "skimage/data/astronaut.png",
@@ -44,7 +44,7 @@ def sample_photographs(
     search: int = 64,
     report: int = 64,
 ) -> Photographs:
-    """Square crops at random places and scales, resized (bicubic, antialiased) and normalised.
+    """Square crops at random places and scales, resized as `preprocess` interpolates and normalised.
 
     Search and report use different photographs, so a report is not about pixels that the search has seen;
     the calibration crops come from the photographs of the search. Photographs take turns; the side of a crop
@@ -92,7 +92,7 @@ def _crops(
         side = round(min(picture.size) * SMALLEST_CROP**w)
         left, top = round(u * (picture.width - side)), round(v * (picture.height - side))
         box = (left, top, left + side, top + side)
-        crop = picture.crop(box).resize((size, size), Image.Resampling.BICUBIC)
+        crop = picture.crop(box).resize((size, size), INTERPOLATIONS[preprocess.interpolation])
         images[i] = preprocess.normalize(np.asarray(crop))
         names.append(f"{name}[{top}:{top + side}, {left}:{left + side}]")
     return ImageSet(images, None, tuple(names))
