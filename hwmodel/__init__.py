@@ -37,6 +37,7 @@ from .chips.file import (
     with_align as with_align,
 )
 from .costs import bit_operations_ratio as bit_operations_ratio, model_ratio as model_ratio
+from .coverage import Coverage as Coverage, Unquantized as Unquantized, coverage as coverage
 from .energy import energy_j as energy_j
 from .features import feature_names as feature_names, features as features
 from .gradient import (

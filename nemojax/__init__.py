@@ -1,6 +1,8 @@
 """NEMO (Miret et al. 2022): multi-objective search of mixed-precision bit-widths."""
 
-from . import baselines as baselines, networks as networks
+from hwmodel import coverage as coverage
+
+from . import baselines as baselines, data as data, networks as networks
 from .archive import Archive as Archive
 from .box import Box as Box, Space as Space
 from .calibration import QuantizerConfig as QuantizerConfig, Ranges as Ranges
@@ -14,6 +16,11 @@ from .config import (
     preset as preset,
 )
 from .configuration import Configuration as Configuration, load_bits as load_bits, save_bits as save_bits
+from .evaluation import (
+    Evaluation as Evaluation,
+    evaluate_batches as evaluate_batches,
+    wilson_interval as wilson_interval,
+)
 from .evaluator import Evaluator as Evaluator, scores as scores
 from .first_generation import initial_bits as initial_bits, uniform_bits as uniform_bits
 from .front import Front as Front
@@ -52,6 +59,8 @@ from .policies import load_policies as load_policies, save_policies as save_poli
 from .preprocess import Preprocess as Preprocess
 from .prices import Prices as Prices
 from .progress import progress as progress
+from .qat import QATConfig as QATConfig, qat as qat, qat_front as qat_front
+from .quantizable import quantizable as quantizable
 from .quantized import QuantizedNetwork as QuantizedNetwork, quantize as quantize
 from .quantizer_graph import chain_graph as chain_graph, quantizer_graph as quantizer_graph
 from .quantizers import fake_quantize as fake_quantize

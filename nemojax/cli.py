@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import typer
 
+from . import cli_evaluate as dataset
 from .configuration import Configuration, load_bits, save_bits
 from .evaluator import scores
 from .first_generation import seeds_of
 from .front import Front
 from .front_table import number_text, text_table
 from .limits import limits
-from .networks import NETWORKS
 from .outputs import evaluate_outcome, knee, write_outcome
 from .plots import plot_bits
 from .progress import progress
@@ -47,10 +47,8 @@ Images = Annotated[
         "against the full-precision network."
     ),
 ]
-NetworkName = Annotated[str, typer.Option(help=f"One of {', '.join(NETWORKS)}.")]
 Weights = Annotated[
-    str,
-    typer.Option(help="'imagenet' (package of the pretrained extra), or .pth, .safetensors, .h5, .keras."),
+    str, typer.Option(help="'imagenet' (package of the pretrained extra), .pth or .safetensors.")
 ]
 Resolution = Annotated[int, typer.Option(help="Pixels of a side; accuracy and time grow with it.")]
 TopK = Annotated[int, typer.Option(help="k of the top-k error on labelled images.")]
@@ -104,7 +102,6 @@ def search(
         Path | None, typer.Option(help="front.json or knee.json of another search: the first candidates.")
     ] = None,
     survival: Annotated[str, typer.Option(help="Ranking: nsga3 or nsga2.")] = DEFAULT.survival,
-    network: NetworkName = DEFAULT.network,
     weights: Weights = DEFAULT.weights,
     resolution: Resolution = DEFAULT.resolution,
     calibration: Calibration = DEFAULT.calibration,
@@ -115,7 +112,7 @@ def search(
     top_k: TopK = DEFAULT.top_k,
     activation_range: Activation = DEFAULT.activation_range,
 ) -> None:
-    """Search the bit-widths of a network (EfficientNet-Lite0) and write the Pareto front.
+    """Search the bit-widths of EfficientNet-Lite0 and write the Pareto front.
 
     Every weight, activation and residual sum gets 2 to 8 bits so that no other choice found is better in
     error, size and bit-operations at once. The folder then holds front.csv and front.json (all points),
@@ -124,7 +121,6 @@ def search(
     started = time.monotonic()
     settings = RunSettings(
         images=images,
-        network=network,
         weights=weights,
         resolution=resolution,
         calibration=calibration,
@@ -194,9 +190,12 @@ def search(
 
 @app.command()
 def evaluate(
-    configuration: Annotated[
-        str, typer.Argument(help="A file such as knee.json, or a number: that many bits.")
-    ],
+    configurations: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A file such as knee.json, or a number: that many bits. With --imagenet none or several."
+        ),
+    ] = None,
     images: Annotated[
         str | None, typer.Option(help="Other photographs: see `nemojax search --help`.")
     ] = None,
@@ -204,12 +203,42 @@ def evaluate(
     report: Annotated[int | None, typer.Option(help="Another number of images of the report.")] = None,
     weights: Annotated[str | None, typer.Option(help="Other weights, as `search` takes them.")] = None,
     seed: Annotated[int | None, typer.Option(help="Another draw of the images.")] = None,
+    network: dataset.NetworkName = None,
+    imagenet: dataset.ImageNet = None,
+    classes: dataset.Table = None,
+    calibration: dataset.Calibration = dataset.CALIBRATION,
+    batch: dataset.BatchSize = dataset.BATCH,
+    threads: dataset.Threads = None,
+    json: dataset.Json = None,
 ) -> None:
     """Measure one configuration beside the full-precision network, on images of the report.
 
     A file of a search is measured as that search was set up (photographs, resolution, ranges, seed), on the
     images that it kept for the report; options change that. A number uses the defaults of `nemojax search`.
+
+    With --network and --imagenet: any network of the zoo on the whole of ImageNet (see `evaluate_dataset`).
     """
+    if network is not None or imagenet is not None:
+        if images is not None:
+            raise ValueError("--images is for `nemojax search`'s photographs: leave it out, or --imagenet")
+        dataset.evaluate_dataset(
+            configurations,
+            imagenet,
+            network,
+            weights,
+            resolution,
+            report,
+            seed,
+            classes,
+            calibration,
+            batch,
+            threads,
+            json,
+        )
+        return
+    if configurations is None or len(configurations) != 1:
+        raise ValueError("CONFIGURATION must be one file such as knee.json, or a number: that many bits")
+    configuration = configurations[0]
     known = [] if configuration.isdigit() else [load_bits(configuration)]
     settings = RunSettings.from_dict(known[0].settings.get("run", {})) if known else DEFAULT
     changes: dict[str, Any] = {

@@ -32,7 +32,12 @@ class Grid(NamedTuple):
 
 
 def grid(
-    low: Float[Array, "*r"], high: Float[Array, "*r"], bits: Int[Array, ""], *, symmetric: bool = False
+    low: Float[Array, "*r"],
+    high: Float[Array, "*r"],
+    bits: Int[Array, ""],
+    *,
+    symmetric: bool = False,
+    straight_through: bool = False,
 ) -> Grid:
     """The grid of a range; the range is first widened to hold zero, so that zero padding stays exact.
 
@@ -41,6 +46,7 @@ def grid(
         bits: () bit-width, traced; 2 to 16, or 32 (see `fake_quantize`).
         symmetric: z = 0, s = max(-x_min, x_max) / (2^(b-1) - 1); a range without negative numbers gets
             the unsigned grid 0 ... 2^b - 1 instead, which wastes no half of it.
+        straight_through: rounding to a whole zero point gets the gradient 1, so that ends can be learned.
 
     A range of width zero gets s = 1, so that nothing is divided by zero; it can hold only zeros.
     """
@@ -54,7 +60,7 @@ def grid(
         first = jnp.where(signed, -half, 0.0)
     else:
         scale = _positive((high - low) / (levels - 1))
-        first = jnp.round(low / scale)
+        first = _rounded(low / scale, straight_through)
     return Grid(scale, first, first + (levels - 1))
 
 
@@ -69,13 +75,18 @@ def fake_quantize(
 ) -> Float[Array, "*s"]:
     """x rounded to the grid of [low, high] at `bits`; at 32 bits, x itself.
 
-    The gradient is the straight-through estimate: 1 inside the range, 0 where x was clipped. Without
-    `straight_through` it is 0, and the same numbers come with two operations less.
+    The gradient is the straight-through estimate: of x, 1 inside the range and 0 where it was clipped; of the
+    step size, round(x/s) - x/s inside and the first or last level where x was clipped (Esser et al. 2020,
+    equation 3). Without `straight_through` it is 0, and the same numbers come with two operations less.
     """
-    to = grid(low, high, bits, symmetric=symmetric)
-    u = jnp.clip(x / to.scale, to.first, to.last)
-    whole = u + jax.lax.stop_gradient(jnp.round(u) - u) if straight_through else jnp.round(u)
+    to = grid(low, high, bits, symmetric=symmetric, straight_through=straight_through)
+    whole = _rounded(jnp.clip(x / to.scale, to.first, to.last), straight_through)
     return jnp.where(bits >= FULL_BITS, x, to.scale * whole)
+
+
+def _rounded(u: Float[Array, "*s"], straight_through: bool) -> Float[Array, "*s"]:
+    """round(u), exactly; its gradient 1 or 0."""
+    return jnp.round(u) + (u - jax.lax.stop_gradient(u)) if straight_through else jnp.round(u)
 
 
 def _positive(scale: Float[Array, "*r"]) -> Float[Array, "*r"]:

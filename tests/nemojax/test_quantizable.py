@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import nemojax as nemo
-from nemojax.coverage import coverage
+from hwmodel import coverage, zoo
 from nemojax.quantizable import quantizable
 
 DIM, HEADS, CLASSES = 8, 2, 5
@@ -159,4 +159,4 @@ def test_what_is_no_model_is_refused():
     with pytest.raises(ValueError, match="model is a int: give a module or a function"):
         quantizable(3, params)
     with pytest.raises(ValueError, match="was not traced"):
-        coverage(nemo.networks.network and __import__("hwmodel").zoo.resnet50())
+        coverage(zoo.resnet50())

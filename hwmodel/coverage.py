@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from hwmodel import Operation, Workload
-from hwmodel.tracing.primitives import CHOOSING
-
-from .front_table import text_table
+from .tracing.primitives import CHOOSING
+from .workload import Operation, Workload
 
 WHY: dict[str, str] = {
     "bias": "added in the accumulator at full precision, one number a channel",
@@ -45,14 +43,16 @@ class Coverage:
 
     def table(self) -> str:
         """As text: the share of the parameters that has a quantizer, then a line for all that has none."""
+        if not self.left:
+            return f"{self.quantizers} quantizers; every tensor has one"
         share = self.quantized_parameters / max(self.parameters, 1)
         head = (
             f"{self.quantizers} quantizers; {self.quantized_parameters:,} of {self.parameters:,} parameters "
             f"({share:.1%}) have one. Left at full precision:"
         )
-        sizes = text_table([("tensor", "elements"), *((row.name, f"{row.elems:,}") for row in self.left)])
-        reasons = ["what and why", *(f"{row.tensor}: {row.reason}" for row in self.left)]
-        return "\n".join([head, *(f"{size}  {why}" for size, why in zip(sizes, reasons, strict=True))])
+        width = max(len(row.name) for row in self.left)
+        lines = [f"{row.name:{width}}  {row.elems:>11,}  {row.tensor}: {row.reason}" for row in self.left]
+        return "\n".join([head, *lines])
 
 
 def coverage(workload: Workload) -> Coverage:

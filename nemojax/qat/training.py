@@ -1,0 +1,207 @@
+"""Quantization-aware training at frozen bit-widths.
+
+The folded weights, biases and other parameters of a traced network are trained through its quantizers with
+the straight-through estimate (Bengio et al. 2013), and so are, if asked, the quantizers' ranges (see
+ranges.py). Batch norms are folded and their statistics frozen. What is trained runs through
+`QuantizedNetwork.quantized_logits`, so the network that comes back is, at the same bits, exactly the one that
+was trained. NEMO's patent (US20220092391A1) trains members of the front so; it does not say how.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ..batches import Inputs, count, fitting, take
+from ..checkpoint import load_state, save_state
+from ..fingerprint import digest_of
+from ..quantized import QuantizedNetwork
+from ..quantizers import FULL_BITS
+from ..space import HIGHEST_BITS, LOWEST_BITS
+from .config import QATConfig
+from .ranges import Trainable, with_trained
+
+Augment = Callable[[Any, Inputs], Inputs]  # key, inputs -> inputs, a pure function
+
+
+@struct.dataclass
+class QATState:
+    """Everything that changes."""
+
+    trainable: Trainable
+    optimizer: Any
+    step: Array  # () int32
+    loss: Array  # () float32, of the last step
+
+
+def qat(
+    key: PRNGKeyArray,
+    network: QuantizedNetwork,
+    bits: Int[Any, " n"],
+    inputs: Inputs,
+    labels: Int[Any, " N"] | None = None,
+    config: QATConfig | None = None,
+    *,
+    augment: Augment | None = None,
+    on_chunk: Callable[[QATState], None] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> QuantizedNetwork:
+    """The network trained at `bits`: `quantized_logits(bits, x)` of it is what was trained.
+
+    Args:
+        key: decides the batches and the augmentation.
+        bits: (n,) a bit-width per point, 2-16 or 32; they do not change.
+        inputs: N samples to train on, disjoint from those of search and report.
+        labels: (N,) classes; None: the full-precision network alone is the teacher (`distill` must be 1).
+        augment: of a batch, say a flip; both teacher and pupil see its result.
+        on_chunk: called with the state after every `config.chunk` steps: progress, logs, time limits (raise).
+        checkpoint: file written after every chunk; if it exists, the run goes on from there, bit for bit.
+
+    Raises:
+        ValueError: bits or inputs of another network, labels that do not fit, training that diverged, or a
+            checkpoint of another run.
+    """
+    config = config or QATConfig()
+    bits = _checked_bits(network, bits)
+    inputs = fitting(inputs, network.traced.sample)
+    labels = _checked_labels(labels, count(inputs), config)
+    state = init(network, bits, config)
+    settings = {
+        "config": asdict(config),
+        "bits": np.asarray(bits).tolist(),
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "data": digest_of([*jax.tree.leaves(inputs), labels]),
+        "network": digest_of(jax.tree.leaves(network)),
+        "augment": getattr(augment, "__qualname__", repr(augment)),
+    }
+    if checkpoint is not None and Path(checkpoint).exists():
+        state = load_state(checkpoint, state, settings)
+    while (done := int(state.step)) < config.steps:
+        steps = min(config.chunk, config.steps - done)
+        state = _run(key, network, bits, inputs, labels, state, config, augment, steps)
+        if not np.isfinite(float(state.loss)):
+            raise ValueError(f"training diverged before step {int(state.step)}: lower learning_rate")
+        if checkpoint is not None:
+            save_state(checkpoint, state, settings)
+        if on_chunk is not None:
+            on_chunk(state)
+    return with_trained(network, bits, state.trainable)
+
+
+def init(network: QuantizedNetwork, bits: Int[Array, " n"], config: QATConfig) -> QATState:
+    """The state before the first step: the network's own weights and ranges."""
+    ranges = network.ranges.weights
+    zeros = {name: jnp.zeros(low.shape[1:]) for name, (low, _) in ranges.items()}
+    zeros[""] = jnp.zeros(len(bits))
+    start = Trainable(network.folded, zeros, jax.tree.map(jnp.zeros_like, zeros))
+    return QATState(start, _optimizer(config).init(start), jnp.asarray(0, jnp.int32), jnp.asarray(0.0))
+
+
+def _optimizer(config: QATConfig) -> optax.GradientTransformation:
+    def adam(rate: float) -> optax.GradientTransformation:
+        warmup = round(config.warmup * config.steps)
+        schedule = optax.warmup_cosine_decay_schedule(
+            0.0 if warmup else rate, rate, warmup, max(config.steps, warmup + 1)
+        )
+        return optax.adam(schedule)
+
+    ranges = adam(config.range_rate) if config.learn_ranges else optax.set_to_zero()
+    groups = {"weights": adam(config.learning_rate), "ranges": ranges}
+    return optax.multi_transform(groups, Trainable("weights", "ranges", "ranges"))  # type: ignore[arg-type]
+
+
+def _loss(
+    trained: Trainable,
+    network: QuantizedNetwork,
+    bits: Array,
+    inputs: Inputs,
+    labels: Array | None,
+    config: QATConfig,
+) -> Float[Array, ""]:
+    pupil = with_trained(network, bits, trained)
+    logits = pupil.quantized_logits(bits, inputs, straight_through=True)
+    log_p = jax.nn.log_softmax(logits)
+    loss = jnp.asarray(0.0)
+    if config.distill > 0:
+        log_q = jax.lax.stop_gradient(jax.nn.log_softmax(network.logits(inputs)))
+        loss += config.distill * jnp.mean(jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1))
+    if config.distill < 1 and labels is not None:
+        loss += (1 - config.distill) * -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], axis=1))
+    return loss
+
+
+def _step(
+    key: PRNGKeyArray,
+    network: QuantizedNetwork,
+    bits: Array,
+    inputs: Inputs,
+    labels: Array | None,
+    state: QATState,
+    config: QATConfig,
+    augment: Augment | None,
+) -> QATState:
+    """One batch; its samples follow from the key and the number of the step alone."""
+    total = count(inputs)
+    batch = min(config.batch, total)
+    per_epoch = total // batch
+    k_order = jax.random.fold_in(jax.random.fold_in(key, 0), state.step // per_epoch)
+    order = jax.random.permutation(k_order, total)
+    rows = jax.lax.dynamic_slice(order, (state.step % per_epoch * batch,), (batch,))
+    chosen = take(inputs, rows)
+    if augment is not None:
+        chosen = augment(jax.random.fold_in(jax.random.fold_in(key, 1), state.step), chosen)
+    wanted = None if labels is None else labels[rows]
+    loss, gradient = jax.value_and_grad(_loss)(state.trainable, network, bits, chosen, wanted, config)
+    with jax.numpy_dtype_promotion("standard"):  # optax's schedules multiply counts by rates
+        updates, optimizer = _optimizer(config).update(gradient, state.optimizer, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
+    return QATState(trainable, optimizer, state.step + 1, loss)
+
+
+def _scan_steps(
+    key: PRNGKeyArray,
+    network: QuantizedNetwork,
+    bits: Array,
+    inputs: Inputs,
+    labels: Array | None,
+    state: QATState,
+    config: QATConfig,
+    augment: Augment | None,
+    steps: int,
+) -> QATState:
+    def body(state: QATState, _: None) -> tuple[QATState, None]:
+        return _step(key, network, bits, inputs, labels, state, config, augment), None
+
+    return jax.lax.scan(body, state, None, length=steps)[0]
+
+
+_run = jax.jit(_scan_steps, static_argnums=(6, 7, 8))
+
+
+def _checked_bits(network: QuantizedNetwork, bits: Any) -> Int[Array, " n"]:
+    bits = np.asarray(bits)
+    points = len(network.workload.points)
+    if bits.shape != (points,):
+        raise ValueError(f"bits has shape {bits.shape}, the network has {points} quantizers: give one each")
+    known = ((bits >= LOWEST_BITS) & (bits <= HIGHEST_BITS)) | (bits == FULL_BITS)
+    if not known.all():
+        raise ValueError(f"bits holds {bits[~known][0]}: a bit-width is 2-16, or 32 for not quantized")
+    return jnp.asarray(bits, jnp.int32)
+
+
+def _checked_labels(labels: Any, total: int, config: QATConfig) -> Array | None:
+    if labels is None:
+        if config.distill < 1:
+            raise ValueError(f"distill is {config.distill}, so labels are needed: give them, or distill=1")
+        return None
+    if np.shape(labels) != (total,):
+        raise ValueError(f"labels has shape {np.shape(labels)} for {total} inputs: give one class index each")
+    return jnp.asarray(labels, jnp.int32)

@@ -1,0 +1,221 @@
+"""Training at frozen bit-widths: LSQ's gradient, what is learned, and how a stopped run goes on."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nemojax as nemo
+from nemojax.networks import Network
+from nemojax.qat import QATConfig, qat, qat_front
+from nemojax.qat.ranges import with_trained
+from nemojax.qat.training import _run, init
+from nemojax.quantizers import fake_quantize, grid
+
+CONFIG = QATConfig(steps=40, batch=16, learning_rate=3e-3, range_rate=3e-3, chunk=20)
+
+
+def images(seed, count=96):
+    return np.random.default_rng(seed).normal(size=(count, 4, 4, 2)).astype(np.float32)
+
+
+def apply(p, x):
+    x = jax.lax.conv_general_dilated(x, p["conv"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    x = jax.nn.relu(x + p["shift"][None, None, None])
+    return jnp.mean(x, (1, 2)) @ p["fc"] + p["fc_bias"][None]
+
+
+@pytest.fixture(scope="module", params=["asymmetric", "symmetric"])
+def network(request):
+    rng = np.random.default_rng(0)
+    shapes = {"conv": (3, 3, 2, 8), "shift": (8,), "fc": (8, 3), "fc_bias": (3,)}
+    params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    symmetric = request.param == "symmetric"
+    config = nemo.QuantizerConfig(symmetric_weights=symmetric, symmetric_activations=symmetric)
+    return nemo.quantize(Network("net", apply, params), images(1, 30), config)
+
+
+def low_bits(network, b=2):
+    return np.full(len(network.workload.points), b)
+
+
+def kl(network, bits, x):
+    log_p = jax.nn.log_softmax(network.quantized_logits(jnp.asarray(bits), x))
+    log_q = jax.nn.log_softmax(network.logits(x))
+    return float(jnp.mean(jnp.sum(jnp.exp(log_q) * (log_q - log_p), -1)))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_the_step_size_has_the_gradient_of_lsq(bits):
+    """Equation 3 of Esser et al. 2020: -v/s + round(v/s) inside, -Q_N or Q_P where v is clipped."""
+    x = np.random.default_rng(0).normal(size=500).astype(np.float32) * 2
+    first, levels, s = -(2 ** (bits - 1)), 2**bits - 1, np.float32(2.5 / 2**bits)
+    weight = np.random.default_rng(1).normal(size=500).astype(np.float32)  # of the loss
+
+    def loss(s):
+        low, high = s * first, s * (first + levels)
+        return jnp.sum(weight * fake_quantize(jnp.asarray(x), low, high, jnp.asarray(bits)))
+
+    v = x / s
+    inside = (v > first) & (v < first + levels)
+    assert 0 < inside.mean() < 1
+    expected = np.where(inside, np.rint(v) - v, np.clip(v, first, first + levels))
+    np.testing.assert_allclose(jax.grad(loss)(s), np.sum(weight * expected), rtol=1e-4)
+
+
+def test_the_first_level_has_the_gradient_of_a_shift():
+    """LSQ+ (Bhalgat et al. 2020): what is clipped moves with the grid, what is inside does not."""
+    x = jnp.asarray([-3.0, -0.4, 0.2, 0.9, 5.0])
+
+    def total(first):
+        scale = 0.5
+        return jnp.sum(fake_quantize(x, scale * first, scale * (first + 7), jnp.asarray(3)))
+
+    np.testing.assert_allclose(jax.grad(total)(jnp.asarray(-2.0)), 2 * 0.5, rtol=1e-5)  # two are clipped
+
+
+def test_it_starts_as_the_network_and_gives_what_it_trained(network):
+    bits = jnp.asarray(low_bits(network, 3))
+    x = jnp.asarray(images(2))
+    start = with_trained(network, bits, init(network, bits, CONFIG).trainable)
+    for i in range(len(bits)):  # the ends move onto the grid, the grid stays
+        ours, theirs = (
+            grid(net.ranges.low[i, 3], net.ranges.high[i, 3], bits[i], symmetric=net.config.symmetric_weights)
+            for net in (start, network)
+        )
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    np.testing.assert_allclose(start.quantized_logits(bits, x), network.quantized_logits(bits, x), atol=1e-3)
+    plain = start.quantized_logits(bits, x)
+    through = start.quantized_logits(bits, x, straight_through=True)
+    np.testing.assert_array_equal(plain, through)  # training sees the numbers of inference
+
+
+def test_training_brings_back_what_few_bits_took(network):
+    x, unseen, bits = images(3, 600), images(4), low_bits(network)
+    config = dataclasses.replace(CONFIG, steps=300, batch=32, learning_rate=3e-4)
+    trained = qat(jax.random.key(0), network, bits, x, config=config)
+    assert kl(trained, bits, unseen) < 0.8 * kl(network, bits, unseen)
+    changed = np.abs(trained.ranges.high - network.ranges.high).max(axis=0)
+    assert (np.delete(changed, 2) == 0).all()  # at these bits alone
+    assert (trained.ranges.low <= 0).all()
+    assert (trained.ranges.high >= 0).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained))
+
+
+def test_without_learned_ranges_the_grids_stay(network):
+    bits = jnp.asarray(low_bits(network, 3))
+    trained = qat(
+        jax.random.key(0), network, bits, images(3), config=dataclasses.replace(CONFIG, learn_ranges=False)
+    )
+    assert np.abs(trained.folded.kernels["conv"] - network.folded.kernels["conv"]).max() > 1e-3
+    for i in range(len(bits)):
+        ours, theirs = (
+            grid(net.ranges.low[i, 3], net.ranges.high[i, 3], bits[i], symmetric=net.config.symmetric_weights)
+            for net in (trained, network)
+        )
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_points_at_32_bits_and_empty_ranges_stay(network):
+    bits = low_bits(network)
+    bits[1:3] = 32
+    trained = qat(jax.random.key(0), network, bits, images(3), config=CONFIG)
+    assert (trained.ranges.low[1:3] == network.ranges.low[1:3]).all()
+    exact = qat(jax.random.key(0), network, low_bits(network, 32), images(3), config=CONFIG)
+    np.testing.assert_allclose(exact.logits(images(4)), network.logits(images(4)), atol=0.1)
+
+
+def test_labels_teach_too(network):
+    x = images(3)
+    labels = (x[..., 0].mean((1, 2)) > 0).astype(np.int32)
+    config = dataclasses.replace(CONFIG, steps=200, distill=0.0)
+    bits = low_bits(network, 4)
+
+    def accuracy(net):
+        return float((net.quantized_logits(jnp.asarray(bits), x).argmax(1) == labels).mean())
+
+    trained = qat(jax.random.key(0), network, bits, x, labels, config)
+    assert accuracy(trained) > accuracy(network) + 0.15
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(network, tmp_path):
+    bits, x = low_bits(network), images(3)
+    flip = lambda key, batch: jnp.where(  # noqa: E731
+        jax.random.bernoulli(key, shape=(len(batch), 1, 1, 1)), batch[:, :, ::-1], batch
+    )
+    whole = qat(jax.random.key(5), network, bits, x, config=CONFIG, augment=flip)
+    again = qat(jax.random.key(5), network, bits, x, config=CONFIG, augment=flip)
+    other = qat(jax.random.key(6), network, bits, x, config=CONFIG, augment=flip)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(state):
+        raise StoppedError
+
+    file = tmp_path / "qat.ckpt"
+    with pytest.raises(StoppedError):
+        qat(jax.random.key(5), network, bits, x, config=CONFIG, augment=flip, on_chunk=stop, checkpoint=file)
+    seen = []
+    resumed = qat(
+        jax.random.key(5),
+        network,
+        bits,
+        x,
+        config=CONFIG,
+        augment=flip,
+        on_chunk=lambda state: seen.append(int(state.step)),
+        checkpoint=file,
+    )
+    assert seen == [40]  # the first 20 steps are not run again
+    for a, b, c in zip(*map(jax.tree.leaves, (whole, again, resumed)), strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, c)
+    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (whole, other)), strict=True))
+    with pytest.raises(ValueError, match=r"was written with other settings: .*bits was"):
+        qat(jax.random.key(5), network, low_bits(network, 3), x, config=CONFIG, checkpoint=file)
+
+
+def test_a_front_is_trained_in_one_compilation(network):
+    x = images(3)
+    task = nemo.fidelity(network, images(4))
+    widths = np.stack([low_bits(network, b) for b in (2, 3, 4)])
+    front = nemo.Front.of(widths, np.asarray(task.costs(widths)), task.objectives, task.space.names)
+    compiled = _run._cache_size()
+    found = qat_front(jax.random.key(0), front, None, task.on(images(5)), x, config=CONFIG)
+    assert _run._cache_size() <= compiled + 1
+    assert len(found.networks) == len(found.front) >= 2
+    after, before = found.front.costs[:, 0], found.front.held_out["ptq_kl"]
+    assert after.mean() < before.mean()
+    for net, bits, cost in zip(found.networks, found.front.bits, after, strict=True):
+        assert kl(net, bits, images(5)) >= 0
+        target = network.logits(images(5))
+        log_p = jax.nn.log_softmax(net.quantized_logits(jnp.asarray(bits), images(5)))
+        own = jnp.mean(jnp.sum(jax.nn.softmax(target) * (jax.nn.log_softmax(target) - log_p), -1))
+        np.testing.assert_allclose(cost, own, rtol=1e-3, atol=1e-6)
+
+
+def test_refusals(network):
+    x, key = images(3), jax.random.key(0)
+    for change, message in (
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"distill": 1.5}, r"distill must be in \[0, 1\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            QATConfig(**change)
+    with pytest.raises(ValueError, match=r"bits has shape \(3,\), the network has 5 quantizers"):
+        qat(key, network, np.full(3, 4), x)
+    with pytest.raises(ValueError, match="bits holds 1: a bit-width is 2-16"):
+        qat(key, network, low_bits(network, 1), x)
+    with pytest.raises(ValueError, match=r"distill is 0.5, so labels are needed"):
+        qat(key, network, low_bits(network), x, config=QATConfig(distill=0.5))
+    with pytest.raises(ValueError, match=r"labels has shape \(3,\) for 96 inputs"):
+        qat(key, network, low_bits(network), x, np.zeros(3, int))
+    with pytest.raises(ValueError, match="inputs has shape"):
+        qat(key, network, low_bits(network), x[:, :2])
+    x[5] = np.nan
+    with pytest.raises(ValueError, match="training diverged before step 20: lower learning_rate"):
+        qat(key, network, low_bits(network), x, config=CONFIG)
