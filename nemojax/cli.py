@@ -1,4 +1,4 @@
-"""The console script: nemojax search | evaluate | show."""
+"""The console script: nemojax search | evaluate | show | export | train."""
 
 import sys
 import time
@@ -12,12 +12,15 @@ import numpy as np
 import typer
 
 from . import cli_evaluate as dataset
+from .cli_export import export
+from .cli_train import train_network
 from .configuration import Configuration, load_bits, save_bits
 from .evaluator import scores
 from .first_generation import seeds_of
 from .front import Front
 from .front_table import number_text, text_table
 from .limits import limits
+from .networks import NETWORKS
 from .outputs import evaluate_outcome, knee, write_outcome
 from .plots import plot_bits
 from .progress import progress
@@ -47,8 +50,10 @@ Images = Annotated[
         "against the full-precision network."
     ),
 ]
+NetworkName = Annotated[str, typer.Option(help=f"One of {', '.join(NETWORKS)}.")]
 Weights = Annotated[
-    str, typer.Option(help="'imagenet' (package of the pretrained extra), .pth or .safetensors.")
+    str,
+    typer.Option(help="'imagenet' (package of the pretrained extra), or .pth, .safetensors, .h5, .keras."),
 ]
 Resolution = Annotated[int, typer.Option(help="Pixels of a side; accuracy and time grow with it.")]
 TopK = Annotated[int, typer.Option(help="k of the top-k error on labelled images.")]
@@ -102,6 +107,7 @@ def search(
         Path | None, typer.Option(help="front.json or knee.json of another search: the first candidates.")
     ] = None,
     survival: Annotated[str, typer.Option(help="Ranking: nsga3 or nsga2.")] = DEFAULT.survival,
+    network: NetworkName = DEFAULT.network,
     weights: Weights = DEFAULT.weights,
     resolution: Resolution = DEFAULT.resolution,
     calibration: Calibration = DEFAULT.calibration,
@@ -112,7 +118,7 @@ def search(
     top_k: TopK = DEFAULT.top_k,
     activation_range: Activation = DEFAULT.activation_range,
 ) -> None:
-    """Search the bit-widths of EfficientNet-Lite0 and write the Pareto front.
+    """Search the bit-widths of a network (EfficientNet-Lite0) and write the Pareto front.
 
     Every weight, activation and residual sum gets 2 to 8 bits so that no other choice found is better in
     error, size and bit-operations at once. The folder then holds front.csv and front.json (all points),
@@ -121,6 +127,7 @@ def search(
     started = time.monotonic()
     settings = RunSettings(
         images=images,
+        network=network,
         weights=weights,
         resolution=resolution,
         calibration=calibration,
@@ -296,6 +303,10 @@ def show(
         save_bits(save, chosen)
     if chart is not None:
         plot_bits(chosen).savefig(chart)
+
+
+app.command()(export)
+app.command("train")(train_network)
 
 
 def main() -> None:

@@ -1,0 +1,158 @@
+"""`nemojax train --network NAME --data CIFAR --out DIR`: a network of the zoo on CIFAR-10, in one command."""
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import matplotlib.figure
+import numpy as np
+import typer
+
+from . import networks
+from .data import LabelledArrays, cifar10
+from .evaluation import wilson_interval
+from .front_io import write_text
+from .networks import NETWORKS, save_weights
+from .training import Epoch, TrainConfig, predict, train
+
+DEFAULT = TrainConfig()
+VALIDATION = 2_000  # of the training images, for looking at while settings are chosen
+CIFAR = tuple(name for name in NETWORKS if name.endswith("_cifar"))
+WEIGHTS, METRICS, CURVE, CHECKPOINT = "weights.safetensors", "metrics.json", "curve.png", "train.ckpt"
+
+
+def train_network(
+    data: Annotated[
+        Path, typer.Option(help="CIFAR-10: its binary archive or folder, or folders train/ and test/.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for weights, figures and the checkpoint.")],
+    network: Annotated[str, typer.Option(help=f"One of {', '.join(CIFAR)}.")] = CIFAR[0],
+    width: Annotated[
+        float | None, typer.Option(help="Multiplies channels, where the network has it.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = DEFAULT.epochs,
+    batch: Annotated[int, typer.Option(help="Images a step.")] = DEFAULT.batch,
+    learning_rate: Annotated[float, typer.Option(help="The highest one.")] = DEFAULT.learning_rate,
+    images: Annotated[
+        int | None, typer.Option(help="Train on so many images alone, for a trial; default: all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides weights, order and augmentation.")] = 0,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Stop after so many seconds; --resume goes on.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the training in --out.")] = False,
+) -> None:
+    """Train a network on CIFAR-10; its test images are looked at once, at the end.
+
+    2,000 training images are held out, and their error is printed after every epoch. The folder then holds
+    weights.safetensors, metrics.json, curve.png and train.ckpt (to resume a stopped run, bit for bit).
+    """
+    if network not in CIFAR:
+        raise ValueError(f"--network must be one of {', '.join(CIFAR)}, got {network!r}")
+    config = TrainConfig(
+        epochs=epochs,
+        batch=batch,
+        learning_rate=learning_rate,
+        warmup_epochs=min(DEFAULT.warmup_epochs, epochs / 10),
+    )
+    if out.exists() and any(out.iterdir()) and not resume:
+        raise ValueError(f"{out} is not empty: give another --out, or --resume to continue its training")
+    options: dict[str, Any] = {} if width is None else {"width": width}
+    k_weights, k_train = jax.random.split(jax.random.key(seed))
+    net = networks.by_name(network, None, k_weights, **options)
+    _say(f"reading {data}, about 20 s")
+    whole, test = cifar10(data)
+    part, validation = _held_out(whole, VALIDATION)
+    if images is not None:
+        part = _some(part, images)
+    _say(f"{net.name}: {_parameters(net):,} parameters; {len(part.labels)} images; the first epoch compiles")
+    curve: list[Epoch] = []
+    started, log = time.monotonic(), out / METRICS
+
+    def on_epoch(epoch: Epoch, _: object) -> None:
+        curve.append(epoch)
+        left = (epochs - epoch.number) * epoch.seconds
+        _say(
+            f"epoch {epoch.number}/{epochs}: loss {epoch.loss:.3f}, error on held-out training images "
+            f"{epoch.validation_error:.4f}, {epoch.seconds:.0f} s, about {left / 60:.0f} min left"
+        )
+        if time_limit is not None and time.monotonic() - started > time_limit and epoch.number < epochs:
+            raise _TimeUpError
+
+    try:
+        trained = train(
+            k_train, net, part, config, validation=validation, on_epoch=on_epoch, checkpoint=out / CHECKPOINT
+        )
+    except (KeyboardInterrupt, _TimeUpError):
+        _say("nemojax: stopped; continue with --resume")
+        raise typer.Exit(130) from None
+    misses = int(np.sum(predict(trained, test.images) != test.labels))
+    low, high = wilson_interval(np.array(misses), len(test.labels))
+    save_weights(out / WEIGHTS, trained)
+    figures = {
+        "schema": "frugaljax.nemo.training/1",
+        "network": network,
+        "options": options,
+        "parameters": _parameters(net),
+        "config": asdict(config),
+        "seed": seed,
+        "training_images": len(part.labels),
+        "test_images": len(test.labels),
+        "test_error": misses / len(test.labels),
+        "test_error_interval": [float(low), float(high)],
+        "seconds_of_this_run": time.monotonic() - started,
+        "epochs_of_this_run": [asdict(epoch) for epoch in curve],
+        "jax": version("jax"),
+        "backend": jax.default_backend(),
+    }
+    write_text(log, json.dumps(figures, indent=2) + "\n")
+    _curve(curve).savefig(out / CURVE)
+    accuracy, megabytes = 1 - misses / len(test.labels), (out / WEIGHTS).stat().st_size / 1e6
+    print(
+        f"{network}: top-1 accuracy {accuracy:.4f} [{1 - high:.4f}, {1 - low:.4f}] on {len(test.labels)} "
+        f"test images; weights in {out / WEIGHTS} ({megabytes:.1f} MB)"
+    )
+
+
+class _TimeUpError(Exception):
+    pass
+
+
+def _held_out(whole: LabelledArrays, count: int) -> tuple[LabelledArrays, LabelledArrays]:
+    """All but `count` images and those, the same whatever the seed; classes evenly, to within chance."""
+    order = np.random.default_rng(0).permutation(len(whole.labels))
+    parts = np.sort(order[count:]), np.sort(order[:count])
+    first, second = (LabelledArrays(whole.images[i], whole.labels[i], whole.classes) for i in parts)
+    return first, second
+
+
+def _some(part: LabelledArrays, count: int) -> LabelledArrays:
+    if not 1 <= count <= len(part.labels):
+        raise ValueError(f"--images must be 1-{len(part.labels)}, got {count}")
+    rows = np.random.default_rng(1).permutation(len(part.labels))[:count]
+    return LabelledArrays(part.images[rows], part.labels[rows], part.classes)
+
+
+def _parameters(net: networks.Network) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(net.params["params"]))
+
+
+def _curve(curve: list[Epoch]) -> matplotlib.figure.Figure:
+    figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    numbers = [epoch.number for epoch in curve]
+    errors = [np.nan if e.validation_error is None else e.validation_error for e in curve]
+    axes.plot(numbers, errors, label="error, held-out training images")
+    axes.plot(numbers, [epoch.loss for epoch in curve], label="loss (nats, smoothed labels)")
+    axes.set(xlabel="epoch", ylim=(0, None))
+    axes.legend()
+    return figure
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

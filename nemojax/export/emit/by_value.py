@@ -1,0 +1,228 @@
+"""Softmax, layer norm and activation functions, recognised by what their equations compute.
+
+A group of equations with one tensor going in and one coming out is run on drawn numbers. Where an ONNX
+operator gives the same numbers (to 1e-4 of the largest), it takes the group's place; else the group is
+exported equation by equation, which is as exact and only reads worse.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from functools import cache
+from itertools import product
+
+import jax
+import numpy as np
+
+from hwmodel import Operation
+
+from .emitter import Emitter
+from .patterns import Match
+from .tensors import Tensor
+
+_LARGEST = 40  # equations of a group
+_CLOSE = 1e-4
+_DRAWN = 50_000_000  # elements: above, a group is not tried
+_INSIDE = frozenset({
+    "add", "sub", "mul", "div", "neg", "exp", "log", "log1p", "expm1", "tanh", "logistic", "erf", "erfc",
+    "max", "min", "clamp", "square", "integer_pow", "select_n", "abs", "gt", "ge", "lt", "le", "ne", "eq",
+    "sqrt", "convert_element_type", "stop_gradient", "copy", "is_finite",
+})  # fmt: skip
+_FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], int, dict[str, str]]] = {
+    "Gelu": (lambda x: jax.nn.gelu(x, approximate=False), 20, {}),
+    "Gelu:tanh": (lambda x: jax.nn.gelu(x, approximate=True), 20, {"approximate": "tanh"}),
+    "HardSwish": (jax.nn.hard_swish, 14, {}),
+    "Softplus": (jax.nn.softplus, 1, {}),
+    "Elu": (jax.nn.elu, 6, {}),
+    "Mish": (lambda x: x * jax.numpy.tanh(jax.nn.softplus(x)), 18, {}),
+}
+_LINE = np.linspace(-9, 9, 361, dtype=np.float32)  # on which functions are compared
+_TELLING = frozenset({"erf", "erfc", "tanh", "min", "log1p", "expm1", "clamp"})
+
+
+class ByValue:
+    """Looks for matches; `kept` are values that must stay visible (quantizers stand there)."""
+
+    def __init__(self, em: Emitter, operations: Collection[Operation], kept: Collection[int]):
+        self.em, self.program = em, em.program
+        self.kept = set(kept) | set(self.program.outputs)
+        self.rng = np.random.default_rng(0)
+        self.owner = {
+            i: op
+            for op in operations
+            if op.kind in ("softmax", "norm") and self.axes(op.equations)
+            for i in op.equations
+        }
+
+    def ending_at(self, i: int) -> Match | None:
+        op, name = self.owner.get(i), self.program.equations[i].name
+        if op is not None and name in ("div", "mul", "sub", "add"):
+            group = {j for j in op.equations if j <= i}
+            find = self._softmax if op.kind == "softmax" else self._norm
+            if (entry := self.entry(group, i)) is not None and (match := find(group, entry, i)):
+                return match
+        if name in ("mul", "select_n", "add", "sub"):
+            for entry, group in self.grown(i):
+                if match := self._function(group, entry, i):
+                    return match
+        return None
+
+    def active(self, i: int) -> set[int]:
+        return {v for v in self.program.equations[i].inputs if not self.program.is_weight(v)}
+
+    def entry(self, group: Collection[int], last: int) -> int | None:
+        """The one value that goes in, if nothing but the last equation's output is read outside."""
+        made = {v for j in group for v in self.program.equations[j].outputs}
+        read = {v for j in group for v in self.active(j)} - made
+        inner = made - set(self.program.equations[last].outputs)
+        if len(read) != 1 or inner & self.kept:
+            return None
+        if any(reader not in group for v in inner for reader in self.program.consumers.get(v, ())):
+            return None
+        return next(iter(read))
+
+    def grown(self, last: int) -> Iterator[tuple[int, set[int]]]:
+        """Groups of element-wise equations that end at `last` and start at one value, small ones first."""
+        group, frontier = {last}, self.active(last)
+        while len(group) < _LARGEST:
+            if len(frontier) == 1 and len(group) > 2 and self.entry(group, last) is not None:
+                yield next(iter(frontier)), set(group)
+            makers = {self.program.producer[v]: v for v in frontier if v in self.program.producer}
+            if not makers:
+                return
+            latest = max(makers)
+            if self.program.equations[latest].name not in _INSIDE:
+                return
+            group.add(latest)
+            frontier = (frontier - {makers[latest]}) | self.active(latest)
+
+    def run(self, group: Collection[int], entry: int, last: int, x: np.ndarray) -> np.ndarray:
+        env = {entry: jax.numpy.asarray(x)}
+
+        def read(value: int) -> jax.Array:
+            if value not in env:
+                array = self.em.tensor(value).array
+                assert array is not None
+                env[value] = jax.numpy.broadcast_to(array, self.program.values[value].shape)
+            return env[value]
+
+        for j in sorted(group):
+            eqn = self.program.equations[j]
+            env.update(zip(eqn.outputs, eqn.bind(*(read(v) for v in eqn.inputs)), strict=True))
+        return np.asarray(env[self.program.equations[last].outputs[0]])
+
+    def draw(self, entry: int, spread: float) -> np.ndarray | None:
+        value = self.program.values[entry]
+        if value.dtype != np.float32 or not 0 < value.elems <= _DRAWN:
+            return None
+        return self.rng.normal(0.3, spread, value.shape).astype(np.float32)
+
+    def axes(self, group: Collection[int]) -> set[tuple[int, ...]]:
+        """Axes of the sums in a group."""
+        eqns = (self.program.equations[j] for j in group)
+        return {tuple(eqn.params["axes"]) for eqn in eqns if eqn.name == "reduce_sum"}
+
+    def _softmax(self, group: set[int], entry: int, last: int) -> Match | None:
+        if len(axes := self.axes(group)) != 1 or (x := self.draw(entry, 3.0)) is None:
+            return None
+        (axis, *more) = next(iter(axes))
+        if more:
+            return None
+        found = self.run(group, entry, last, x)
+        for op_type, fn in (("Softmax", jax.nn.softmax), ("LogSoftmax", jax.nn.log_softmax)):
+            if _close(found, np.asarray(fn(x, axis=axis))):
+                return Match(frozenset(group), lambda: self._along_axis(op_type, entry, axis))  # noqa: B023
+        return None
+
+    def _along_axis(self, op_type: str, entry: int, axis: int) -> Tensor:
+        x = self.em.whole(entry)
+        return Tensor(x.order, x.shape, self.em.node(op_type, [x.name], axis=x.axis(axis)))
+
+    def _norm(self, group: set[int], entry: int, last: int) -> Match | None:
+        """(x - mean) / sqrt(variance + ε) · scale + bias over the last axes."""
+        rank = len(self.program.values[entry].shape)
+        if len(axes := self.axes(group)) != 1 or (x := self.draw(entry, 1.5)) is None:
+            return None
+        over = next(iter(axes))
+        if over != tuple(range(rank - len(over), rank)):
+            return None
+        found = self.run(group, entry, last, x)
+        sizes = tuple(self.program.values[entry].shape[a] for a in over)
+        epsilons, vectors = self._constants(group, sizes)
+        centred = x - x.mean(over, keepdims=True)
+        variance = np.mean(centred * centred, over, keepdims=True)
+        ones, zeros = np.ones(sizes, np.float32), np.zeros(sizes, np.float32)
+        for epsilon, scale, bias in product(epsilons, [ones, *vectors], [zeros, *vectors]):
+            if _close(found, centred / np.sqrt(variance + epsilon) * scale + bias):
+                shift = None if bias is zeros else bias
+                return Match(
+                    frozenset(group),
+                    lambda: self._layer_norm(entry, over[0], epsilon, scale, shift),  # noqa: B023
+                )
+        return None
+
+    def _constants(
+        self, group: Collection[int], sizes: tuple[int, ...]
+    ) -> tuple[list[float], list[np.ndarray]]:
+        """Small numbers that may be ε, and arrays that may be scale and bias."""
+        epsilons, vectors = [], []
+        for v in dict.fromkeys(v for j in sorted(group) for v in self.program.equations[j].inputs):
+            if not self.program.is_weight(v) or (array := self.em.tensor(v).array) is None:
+                continue
+            if array.size == 1 and 0 < float(array.reshape(())) < 0.1:
+                epsilons.append(float(array.reshape(())))
+            if array.shape[array.ndim - len(sizes) :] == sizes and array.size == np.prod(sizes):
+                vectors.append(array.reshape(sizes))
+        return epsilons, vectors
+
+    def _layer_norm(
+        self, entry: int, axis: int, epsilon: float, scale: np.ndarray, bias: np.ndarray | None
+    ) -> Tensor:
+        x = self.em.whole(entry)
+        inputs = [self.em.plain(x), self.em.graph.constant(scale)]
+        if bias is not None:
+            inputs.append(self.em.graph.constant(bias))
+        name = self.em.node("LayerNormalization", inputs, axis=axis, epsilon=epsilon)
+        return Tensor(tuple(range(x.rank)), x.shape, name)
+
+    def _function(self, group: set[int], entry: int, last: int) -> Match | None:
+        names = {self.program.equations[j].name for j in group}
+        out = self.program.equations[last].outputs[0]
+        if not names & _TELLING or self.em.shape(entry) != self.em.shape(out):
+            return None
+        if (
+            self.program.values[entry].dtype != np.float32
+            or (found := self._on_line(group, entry, last)) is None
+        ):
+            return None
+        for name, wanted in _line_of_functions().items():
+            op_type, opset, attributes = name.partition(":")[0], *_FUNCTIONS[name][1:]
+            if self.em.graph.opset >= opset and _close(found, wanted, 1e-6):
+                return Match(
+                    frozenset(group),
+                    lambda: self.em.elementwise(op_type, [self.em.tensor(entry)], **attributes),  # noqa: B023
+                )
+        return None
+
+    def _on_line(self, group: Collection[int], entry: int, last: int) -> np.ndarray | None:
+        """What a group of element-wise equations makes of `_LINE`; None if it reads more than numbers."""
+        env = {entry: jax.numpy.asarray(_LINE)}
+        for j in sorted(group):
+            eqn = self.program.equations[j]
+            for v in eqn.inputs:
+                if v in env:
+                    continue
+                if (number := self.em.number(v)) is None:
+                    return None
+                env[v] = jax.numpy.full(_LINE.shape, number, self.program.values[v].dtype)
+            env.update(zip(eqn.outputs, eqn.bind(*(env[v] for v in eqn.inputs)), strict=True))
+        return np.asarray(env[self.program.equations[last].outputs[0]])
+
+
+@cache
+def _line_of_functions() -> dict[str, np.ndarray]:
+    return {name: np.asarray(fn(jax.numpy.asarray(_LINE))) for name, (fn, _, _) in _FUNCTIONS.items()}
+
+
+def _close(found: np.ndarray, wanted: np.ndarray, share: float = _CLOSE) -> bool:
+    if found.shape != wanted.shape or not np.isfinite(wanted).all():
+        return False
+    return bool(np.abs(found - wanted).max() <= share * max(np.abs(wanted).max(), 1e-6))

@@ -1,0 +1,117 @@
+"""Sizes of a program's values with the batch left open, found by tracing at batch sizes 2 and 3.
+
+A dimension that differs between the two is a multiple of the batch: N itself, or say N·L where rows and batch
+were merged by a reshape. (Batch 1 is not asked: libraries treat axes of one element in their own ways.)
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from hwmodel import Program, Workload
+
+from ...traced import Traced
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A dimension of `per` elements for each sample of the batch."""
+
+    per: int = 1
+
+
+Dim = int | Batch
+
+
+class Unsupported(ValueError):
+    """Why an equation has no ONNX form here."""
+
+
+def product(dims: Sequence[Dim]) -> Dim:
+    """Of sizes; at most one of them may be open."""
+    opened = [d for d in dims if isinstance(d, Batch)]
+    known = math.prod(d for d in dims if not isinstance(d, Batch))
+    if len(opened) > 1:
+        raise Unsupported("two axes that both grow with the batch are merged: give batch=a number")
+    return Batch(opened[0].per * known) if opened else known
+
+
+def known(dim: Dim) -> int:
+    """A size that does not grow with the batch."""
+    if isinstance(dim, Batch):
+        raise Unsupported("an axis grows with the batch where a number is needed: give batch=a number")
+    return dim
+
+
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """The program to emit, sizes of its values, and the arrays of those that depend on constants alone."""
+
+    workload: Workload
+    symbol: str | None  # of an open batch; None: fixed
+    other: Workload | None  # the same at another batch size, where it is open
+
+    @classmethod
+    def of(cls, traced: Traced, batch: int | str) -> "Sizes":
+        if isinstance(batch, str):
+            return cls(traced.workload(2), batch, traced.workload(3))
+        return cls(traced.workload(batch), None, None)
+
+    @property
+    def program(self) -> Program:
+        return self.workload.program
+
+    def shape(self, value: int) -> tuple[Dim, ...]:
+        """Of a value of the program, axis by axis."""
+        here = self.program.values[value].shape
+        if self.other is None:
+            return here
+        there = self.other.program.values[value].shape
+        return tuple(self._dim(a, b, value) for a, b in zip(here, there, strict=True))
+
+    def _dim(self, at_two: int, at_three: int, value: int) -> Dim:
+        if at_two == at_three:
+            return at_two
+        if at_two % 2 or at_three != at_two // 2 * 3:
+            raise Unsupported(f"an axis has {at_two} elements at batch 2 and {at_three} at batch 3")
+        return Batch(at_two // 2)
+
+
+class Constants:
+    """Weight values as arrays: those that the network carries, and arithmetic on constants.
+
+    With an open batch an array has one row where its value has one for each sample; what differs from
+    sample to sample by its place in the batch is refused.
+    """
+
+    def __init__(self, sizes: Sizes, carried: dict[int, np.ndarray]):
+        self.sizes = sizes
+        self.known = dict(carried)
+
+    def array(self, value: int) -> np.ndarray:
+        array = self._evaluated(value)
+        for axis, dim in enumerate(self.sizes.shape(value)):
+            if isinstance(dim, Batch):
+                first = array.take([0], axis)
+                if not np.array_equal(
+                    np.broadcast_to(first, array.shape), array, equal_nan=first.dtype.kind == "f"
+                ):
+                    raise Unsupported("a constant differs from sample to sample: give batch=a number")
+                array = first
+        return array
+
+    def _evaluated(self, value: int) -> np.ndarray:
+        program = self.sizes.program
+        if value not in self.known:
+            if value in program.constants:
+                self.known[value] = np.asarray(program.constants[value])
+            else:
+                eqn = program.equations[program.producer[value]]
+                with jax.default_device(jax.devices("cpu")[0]):
+                    given = [jax.numpy.asarray(self._evaluated(v)) for v in eqn.inputs]
+                    made = [np.asarray(out) for out in eqn.bind(*given)]
+                self.known.update(zip(eqn.outputs, made, strict=True))
+        return self.known[value]

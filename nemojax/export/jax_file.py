@@ -1,0 +1,146 @@
+"""The quantized function as a file that JAX runs anywhere: StableHLO by `jax.export`, weights inside.
+
+The bytes are what `jax.export.deserialize` reads. Behind them stand a line of JSON (schema, SHA-256,
+provenance), its length and a mark, which `load_jax` checks first; other readers pass over them.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..batches import fitting
+from ..interpreter import execute
+from ..quantized import QuantizedNetwork
+from ..quantizers import FULL_BITS, fake_quantize
+from ..space import HIGHEST_BITS
+from .chosen import chosen_bits, provenance
+from .files import read_file, sha256, write_file
+from .grids import kernel, weight_grids
+
+SCHEMA = "frugaljax.nemo.stablehlo/1"
+PLATFORMS = ("cpu", "cuda", "tpu")
+_MARK = b"frugaljax.stablehlo"
+
+
+def export_jax(
+    path: str | os.PathLike[str],
+    network: QuantizedNetwork,
+    bits: Any = None,
+    *,
+    batch: int | None = None,
+    platforms: tuple[str, ...] = PLATFORMS,
+) -> int:
+    """Writes `inputs -> logits` at given bits, with the weights on their grids inside; returns its bytes.
+
+    Args:
+        bits: a `Configuration`, a mapping of point to bit-width, (n,) bit-widths; None: 32 everywhere.
+        batch: samples; None: any number of them.
+        platforms: that it is lowered for.
+
+    Raises:
+        ValueError: bits of another network, an unknown platform, a folder that cannot be written to.
+    """
+    chosen = chosen_bits(network, bits)
+    if batch is not None and batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    unknown = [p for p in platforms if p not in (*PLATFORMS, "rocm")]
+    if unknown or not platforms:
+        raise ValueError(f"platforms must be among cpu, cuda, rocm and tpu, got {platforms}")
+    function = jax.jit(_function(network, chosen, batch))
+    size = jax.export.symbolic_shape("batch")[0] if batch is None else batch
+    sample = network.traced.sample
+    inputs = jax.tree.map(lambda s: jax.ShapeDtypeStruct((size, *s.shape), s.dtype), sample)
+    exported = jax.export.export(function, platforms=platforms)(inputs)
+    program = bytes(exported.serialize())
+    facts = {
+        "schema": SCHEMA,
+        "sha256": sha256(program),
+        **provenance(network),
+        "jax": jax.__version__,
+        "bits": dict(zip(network.workload.point_names, chosen.tolist(), strict=True)),
+    }
+    head = json.dumps(facts).encode()
+    data = program + head + len(head).to_bytes(8, "little") + _MARK
+    write_file(path, data)
+    return len(data)
+
+
+def load_jax(path: str | os.PathLike[str]) -> Callable[[Any], jax.Array]:
+    """`inputs -> logits` of a file of `export_jax`; `jax.jit` takes it, too.
+
+    Raises:
+        ValueError: the file is missing, damaged, cut off, or none of `export_jax`.
+    """
+    data = read_file(path, "export_jax")
+    end = len(data) - len(_MARK) - 8
+    if end < 0 or not data.endswith(_MARK):
+        raise ValueError(f"{path}: is no whole file of export_jax: write it again")
+    start = end - int.from_bytes(data[end : end + 8], "little")
+    try:
+        facts = json.loads(data[max(start, 0) : end]) if start >= 0 else None
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
+        raise ValueError(f"{path}: is damaged, or of another version's export_jax: write it again")
+    program = data[:start]
+    if sha256(program) != facts.get("sha256"):
+        raise ValueError(
+            f"{path}: its SHA-256 is not the one it was written with: write it again with export_jax"
+        )
+    try:
+        exported = jax.export.deserialize(bytearray(program))
+    except Exception as error:
+        raise ValueError(
+            f"{path}: this JAX ({jax.__version__}) cannot read it ({error}): write it again"
+        ) from None
+    specs = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0][0]
+    sample = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), specs)
+
+    def logits(inputs: Any) -> jax.Array:
+        """Logits (N, ...) of inputs (N, ...)."""
+        return exported.call(fitting(inputs, sample))
+
+    return logits
+
+
+def _function(network: QuantizedNetwork, bits: np.ndarray, batch: int | None) -> Callable[[Any], jax.Array]:
+    """`quantized_logits` at fixed bits, by the primitives themselves, which every platform lowers."""
+    grids = weight_grids(network, bits)
+    kernels = {}
+    for op in network.workload.operations:
+        if op.weight_point >= 0:
+            array, grid = kernel(network, op), grids.get(op.name)
+            kernels[op.name] = jnp.asarray(array if grid is None else grid.values(grid.integers(array)))
+    folded = network.folded._replace(kernels=kernels)
+    points = network.workload.points
+    rows = np.minimum(bits, HIGHEST_BITS)
+    low, high = (
+        np.asarray(end)[np.arange(len(points)), rows] for end in (network.ranges.low, network.ranges.high)
+    )
+
+    def quantize(i: int, x: jax.Array) -> jax.Array:
+        if points[i].is_weight or bits[i] == FULL_BITS:
+            return x
+        return fake_quantize(
+            x,
+            jnp.asarray(low[i]),
+            jnp.asarray(high[i]),
+            jnp.asarray(bits[i], jnp.int32),
+            symmetric=network.config.symmetric_activations,
+            straight_through=False,
+        )
+
+    def run(inputs: Any, work: Any) -> jax.Array:
+        return execute(work, folded, tuple(jax.tree.leaves(inputs)), lowering="xla", quantize=quantize)[0]
+
+    if batch is not None:
+        work = network.traced.workload(batch)
+        return lambda inputs: run(inputs, work)
+    single = network.traced.workload(1)
+    # Sizes are numbers in the traced equations, so an open batch is a vmap over samples.
+    return jax.vmap(lambda one: run(jax.tree.map(lambda leaf: leaf[None], one), single)[0])

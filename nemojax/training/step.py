@@ -1,0 +1,118 @@
+"""An epoch of training as one scan of steps: a pure function of the state, the key and the data."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+
+from ..data.augment import crop_flip
+from ..lowered import lowered
+from ..preprocess import Preprocess
+from .config import TrainConfig
+
+Apply = Callable[..., Any]  # of a linen module: (variables, images, train=, mutable=)
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that changes."""
+
+    params: Any
+    statistics: Any  # the running ones of batch norms
+    kept: Any  # exponential mean of params and statistics: what the training is for
+    optimizer: Any
+    step: Array  # () int32
+    loss: Array  # () float32, mean of the last epoch
+
+
+def begin(variables: Any, config: TrainConfig, steps: int) -> TrainState:
+    """The state before the first step, of a module's variables {"params", "batch_stats"}."""
+    params, statistics = variables["params"], variables.get("batch_stats", {})
+    return TrainState(
+        params,
+        statistics,
+        {"params": params, "batch_stats": statistics},
+        optimizer(config, steps).init(params),
+        jnp.asarray(0, jnp.int32),
+        jnp.asarray(0.0),
+    )
+
+
+def optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
+    """Nesterov's momentum, decay of the kernels alone; `steps` in all, of which `config` says the shape."""
+    warmup = round(config.warmup_epochs * steps / config.epochs)
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0 if warmup else config.learning_rate, config.learning_rate, warmup, steps
+    )
+
+    def kernels(params: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, kernels),
+        optax.sgd(rate, config.momentum, nesterov=True),
+    )
+
+
+def normalized(images: UInt8[Array, "B H W 3"], preprocess: Preprocess) -> Float[Array, "B H W 3"]:
+    """(x - mean) / scale, as `Preprocess.normalize` has it."""
+    mean, scale = (
+        jnp.broadcast_to(jnp.asarray(v, jnp.float32), 3)[None, None, None]
+        for v in (preprocess.mean, preprocess.scale)
+    )
+    return (images.astype(jnp.float32) - mean) / scale
+
+
+def _epoch(
+    key: PRNGKeyArray,
+    state: TrainState,
+    images: UInt8[Array, "N H W 3"],
+    labels: Int[Array, " N"],
+    apply: Apply,
+    preprocess: Preprocess,
+    config: TrainConfig,
+) -> TrainState:
+    """Every image once, but for an incomplete last batch; order and crops follow from key and epoch."""
+    per_epoch = len(images) // config.batch
+    rule = optimizer(config, per_epoch * config.epochs)
+    k_epoch = jax.random.fold_in(key, state.step // per_epoch)
+    k_order, k_augment = jax.random.split(k_epoch)
+    order = jax.random.permutation(k_order, len(images))[: per_epoch * config.batch]
+
+    def forward(variables: Any, pictures: Array) -> Any:
+        return apply(variables, pictures, train=True, mutable=["batch_stats"])
+
+    train = lowered(forward)  # fast convolutions and gradients on a CPU; the same numbers to rounding
+
+    def step(state: TrainState, rows: Array) -> tuple[TrainState, Array]:
+        pictures, wanted = images[rows], labels[rows]
+        if config.padding:
+            keys = jax.random.split(jax.random.fold_in(k_augment, state.step), config.batch)
+            pictures = crop_flip(keys, pictures, config.padding)
+        pictures = normalized(pictures, preprocess)
+
+        def loss(params: Any) -> tuple[Array, Any]:
+            logits, updates = train({"params": params, "batch_stats": state.statistics}, pictures)
+            targets = optax.smooth_labels(jax.nn.one_hot(wanted, logits.shape[1]), config.label_smoothing)
+            return optax.softmax_cross_entropy(logits, targets).mean(), updates.get("batch_stats", {})
+
+        (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+        with jax.numpy_dtype_promotion("standard"):  # optax's schedules multiply counts by rates
+            updates, moments = rule.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        # The mean starts as the weights themselves, and its horizon grows with the steps.
+        done = state.step.astype(jnp.float32)
+        share = jnp.minimum(config.ema, done / (done + 10.0))
+        now = {"params": params, "batch_stats": statistics}
+        kept = jax.tree.map(lambda old, new: share * old + (1 - share) * new, state.kept, now)
+        return TrainState(params, statistics, kept, moments, state.step + 1, value), value
+
+    state, losses = jax.lax.scan(step, state, order.reshape(per_epoch, config.batch))
+    return state.replace(loss=losses.mean())  # type: ignore[attr-defined]
+
+
+epoch = jax.jit(_epoch, static_argnums=(4, 5, 6))

@@ -1,0 +1,141 @@
+"""Training of a network on images in memory, epoch by epoch, with checkpoints between."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+
+from ..checkpoint import load_state, save_state
+from ..data.labelled import LabelledArrays
+from ..fingerprint import digest_of
+from ..lowered import lowered
+from ..networks.network import Network
+from ..preprocess import Preprocess
+from .config import TrainConfig
+from .step import TrainState, begin, epoch, normalized
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What `on_epoch` is told."""
+
+    number: int  # from 1
+    loss: float  # mean over the training batches
+    validation_error: float | None  # top-1, of the kept weights; None without validation images
+    seconds: float
+
+
+OnEpoch = Callable[[Epoch, TrainState], None]
+
+
+def train(
+    key: PRNGKeyArray,
+    network: Network,
+    images: LabelledArrays,
+    config: TrainConfig | None = None,
+    *,
+    validation: LabelledArrays | None = None,
+    on_epoch: OnEpoch | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> Network:
+    """The network with trained weights: the exponential mean of those of the steps.
+
+    Args:
+        key: decides order and augmentation; the network's own weights are the start.
+        network: a Flax linen module's (`networks.by_name(name, key=...)`), whose `apply` takes `train`.
+        images: uint8 images of the size that the network takes, and their classes.
+        validation: images that tuning may look at; never those of a report.
+        on_epoch: progress, logs, time limits (by raising).
+        checkpoint: file written after every epoch; if it exists, the run goes on from there, bit for bit.
+
+    Raises:
+        ValueError: images or labels that do not fit, training that diverged, or another run's checkpoint.
+    """
+    config = config or TrainConfig()
+    _check(network, images, config)
+    steps = len(images.labels) // config.batch * config.epochs
+    state = begin(network.params, config, steps)
+    settings = {
+        "config": asdict(config),
+        "network": network.name,
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "start": digest_of(jax.tree.leaves(network.params)),
+        "images": digest_of([images.images, images.labels]),
+    }
+    if checkpoint is not None and Path(checkpoint).exists():
+        state = load_state(checkpoint, state, settings)
+    pixels, labels = jnp.asarray(images.images), jnp.asarray(images.labels)
+    per_epoch = len(images.labels) // config.batch
+    while (done := int(state.step) // per_epoch) < config.epochs:
+        start = time.monotonic()
+        state = epoch(key, state, pixels, labels, network.apply, network.preprocess, config)
+        loss = float(state.loss)
+        if not np.isfinite(loss):
+            raise ValueError(
+                f"training diverged in epoch {done + 1}: lower learning_rate, {config.learning_rate}"
+            )
+        if checkpoint is not None:
+            save_state(checkpoint, state, settings)
+        if on_epoch is not None:
+            error = None
+            if validation is not None:
+                kept = _with(network, state)
+                error = 1 - float(np.mean(predict(kept, validation.images) == validation.labels))
+            on_epoch(Epoch(done + 1, loss, error, time.monotonic() - start), state)
+    return _with(network, state)
+
+
+def predict(
+    network: Network, images: UInt8[np.ndarray, "N H W 3"], batch: int = 500
+) -> Int[np.ndarray, " N"]:
+    """Likeliest classes of uint8 images, `batch` of them at a time."""
+    found = []
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        padded = np.pad(part, [(0, batch - len(part)), (0, 0), (0, 0), (0, 0)])
+        logits = _logits(network.apply, network.preprocess, network.params, jnp.asarray(padded))
+        found.append(np.asarray(logits.argmax(1))[: len(part)])
+    return np.concatenate(found).astype(np.int32)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _logits(
+    apply: Any, preprocess: Preprocess, variables: Any, images: UInt8[Array, "B H W 3"]
+) -> Float[Array, "B classes"]:
+    return lowered(apply)(variables, normalized(images, preprocess))
+
+
+def _with(network: Network, state: TrainState) -> Network:
+    source = f"trained for {int(state.step)} steps"
+    kept = {name: tree for name, tree in state.kept.items() if name in network.params}
+    return replace(network, params=kept, weights_source=source)
+
+
+def _check(network: Network, images: LabelledArrays, config: TrainConfig) -> None:
+    if "params" not in network.params:
+        raise ValueError(f"{network.name} holds no Flax variables {{'params': ...}}: train a linen module")
+    if images.images.dtype != np.uint8 or images.images.ndim != 4:
+        raise ValueError(
+            f"images are {images.images.dtype} of shape {images.images.shape}: give uint8 (N, H, W, 3)"
+        )
+    if len(images.labels) < config.batch:
+        raise ValueError(f"batch is {config.batch} for {len(images.labels)} images: lower it")
+    side = images.images.shape[1:]
+    if network.preprocess.resolution != side[0] or side[0] != side[1]:
+        raise ValueError(
+            f"images are {side[0]}x{side[1]}, the network takes {network.preprocess.resolution} pixels"
+        )
+    sample = jax.ShapeDtypeStruct((1, *side), jnp.float32)
+    classes = jax.eval_shape(network.apply, network.params, sample).shape[1]
+    if images.labels.min() < 0 or images.labels.max() >= classes:
+        raise ValueError(
+            f"labels must be in 0-{classes - 1}, got {images.labels.min()} to {images.labels.max()}"
+        )

@@ -1,0 +1,60 @@
+"""What the export tests share: networks of a few lines, and onnxruntime with and without its optimizations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nemojax.networks import Network
+from nemojax.quantized import QuantizedNetwork, quantize
+
+
+def draw(seed, shape, scale=1.0):
+    """Normal numbers, float32."""
+    return np.float32(np.random.default_rng(seed).normal(size=shape) * scale)
+
+
+def kernel(seed, *shape):
+    """Normal weights whose products keep their size."""
+    return draw(seed, shape, 1 / np.sqrt(np.prod(shape[:-1])))
+
+
+def network(fn, params, inputs, config=None, lowering="xla") -> QuantizedNetwork:
+    """`fn(params, inputs)` calibrated on `inputs`."""
+    return quantize(Network("net", fn, params), inputs, config, lowering=lowering)
+
+
+def logits(net, bits, inputs):
+    """Ours, compiled."""
+    return np.asarray(jax.jit(QuantizedNetwork.quantized_logits)(net, jnp.asarray(bits, jnp.int32), inputs))
+
+
+def feeds(net, inputs):
+    """Inputs by the names that the file gives them."""
+    leaves = jax.tree_util.tree_flatten_with_path(inputs)[0]
+    return {"/".join(str(k.key) for k in path) or "input": np.asarray(leaf) for path, leaf in leaves}
+
+
+def session(path, optimized, **entries):
+    """An onnxruntime session on the CPU; `optimized` is the runtime's default."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    for name, value in entries.items():
+        options.add_session_config_entry(name.replace("__", "."), value)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def run(path, net, inputs, optimized=False, **entries):
+    """The logits of a file."""
+    return session(path, optimized, **entries).run(None, feeds(net, inputs))[0]
+
+
+def difference(found, wanted):
+    """The largest difference, as a share of the largest number."""
+    assert found.shape == wanted.shape
+    assert found.dtype == wanted.dtype
+    return float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-6))

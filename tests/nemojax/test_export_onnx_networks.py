@@ -1,0 +1,336 @@
+"""Quantized networks in onnxruntime against ours: every bit-width, kind of grid, opset and library."""
+
+import importlib.util
+from pathlib import Path
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from hwmodel import from_onnx
+from nemojax.calibration import QuantizerConfig
+from nemojax.export import export_onnx
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+spec = importlib.util.spec_from_file_location(
+    "export_reference", Path(__file__).with_name("export_reference.py")
+)
+ref = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(ref)
+
+IMAGES = ref.draw(0, (4, 16, 16, 3))
+GRIDS = {
+    "default": QuantizerConfig(activation_range="minmax"),
+    "per tensor": QuantizerConfig(activation_range="minmax", per_channel=False),
+    "symmetric": QuantizerConfig(
+        activation_range="minmax", symmetric_weights=True, symmetric_activations=True
+    ),
+}
+EXACT = {"session__disable_quant_qdq": "1"}  # onnxruntime without its integer kernels
+
+
+def conv(x, w, stride=1, groups=1, pad="SAME", dilation=1):
+    return lax.conv_general_dilated(
+        x, w, (stride, stride), pad, rhs_dilation=(dilation, dilation), precision="highest",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
+    )  # fmt: skip
+
+
+def residual(p, x):
+    """Strided, grouped, dilated, depthwise and linear convolutions, a max pooling, a shortcut, a mean."""
+
+    def layer(name, x, *args, **options):
+        y = conv(x, p[name], *args, **options)
+        return y * p[f"{name}_scale"][None, None, None] + p[f"{name}_shift"][None, None, None]
+
+    x = jax.nn.relu6(layer("stem", x, 2))
+    x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    y = jax.nn.relu(layer("grouped", x, groups=2))
+    y = jax.nn.relu6(layer("dilated", y, dilation=2))
+    y = jax.nn.relu6(layer("depthwise", y, groups=8, pad=((2, 1), (1, 2))))
+    x = x + layer("linear", y[:, :4, :4])
+    return jnp.mean(x, (1, 2)) @ p["fc"] + p["fc_bias"][None]
+
+
+def residual_params():
+    shapes = {
+        "stem": (3, 3, 3, 8), "grouped": (3, 3, 4, 8), "dilated": (3, 3, 8, 8), "depthwise": (3, 3, 1, 8),
+        "linear": (1, 1, 8, 8),
+    }  # fmt: skip
+    p = {"fc": ref.kernel(1, 8, 5), "fc_bias": ref.draw(2, (5,))}
+    for seed, (name, shape) in enumerate(shapes.items()):
+        p |= {name: ref.kernel(seed, *shape), f"{name}_scale": 1 + ref.draw(seed + 10, shape[-1:], 0.3)}
+        p[f"{name}_shift"] = ref.draw(seed + 20, shape[-1:], 0.5)
+    p["stem_scale"][0] = 0.0  # a channel that is cut off
+    return p
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, mask=None):
+        h = nn.LayerNorm()(x)
+        x = x + nn.MultiHeadDotProductAttention(num_heads=2)(h, mask=mask)
+        h = nn.LayerNorm()(x)
+        return x + nn.Dense(8)(nn.gelu(nn.Dense(16)(h), approximate=False))
+
+
+class Text(nn.Module):
+    """Token and position embeddings, an attention block with a mask, a pooled token."""
+
+    @nn.compact
+    def __call__(self, inputs):
+        ids = inputs["ids"]
+        x = nn.Embed(13, 8)(ids) + nn.Embed(7, 8, name="positions")(jnp.arange(ids.shape[1])[None])
+        x = Block()(x, inputs["mask"][:, None, None].astype(bool))
+        return nn.Dense(5)(nn.tanh(nn.Dense(8)(x[:, 0])))
+
+
+class Patches(nn.Module):
+    """A vision transformer of one block."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(8, (4, 4), 4)(x)
+        return nn.Dense(5)(Block()(x.reshape(x.shape[0], -1, 8)).mean(1))
+
+
+class Nnx(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(3, 8, (3, 3), strides=2, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, use_running_average=True, rngs=rngs)
+        self.fc = nnx.Linear(8, 5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.fc(nnx.relu(self.norm(self.conv(x))).mean((1, 2)))
+
+
+class Equinox(eqx.Module):
+    conv: eqx.nn.Conv2d
+    mlp: eqx.nn.MLP
+
+    def __init__(self, key):
+        first, second = jax.random.split(key)
+        self.conv = eqx.nn.Conv2d(3, 6, 3, stride=2, padding=1, key=first)
+        self.mlp = eqx.nn.MLP(6, 5, 8, 1, key=second)
+
+    def __call__(self, x):
+        return self.mlp(jax.nn.relu(self.conv(jnp.transpose(x, (2, 0, 1)))).mean((1, 2)))
+
+
+def shaken(params, seed=3):
+    """With biases and scales that are not those of an initializer."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda a: a + np.float32(rng.normal(size=a.shape) * 0.1) if jnp.ndim(a) == 1 else a, params
+    )
+
+
+def make(name):
+    """(function, parameters, inputs)."""
+    if name == "residual":
+        return residual, residual_params(), IMAGES
+    if name == "text":
+        ids = np.random.default_rng(0).integers(0, 13, (4, 7)).astype(np.int32)
+        inputs = {"ids": ids, "mask": np.int32(np.arange(7)[None] < np.array([7, 5, 7, 3])[:, None])}
+        return Text().apply, shaken(Text().init(jax.random.key(0), inputs)), inputs
+    if name == "patches":
+        return Patches().apply, shaken(Patches().init(jax.random.key(1), IMAGES)), IMAGES
+    if name == "nnx":
+        graph, state = nnx.split(Nnx(nnx.Rngs(0)))
+        return lambda p, x: nnx.merge(graph, p)(x), state, IMAGES
+    arrays, static = eqx.partition(Equinox(jax.random.key(2)), eqx.is_array)
+    return lambda p, x: jax.vmap(eqx.combine(p, static))(x), arrays, IMAGES
+
+
+def bits_of(net, choices, seed=0):
+    return np.random.default_rng(seed).choice(choices, len(net.workload.points))
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """(name, grid) -> the network, its inputs, and a function of bits to its logits; each made once."""
+    known = {}
+
+    def get(name, grid="default"):
+        if (name, grid) not in known:
+            fn, params, inputs = make(name)
+            net = ref.network(fn, params, inputs, GRIDS[grid])
+            run = jax.jit(lambda bits: net.quantized_logits(bits, inputs))
+            known[name, grid] = net, inputs, lambda bits: np.asarray(run(jnp.asarray(bits, jnp.int32)))
+        return known[name, grid]
+
+    return get
+
+
+@pytest.mark.parametrize("opset", [18, 21, 25])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_every_width_on_a_convolutional_network(networks, grid, opset, tmp_path):
+    """The float32 sums differ in their order alone, so that on these images no rounding goes another way."""
+    net, inputs, logits = networks("residual", grid)
+    for choices in [(b,) for b in (2, 3, 4, 5, 8, 16)] + [(2, 3, 4, 5, 6, 7, 8, 12, 16, 32)] * 2:
+        bits = bits_of(net, choices, seed=len(choices))
+        export_onnx(tmp_path / "net.onnx", net, bits, opset=opset)
+        wanted = logits(bits)
+        for found in (
+            ref.run(tmp_path / "net.onnx", net, inputs, o, **e) for o, e in ((False, {}), (True, EXACT))
+        ):
+            assert ref.difference(found, wanted) < 1e-5, choices
+        by_default = ref.run(tmp_path / "net.onnx", net, inputs, optimized=True)
+        assert ref.difference(by_default, wanted) < (2e-2 if choices == (8,) else 1e-5), choices
+
+
+@pytest.mark.parametrize("name", ["text", "patches", "nnx", "equinox"])
+def test_every_library(networks, name, tmp_path):
+    net, inputs, logits = networks(name)
+    for choices in ((32,), (8,), (4,), (2, 3, 4, 5, 6, 7, 8), (2, 3, 4, 6, 8, 16, 32)):
+        bits = bits_of(net, choices)
+        report = export_onnx(tmp_path / "net.onnx", net, bits)
+        wanted = logits(bits)
+        for optimized, entries in ((False, {}), (True, EXACT)):
+            found = ref.run(tmp_path / "net.onnx", net, inputs, optimized, **entries)
+            assert ref.difference(found, wanted) < 1e-5, (choices, optimized)
+        if max(choices) <= 8:  # with more, onnxruntime rounds activations to 8 bits in its MatMulNBits
+            assert ref.difference(ref.run(tmp_path / "net.onnx", net, inputs, True), wanted) < 2e-2
+        assert len(report.quantizers) == (bits < 32).sum()
+        assert len(report.unquantized) == (bits == 32).sum()
+
+
+def test_symmetric_grids_in_a_transformer(networks, tmp_path):
+    """Signed 8-bit tensors, which onnxruntime moves past reshapes and transpositions."""
+    net, inputs, logits = networks("patches", "symmetric")
+    bits = bits_of(net, (8,))
+    export_onnx(tmp_path / "net.onnx", net, bits)
+    for optimized, tolerance in ((False, 1e-5), (True, 2e-2)):
+        assert (
+            ref.difference(ref.run(tmp_path / "net.onnx", net, inputs, optimized), logits(bits)) < tolerance
+        )
+
+
+def nodes(path, op_type):
+    return [node for node in onnx.load(path).graph.node if node.op_type == op_type]
+
+
+def initializers(path):
+    return {t.name: t for t in onnx.load(path).graph.initializer}
+
+
+def test_the_file_looks_as_deployment_tools_expect(networks, tmp_path):
+    """One transposition, at the input; bounds as Clip and Relu; a mean as a pooling; 8 bits with inner biases."""
+    net, _, _ = networks("residual")
+    report = export_onnx(tmp_path / "net.onnx", net, bits_of(net, (8,)))
+    expected = {
+        "Transpose": 1,
+        "Conv": 5,
+        "Clip": 3,
+        "Relu": 1,
+        "GlobalAveragePool": 1,
+        "Gemm": 1,
+        "MaxPool": 1,
+    }
+    assert {op: report.nodes[op] for op in expected} == expected
+    assert report.nodes["QuantizeLinear"] == sum(not p.is_weight for p in net.workload.points)
+    assert report.nodes["DequantizeLinear"] == len(net.workload.points)
+    assert sum(len(node.input) == 3 for node in nodes(tmp_path / "net.onnx", "Conv")) >= 4
+    assert [node.name for node in nodes(tmp_path / "net.onnx", "Gemm")] == ["fc/Gemm"]
+    made = {name for node in nodes(tmp_path / "net.onnx", "DequantizeLinear") for name in node.output}
+    activations = {p.name for p in net.workload.points if not p.is_weight and p.name != "input"}
+    assert activations <= made
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_weights_are_stored_as_integers_of_our_grid(networks, grid, tmp_path):
+    """Scale, zero point and integers against NumPy's retelling; sub-byte types packed as ONNX packs them."""
+    net, _, _ = networks("residual", grid)
+    symmetric = net.config.symmetric_weights
+    for b, opset, dtype, per_byte in (
+        (8, 21, "INT8", 1),
+        (4, 21, "INT4", 2),
+        (2, 25, "INT2", 4),
+        (16, 21, "INT16", 0.5),
+    ):
+        export_onnx(tmp_path / "net.onnx", net, bits_of(net, (b,)), opset=opset)
+        stored = initializers(tmp_path / "net.onnx")
+        tensor = stored["dilated.weight"]
+        assert tensor.data_type == onnx.TensorProto.DataType.Value(dtype)
+        assert len(tensor.raw_data) == -(-8 * 8 * 9 // per_byte)
+        q, scale, zero = (
+            np.asarray(onnx.numpy_helper.to_array(stored[f"dilated.weight{end}"])).astype(np.float32)
+            for end in ("", ".scale", ".zero_point")
+        )
+        assert scale.shape == zero.shape == ((8,) if net.config.per_channel else ())
+        folded = residual_params()["dilated"] * residual_params()["dilated_scale"]
+        axes = (0, 1, 2) if net.config.per_channel else None
+        low, high = np.minimum(folded.min(axes), 0), np.maximum(folded.max(axes), 0)
+        if symmetric:
+            assert not zero.any()
+            expected = np.maximum(-low, high) / np.float32(2 ** (b - 1) - 1)
+        else:
+            expected = (high - low) / np.float32(2**b - 1)
+            np.testing.assert_array_equal(zero, -(2 ** (b - 1)) - np.rint(low / expected))
+        np.testing.assert_allclose(scale, expected, rtol=1e-6)
+        ours = np.clip(np.rint(folded / scale) + zero, -(2 ** (b - 1)), 2 ** (b - 1) - 1)
+        np.testing.assert_array_equal(q, ours.transpose(3, 2, 0, 1))
+
+
+def test_symmetric_zero_points_are_zero(networks, tmp_path):
+    net, _, _ = networks("residual", "symmetric")
+    export_onnx(tmp_path / "net.onnx", net, bits_of(net, (2, 3, 4, 5, 6, 7, 8), seed=5))
+    stored = initializers(tmp_path / "net.onnx")
+    for node in nodes(tmp_path / "net.onnx", "DequantizeLinear"):
+        assert not np.asarray(onnx.numpy_helper.to_array(stored[node.input[2]])).astype(np.int32).any()
+
+
+def test_what_is_no_type_of_onnx_is_marked(networks, tmp_path):
+    net, _, _ = networks("residual")
+    names = net.workload.point_names
+    bits = dict.fromkeys(names, 8) | {
+        "stem.weight": 4, "dilated.weight": 3, "linear.weight": 11, "fc.weight": 2, "stem.activation": 4,
+        "grouped.activation": 4, "dilated.activation": 6, "linear.sum": 13, "depthwise.weight": 32,
+    }  # fmt: skip
+    report = export_onnx(tmp_path / "net.onnx", net, bits)
+    fake = {q.point: (q.dtype, q.reason) for q in report.fake}
+    assert fake == {
+        "dilated.weight": ("int4", "3-bit integers stored as int4"),
+        "linear.weight": ("int16", "11-bit integers stored as int16"),
+        "fc.weight": ("int4", "2-bit integers stored as int4"),
+        "stem.activation": ("uint8", "clipped to 4 bits, then uint8"),  # a MaxPool takes no 4-bit type
+        "dilated.activation": ("uint8", "clipped to 6 bits, then uint8"),
+        "linear.sum": ("uint16", "clipped to 13 bits, then uint16"),
+    }
+    native = {q.point: q.dtype for q in report.native}
+    assert native["grouped.activation"] == "uint4"
+    assert native["stem.weight"] == "int4"
+    assert set(native) | set(fake) == set(names) - {"depthwise.weight"}
+    assert report.unquantized == ("depthwise.weight",)
+    marked = {}
+    for node in onnx.load(tmp_path / "net.onnx").graph.node:
+        props = {p.key: p.value for p in node.metadata_props}
+        if "frugaljax.fake" in props:
+            marked[props["frugaljax.quantizer"]] = (props["frugaljax.bits"], props["frugaljax.fake"])
+            assert props["frugaljax.fake"] in node.doc_string
+    assert marked == {name: (str(bits[name]), reason) for name, (_, reason) in fake.items()}
+    assert "3-bit integers stored as int4" in report.table()
+    old = export_onnx(tmp_path / "old.onnx", net, bits, opset=18)  # no int4, no int16
+    assert {q.point: q.dtype for q in old.fake}["linear.sum"] == "float32"
+    assert "opset 18 has no integer type of 13 bits" in {q.reason for q in old.fake}
+    assert any("13 bits" in node.doc_string for node in nodes(tmp_path / "old.onnx", "Round"))
+
+
+@pytest.mark.parametrize("name", ["residual", "patches"])
+def test_read_back_it_has_the_same_macs(networks, name, tmp_path):
+    net, _, _ = networks(name)
+    export_onnx(tmp_path / "net.onnx", net, bits_of(net, (2, 3, 4, 5, 6, 7, 8)))
+    read = from_onnx(tmp_path / "net.onnx", batch=1)
+    kinds = ("conv", "dwconv", "dense", "matmul")
+    for work in (read, net.workload):
+        assert sum(op.kind in kinds for op in work.operations) >= 6
+    ours, theirs = (
+        [(op.kind, op.macs) for op in work.operations if op.kind in kinds] for work in (net.workload, read)
+    )
+    assert theirs == ours
