@@ -139,7 +139,7 @@ def convolutional(name: str, resolution: int) -> nn.Module:
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict under the names that the network's own package gives: `_plain` put some layers deeper."""
+    """The state dict under the names of the network's own package: `_plain` put some layers deeper."""
     names = {name: name for name in model.state_dict()}
     for name, module in model.named_modules():
         if isinstance(module, nn.Sequential) and isinstance(module[0], nn.ZeroPad2d):

@@ -2,7 +2,14 @@
 
 from hwmodel import coverage as coverage
 
-from . import baselines as baselines, data as data, networks as networks
+from . import (
+    baselines as baselines,
+    data as data,
+    export as export,
+    networks as networks,
+    ptq as ptq,
+    training as training,
+)
 from .archive import Archive as Archive
 from .box import Box as Box, Space as Space
 from .calibration import QuantizerConfig as QuantizerConfig, Ranges as Ranges

@@ -68,8 +68,8 @@ def export(
     def write_onnx(file: Path) -> str:
         report = export_onnx(file, network, chosen, batch=batch, opset=opset)
         return (
-            f"{file}: ONNX, opset {report.opset}, {report.bytes:,} bytes; {len(report.native)} quantizers are "
-            f"native, {len(report.fake)} in a wider type and marked"
+            f"{file}: ONNX, opset {report.opset}, {report.bytes:,} bytes; {len(report.native)} quantizers "
+            f"are native, {len(report.fake)} in a wider type and marked"
         )
 
     def write_packed(file: Path) -> str:

@@ -48,7 +48,9 @@ def dense(
     return jax.lax.conv_general_dilated(x, w, stride, pad, dimension_numbers=_DIMENSIONS)
 
 
-def spread(g: Float[Array, "B h w D"], stride: Pair, size: Pair, kernel: Pair, pad: Pad) -> Float[Array, "..."]:
+def spread(
+    g: Float[Array, "B h w D"], stride: Pair, size: Pair, kernel: Pair, pad: Pad
+) -> Float[Array, "..."]:
     """G↑ with the zeros around it, so that a valid convolution with the kernel has `size` pixels.
 
     The zeros come by concatenation, which is a copy; XLA:CPU sets them one by one when it pads.
@@ -115,13 +117,11 @@ def _depthwise_forward(x: Array, w: Array, stride: Pair, pad: Pad) -> tuple[Arra
     return lowering.depthwise(x, w, stride, pad), (x, w)
 
 
-def _depthwise_backward(
-    stride: Pair, pad: Pad, kept: tuple[Array, Array], g: Array
-) -> tuple[Array, Array]:
+def _depthwise_backward(stride: Pair, pad: Pad, kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, w = kept
-    kernel = w.shape[:2]
+    kernel = (w.shape[0], w.shape[1])
     dw = depthwise_kernel_gradient(x, g, kernel, stride, pad)
-    wide = spread(g, stride, x.shape[1:3], kernel, pad)
+    wide = spread(g, stride, (x.shape[1], x.shape[2]), kernel, pad)
     return lowering.depthwise(wide, w[::-1, ::-1], (1, 1), ((0, 0), (0, 0))), dw
 
 
@@ -131,10 +131,12 @@ def _dense_forward(x: Array, w: Array, stride: Pair, pad: Pad) -> tuple[Array, t
 
 def _dense_backward(stride: Pair, pad: Pad, kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, w = kept
-    kernel = w.shape[:2]
+    kernel = (w.shape[0], w.shape[1])
     dw = dense_kernel_gradient(x, g, kernel, stride, pad)
     turned = w[::-1, ::-1].transpose(0, 1, 3, 2)
-    return dense(spread(g, stride, x.shape[1:3], kernel, pad), turned, (1, 1), ((0, 0), (0, 0))), dw
+    return dense(
+        spread(g, stride, (x.shape[1], x.shape[2]), kernel, pad), turned, (1, 1), ((0, 0), (0, 0))
+    ), dw
 
 
 pointwise.defvjp(_pointwise_forward, _pointwise_backward)

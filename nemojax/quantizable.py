@@ -29,13 +29,11 @@ def quantizable(
     """A model and its parameters as `quantize` takes them.
 
     Args:
-        model: one of
-            - a Flax linen module (set up for inference: `train=False`, running averages), with `params` the
-              variables that `init` or training gave;
-            - an NNX module, which holds its parameters; it is switched to `eval()` on a copy;
-            - an Equinox module for one sample, which holds its parameters too; it is vmapped, in inference
-              mode. One that carries state is wrapped by the user into a function;
-            - any function of (params, inputs), with `params` a pytree of arrays.
+        model: a Flax linen module (set up for inference: `train=False`, running averages), with `params` the
+            variables that `init` or training gave; an NNX module, which holds its parameters and is switched
+            to `eval()` on a copy; an Equinox module for one sample, which holds its parameters too and is
+            vmapped, in inference mode (one that carries state is wrapped by the user into a function); or any
+            function of (params, inputs), with `params` a pytree of arrays.
         params: for linen modules and functions alone.
         name: in files and reports; default: the model's own.
         preprocess: how pictures become inputs, for what reads pictures.

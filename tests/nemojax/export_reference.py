@@ -1,11 +1,15 @@
-"""What the export tests share: networks of a few lines, and onnxruntime with and without its optimizations."""
+"""What the export tests share: networks of a few lines, and onnxruntime with or without optimizations."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nemojax.batches import specs, standard
+from nemojax.calibration import ROWS, QuantizerConfig, Ranges
+from nemojax.interpreter import fold
 from nemojax.networks import Network
 from nemojax.quantized import QuantizedNetwork, quantize
+from nemojax.traced import Traced
 
 
 def draw(seed, shape, scale=1.0):
@@ -21,6 +25,16 @@ def kernel(seed, *shape):
 def network(fn, params, inputs, config=None, lowering="xla") -> QuantizedNetwork:
     """`fn(params, inputs)` calibrated on `inputs`."""
     return quantize(Network("net", fn, params), inputs, config, lowering=lowering)
+
+
+def uncalibrated(fn, params, inputs) -> QuantizedNetwork:
+    """`fn(params, inputs)` for 32 bits alone: nothing is run."""
+    shapes = jax.eval_shape(lambda p: p, params)
+    traced = Traced(fn, shapes, specs(standard(inputs)), True, "xla")
+    folded = jax.jit(fold, static_argnums=0)(traced.workload(), params)
+    ends = jnp.zeros((len(traced.workload().points), ROWS))
+    ranges = Ranges({name: (w, w) for name, w in folded.kernels.items()}, ends, ends)
+    return QuantizedNetwork(folded, ranges, traced, QuantizerConfig(), "net", "drawn")
 
 
 def logits(net, bits, inputs):

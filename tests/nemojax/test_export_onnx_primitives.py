@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from jax import lax
 
-from nemojax.calibration import QuantizerConfig
 from nemojax.export import export_onnx
 
 pytest.importorskip("onnx")
@@ -21,7 +20,6 @@ spec = importlib.util.spec_from_file_location(
 ref = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(ref)
 
-CHEAP = QuantizerConfig(activation_range="minmax")
 IMAGES = ref.draw(0, (3, 6, 5, 4))
 IDS = np.random.default_rng(0).integers(0, 11, (3, 7)).astype(np.int32)
 W = ref.kernel(1, 3, 3, 4, 6)
@@ -247,7 +245,7 @@ def test_the_file_gives_jaxs_numbers(name, tmp_path):
     group, x, expected = GROUPS[name]
     params = {**PARAMS, "c": PARAMS["c"] if name != "products" else ref.kernel(5, 6, 4, 7)}
     wanted = [np.asarray(y).reshape(len(x), -1) for y in jax.jit(group)(params, x)]
-    net = ref.network(partial(outputs, group), params, x, CHEAP)
+    net = ref.uncalibrated(partial(outputs, group), params, x)
     report = export_onnx(tmp_path / "net.onnx", net)
     for optimized in (False, True):
         found = ref.run(tmp_path / "net.onnx", net, x, optimized)
@@ -264,7 +262,7 @@ def test_negative_padding_crops(tmp_path):
     def fn(p, x):
         return conv(x, p["w"], pad=((-1, 1), (0, -1)))
 
-    net = ref.network(fn, {"w": W}, IMAGES, CHEAP)
+    net = ref.uncalibrated(fn, {"w": W}, IMAGES)
     export_onnx(tmp_path / "net.onnx", net)
     cropped = np.pad(IMAGES[:, 1:, :-1], ((0, 0), (0, 1), (0, 0), (0, 0)))
     wanted = np.asarray(conv(jnp.asarray(cropped), W, pad="VALID"))
@@ -281,7 +279,7 @@ def test_what_depends_on_the_batch(batch, tmp_path):
         merged = (y.reshape(-1, 4) @ p["a"]).reshape(x.shape[0], -1, 7)
         return merged + jnp.broadcast_to(jnp.max(merged, 1, keepdims=True), merged.shape)
 
-    net = ref.network(fn, {"token": ref.draw(1, (1, 1, 4)), "a": PARAMS["a"]}, IMAGES, CHEAP)
+    net = ref.uncalibrated(fn, {"token": ref.draw(1, (1, 1, 4)), "a": PARAMS["a"]}, IMAGES)
     export_onnx(tmp_path / "net.onnx", net, batch=batch)
     session = ref.session(tmp_path / "net.onnx", True)
     assert session.get_inputs()[0].shape == [batch or "N", 6, 5, 4]

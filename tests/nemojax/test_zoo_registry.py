@@ -10,6 +10,7 @@ import safetensors.numpy
 
 from nemojax import networks
 from nemojax.networks import NETWORKS, Network, by_name, load_weights, save_weights
+from nemojax.networks.pixels import efficientnet
 from nemojax.weights import read_file, read_weights
 
 KEY = jax.random.key(0)
@@ -34,25 +35,36 @@ def test_every_network_is_a_documented_function_of_weights_and_key():
 
 
 @pytest.mark.parametrize(
-    ("name", "classes", "resolution", "mean", "crop"),
+    ("name", "classes", "resolution", "mean", "crop", "fit"),
     [
-        ("mobilenet_v2", 1000, 224, (123.675, 116.28, 103.53), 256 / 224),
-        ("mobilenet_v2_cifar", 10, 32, (125.3, 122.9, 113.9), 1.0),
-        ("resnet20_cifar", 10, 32, (125.3, 122.9, 113.9), 1.0),
-        ("efficientnet_lite1", 1000, 240, 127.0, 272 / 240),
-        ("efficientnet_lite2", 1000, 260, 127.0, 292 / 260),
+        ("mobilenet_v2", 1000, 224, (123.675, 116.28, 103.53), 256 / 224, "torchvision"),
+        ("mobilenet_v2_cifar", 10, 32, (125.3, 122.9, 113.9), 1.0, "as_is"),
+        ("resnet20_cifar", 10, 32, (125.3, 122.9, 113.9), 1.0, "as_is"),
     ],
 )
-def test_defaults(name, classes, resolution, mean, crop):
-    options = {"width": 0.1} if name.startswith("mobilenet") else {}
+def test_defaults(name, classes, resolution, mean, crop, fit):
+    options = {n: v for n, v in SMALL[name].items() if n == "width"}
     network = by_name(name, None, KEY, **options)
     assert network.name == name
     assert network.weights_source == "drawn from a key"
     images = jax.ShapeDtypeStruct((2, resolution, resolution, 3), jnp.float32)
     assert jax.eval_shape(network.apply, network.params, images).shape == (2, classes)
     found = network.preprocess
-    assert (found.resolution, found.mean, found.crop_ratio) == (resolution, mean, crop)
-    assert by_name(name, None, KEY, resolution=64, classes=7, **options).preprocess.resolution == 64
+    assert (found.resolution, found.mean, found.crop_ratio, found.fit) == (resolution, mean, crop, fit)
+
+
+def test_options_by_name():
+    network = by_name("resnet20_cifar", None, KEY, classes=7, resolution=48, depth=8, width=4)
+    assert network.name == "resnet8_cifar"
+    assert network.preprocess.resolution == 48
+    assert network.params["params"]["classifier"]["kernel"].shape == (16, 7)
+
+
+def test_preprocessing_of_the_lite_members():
+    """A margin of 16 pixels on all sides at the resolution of training."""
+    for resolution in (224, 240, 260):
+        found = efficientnet(resolution)
+        assert (found.mean, found.scale, found.shorter_side) == (127.0, 128.0, resolution + 32)
 
 
 def test_text_networks_by_name():

@@ -1,41 +1,50 @@
 """Softmax, layer norm and activation functions, recognised by what their equations compute.
 
 A group of equations with one tensor going in and one coming out is run on drawn numbers. Where an ONNX
-operator gives the same numbers (to 1e-4 of the largest), it takes the group's place; else the group is
-exported equation by equation, which is as exact and only reads worse.
+operator gives the same numbers, it takes the group's place; else the group is exported equation by equation,
+which is as exact and only reads worse.
 """
 
 from collections.abc import Callable, Collection, Iterator
 from functools import cache
 from itertools import product
 
-import jax
 import numpy as np
+from scipy import special
 
 from hwmodel import Operation
 
 from .emitter import Emitter
+from .numpy_rules import ELEMENTWISE, NUMPY
 from .patterns import Match
+from .shapes import ints
 from .tensors import Tensor
 
 _LARGEST = 40  # equations of a group
-_CLOSE = 1e-4
-_DRAWN = 50_000_000  # elements: above, a group is not tried
-_INSIDE = frozenset({
-    "add", "sub", "mul", "div", "neg", "exp", "log", "log1p", "expm1", "tanh", "logistic", "erf", "erfc",
-    "max", "min", "clamp", "square", "integer_pow", "select_n", "abs", "gt", "ge", "lt", "le", "ne", "eq",
-    "sqrt", "convert_element_type", "stop_gradient", "copy", "is_finite",
-})  # fmt: skip
-_FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], int, dict[str, str]]] = {
-    "Gelu": (lambda x: jax.nn.gelu(x, approximate=False), 20, {}),
-    "Gelu:tanh": (lambda x: jax.nn.gelu(x, approximate=True), 20, {"approximate": "tanh"}),
-    "HardSwish": (jax.nn.hard_swish, 14, {}),
-    "Softplus": (jax.nn.softplus, 1, {}),
-    "Elu": (jax.nn.elu, 6, {}),
-    "Mish": (lambda x: x * jax.numpy.tanh(jax.nn.softplus(x)), 18, {}),
-}
-_LINE = np.linspace(-9, 9, 361, dtype=np.float32)  # on which functions are compared
+_CLOSE = 1e-6  # of the largest number, in float64
+_DRAWN = 10_000_000  # elements: above, a group is not tried
+_LINE = np.linspace(-9, 9, 361)  # on which functions of one number are compared
 _TELLING = frozenset({"erf", "erfc", "tanh", "min", "log1p", "expm1", "clamp"})
+
+
+def _gelu_tanh(x: np.ndarray) -> np.ndarray:
+    return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+# ONNX operator -> its function, the opset that it came with, its attributes.
+_FUNCTIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], int, dict[str, str]]] = {
+    "Gelu": (lambda x: x * special.ndtr(x), 20, {}),
+    "Gelu:tanh": (_gelu_tanh, 20, {"approximate": "tanh"}),
+    "HardSwish": (lambda x: x * np.clip(x / 6 + 0.5, 0, 1), 14, {}),
+    "Softplus": (lambda x: np.logaddexp(x, 0), 1, {}),
+    "Elu": (lambda x: np.where(x > 0, x, np.expm1(x)), 6, {}),
+    "Mish": (lambda x: x * np.tanh(np.logaddexp(x, 0)), 18, {}),
+}
+
+
+@cache
+def _line_of_functions() -> dict[str, np.ndarray]:
+    return {name: fn(_LINE) for name, (fn, _, _) in _FUNCTIONS.items()}
 
 
 class ByValue:
@@ -89,46 +98,45 @@ class ByValue:
             if not makers:
                 return
             latest = max(makers)
-            if self.program.equations[latest].name not in _INSIDE:
+            if self.program.equations[latest].name not in ELEMENTWISE:
                 return
             group.add(latest)
             frontier = (frontier - {makers[latest]}) | self.active(latest)
 
-    def run(self, group: Collection[int], entry: int, last: int, x: np.ndarray) -> np.ndarray:
-        env = {entry: jax.numpy.asarray(x)}
-
-        def read(value: int) -> jax.Array:
-            if value not in env:
-                array = self.em.tensor(value).array
-                assert array is not None
-                env[value] = jax.numpy.broadcast_to(array, self.program.values[value].shape)
-            return env[value]
-
+    def run(self, group: Collection[int], last: int, env: dict[int, np.ndarray]) -> np.ndarray | None:
+        """What a group makes of its entry and what else is in `env`; None if a primitive is not in NUMPY."""
         for j in sorted(group):
             eqn = self.program.equations[j]
-            env.update(zip(eqn.outputs, eqn.bind(*(read(v) for v in eqn.inputs)), strict=True))
-        return np.asarray(env[self.program.equations[last].outputs[0]])
+            if eqn.name not in NUMPY:
+                return None
+            for v in eqn.inputs:
+                if v not in env:
+                    array = self.em.tensor(v).array
+                    assert array is not None
+                    env[v] = array.astype(np.float64) if array.dtype.kind == "f" else array
+            with np.errstate(all="ignore"):
+                env[eqn.outputs[0]] = NUMPY[eqn.name](eqn.params, *(env[v] for v in eqn.inputs))
+        return env[self.program.equations[last].outputs[0]]
 
     def draw(self, entry: int, spread: float) -> np.ndarray | None:
         value = self.program.values[entry]
         if value.dtype != np.float32 or not 0 < value.elems <= _DRAWN:
             return None
-        return self.rng.normal(0.3, spread, value.shape).astype(np.float32)
+        return self.rng.normal(0.3, spread, value.shape)
 
     def axes(self, group: Collection[int]) -> set[tuple[int, ...]]:
         """Axes of the sums in a group."""
         eqns = (self.program.equations[j] for j in group)
-        return {tuple(eqn.params["axes"]) for eqn in eqns if eqn.name == "reduce_sum"}
+        return {ints(eqn.params["axes"]) for eqn in eqns if eqn.name == "reduce_sum"}
 
     def _softmax(self, group: set[int], entry: int, last: int) -> Match | None:
         if len(axes := self.axes(group)) != 1 or (x := self.draw(entry, 3.0)) is None:
             return None
         (axis, *more) = next(iter(axes))
-        if more:
+        if more or (found := self.run(group, last, {entry: x})) is None:
             return None
-        found = self.run(group, entry, last, x)
-        for op_type, fn in (("Softmax", jax.nn.softmax), ("LogSoftmax", jax.nn.log_softmax)):
-            if _close(found, np.asarray(fn(x, axis=axis))):
+        for op_type, fn in (("Softmax", special.softmax), ("LogSoftmax", special.log_softmax)):
+            if _close(found, fn(x, axis=axis)):
                 return Match(frozenset(group), lambda: self._along_axis(op_type, entry, axis))  # noqa: B023
         return None
 
@@ -144,8 +152,9 @@ class ByValue:
         over = next(iter(axes))
         if over != tuple(range(rank - len(over), rank)):
             return None
-        found = self.run(group, entry, last, x)
-        sizes = tuple(self.program.values[entry].shape[a] for a in over)
+        if (found := self.run(group, last, {entry: x})) is None:
+            return None
+        sizes = x.shape[over[0] :]
         epsilons, vectors = self._constants(group, sizes)
         centred = x - x.mean(over, keepdims=True)
         variance = np.mean(centred * centred, over, keepdims=True)
@@ -184,45 +193,29 @@ class ByValue:
         return Tensor(tuple(range(x.rank)), x.shape, name)
 
     def _function(self, group: set[int], entry: int, last: int) -> Match | None:
+        """Of one number: on a line, where all that is read beside is numbers."""
         names = {self.program.equations[j].name for j in group}
         out = self.program.equations[last].outputs[0]
         if not names & _TELLING or self.em.shape(entry) != self.em.shape(out):
             return None
-        if (
-            self.program.values[entry].dtype != np.float32
-            or (found := self._on_line(group, entry, last)) is None
-        ):
+        beside = {v for j in group for v in self.program.equations[j].inputs if self.program.is_weight(v)}
+        numbers = {v: self.em.number(v) for v in beside}
+        if self.program.values[entry].dtype != np.float32 or None in numbers.values():
+            return None
+        env = {v: np.asarray(number, np.float64) for v, number in numbers.items()}
+        if (found := self.run(group, last, {entry: _LINE, **env})) is None:
             return None
         for name, wanted in _line_of_functions().items():
             op_type, opset, attributes = name.partition(":")[0], *_FUNCTIONS[name][1:]
-            if self.em.graph.opset >= opset and _close(found, wanted, 1e-6):
+            if self.em.graph.opset >= opset and _close(found, wanted):
                 return Match(
                     frozenset(group),
                     lambda: self.em.elementwise(op_type, [self.em.tensor(entry)], **attributes),  # noqa: B023
                 )
         return None
 
-    def _on_line(self, group: Collection[int], entry: int, last: int) -> np.ndarray | None:
-        """What a group of element-wise equations makes of `_LINE`; None if it reads more than numbers."""
-        env = {entry: jax.numpy.asarray(_LINE)}
-        for j in sorted(group):
-            eqn = self.program.equations[j]
-            for v in eqn.inputs:
-                if v in env:
-                    continue
-                if (number := self.em.number(v)) is None:
-                    return None
-                env[v] = jax.numpy.full(_LINE.shape, number, self.program.values[v].dtype)
-            env.update(zip(eqn.outputs, eqn.bind(*(env[v] for v in eqn.inputs)), strict=True))
-        return np.asarray(env[self.program.equations[last].outputs[0]])
 
-
-@cache
-def _line_of_functions() -> dict[str, np.ndarray]:
-    return {name: np.asarray(fn(jax.numpy.asarray(_LINE))) for name, (fn, _, _) in _FUNCTIONS.items()}
-
-
-def _close(found: np.ndarray, wanted: np.ndarray, share: float = _CLOSE) -> bool:
+def _close(found: np.ndarray, wanted: np.ndarray) -> bool:
     if found.shape != wanted.shape or not np.isfinite(wanted).all():
         return False
-    return bool(np.abs(found - wanted).max() <= share * max(np.abs(wanted).max(), 1e-6))
+    return bool(np.abs(found - wanted).max() <= _CLOSE * max(np.abs(wanted).max(), 1e-6))

@@ -8,7 +8,7 @@ import numpy as np
 from hwmodel import Equation
 
 from .emitter import Emitter
-from .shapes import Batch, Unsupported
+from .shapes import Batch, Unsupported, ints
 from .tensors import Tensor, dropped
 
 
@@ -20,8 +20,8 @@ def gather(em: Emitter, eqn: Equation) -> Tensor:
     """
     p, dims = eqn.params, eqn.params["dimension_numbers"]
     here = em.program.values[eqn.inputs[0]].shape
-    batching = tuple(dims.operand_batching_dims)
-    indexed = tuple(dims.start_index_map)
+    batching = ints(dims.operand_batching_dims)
+    indexed = ints(dims.start_index_map)
     single = {*dims.collapsed_slice_dims, *batching}
     for axis, (n, size) in enumerate(zip(here, p["slice_sizes"], strict=True)):
         if axis in indexed and not (axis in single and size == 1):
@@ -74,7 +74,7 @@ def _along_several(
     dims = eqn.params["dimension_numbers"]
     x, places = em.whole(eqn.inputs[0]), em.expanded(places, em.shape(eqn.inputs[1]))
     rank, at = len(em.shape(eqn.outputs[0])), places.rank - 1
-    batch_at = tuple(dims.start_indices_batching_dims)
+    batch_at = ints(dims.start_indices_batching_dims)
     others = [a for a in range(at) if a not in batch_at]
     name = em.node(
         "GatherND",

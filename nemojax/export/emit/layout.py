@@ -8,7 +8,7 @@ import numpy as np
 from hwmodel import Equation
 
 from .emitter import Emitter
-from .shapes import Batch, Dim, Unsupported
+from .shapes import Batch, Dim, Unsupported, ints
 from .tensors import Tensor, dropped, relabelled, reshaped
 
 Rule = Callable[[Emitter, Equation], Any]
@@ -25,15 +25,15 @@ def _transpose(em: Emitter, eqn: Equation) -> Tensor:
 def _broadcast_in_dim(em: Emitter, eqn: Equation) -> Tensor:
     (x,) = em.operands(eqn)[:1]
     rank = len(em.shape(eqn.outputs[0]))
-    return relabelled(x, eqn.params["broadcast_dimensions"], rank)
+    return relabelled(x, ints(eqn.params["broadcast_dimensions"]), rank)
 
 
 def _squeeze(em: Emitter, eqn: Equation) -> Tensor:
-    return dropped(em.graph, em.operands(eqn)[0], eqn.params["dimensions"])
+    return dropped(em.graph, em.operands(eqn)[0], ints(eqn.params["dimensions"]))
 
 
 def _expand_dims(em: Emitter, eqn: Equation) -> Tensor:
-    (x,), new = em.operands(eqn), eqn.params["dimensions"]
+    (x,), new = em.operands(eqn), ints(eqn.params["dimensions"])
     rank = x.rank + len(new)
     return relabelled(x, [a for a in range(rank) if a not in new], rank)
 
@@ -61,8 +61,8 @@ def _without_units(shape: Sequence[Dim]) -> list[Dim]:
 
 
 def _slice(em: Emitter, eqn: Equation) -> Tensor:
-    starts, limits = eqn.params["start_indices"], eqn.params["limit_indices"]
-    steps = eqn.params["strides"] or (1,) * len(starts)
+    starts, limits = ints(eqn.params["start_indices"]), ints(eqn.params["limit_indices"])
+    steps = ints(eqn.params["strides"] or (1,) * len(starts))
     here = em.program.values[eqn.inputs[0]].shape
     cuts = {
         axis: (start, limit, step)
@@ -89,7 +89,7 @@ def cut(em: Emitter, eqn: Equation, cuts: dict[int, tuple[int, int, int]]) -> Te
 
 
 def _rev(em: Emitter, eqn: Equation) -> Tensor:
-    return cut(em, eqn, dict.fromkeys(eqn.params["dimensions"], (-1, -_END, -1)))
+    return cut(em, eqn, dict.fromkeys(ints(eqn.params["dimensions"]), (-1, -_END, -1)))
 
 
 def _concatenate(em: Emitter, eqn: Equation) -> Tensor:
@@ -118,7 +118,7 @@ def _split(em: Emitter, eqn: Equation) -> list[Tensor]:
 
 
 def _pad(em: Emitter, eqn: Equation) -> Tensor:
-    config = [tuple(map(int, row)) for row in eqn.params["padding_config"]]
+    config = [ints(row) for row in eqn.params["padding_config"]]
     if any(interior for _, _, interior in config):
         raise Unsupported("a pad between elements")
     if all((low, high) == (0, 0) for low, high, _ in config):

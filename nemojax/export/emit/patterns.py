@@ -16,7 +16,7 @@ from hwmodel import Equation
 
 from .emitter import Emitter
 from .reductions import pooled, reduced
-from .shapes import Batch
+from .shapes import Batch, ints
 from .tensors import Tensor, relabelled
 
 Emit = Callable[[], Tensor]
@@ -108,7 +108,7 @@ class Finder:
             before = first
             group.add(before)
         total = self.program.equations[before]
-        axes = total.params["axes"]
+        axes = ints(total.params["axes"])
         sizes = [self.em.shape(total.inputs[0])[a] for a in axes]
         number = self.em.number(constant)
         if number is None or not number or any(isinstance(n, Batch) for n in sizes):

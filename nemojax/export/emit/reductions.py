@@ -9,14 +9,14 @@ from hwmodel import Equation
 
 from .emitter import Emitter
 from .graph import onnx_type
-from .shapes import Unsupported
+from .shapes import Unsupported, ints
 from .tensors import Tensor, dropped
 
 Rule = Callable[[Emitter, Equation], Tensor]
 
 
 def _reduction(op_type: str) -> Rule:
-    return lambda em, eqn: reduced(em, op_type, eqn.inputs[0], eqn.params["axes"])
+    return lambda em, eqn: reduced(em, op_type, eqn.inputs[0], ints(eqn.params["axes"]))
 
 
 def reduced(em: Emitter, op_type: str, value: int, axes: Sequence[int]) -> Tensor:
@@ -41,7 +41,7 @@ def _masks(op_type: str) -> Rule:
         if em.program.values[eqn.inputs[0]].dtype != bool:
             raise Unsupported("only of masks")
         whole = em.elementwise("Cast", [em.whole(eqn.inputs[0])], to=onnx_type(np.dtype(np.int32)))
-        axes = eqn.params["axes"]
+        axes = ints(eqn.params["axes"])
         kept = [a for a in range(whole.rank) if a not in axes]
         name = em.node(op_type, [whole.name, em.graph.ints([whole.axis(a) for a in axes])], keepdims=0)
         order = tuple(kept.index(a) for a in whole.order if a not in axes)
@@ -53,7 +53,7 @@ def _masks(op_type: str) -> Rule:
 
 def _arg(op_type: str) -> Rule:
     def rule(em: Emitter, eqn: Equation) -> Tensor:
-        (axis,) = eqn.params["axes"]
+        (axis,) = ints(eqn.params["axes"])
         x = em.whole(eqn.inputs[0])
         kept = [a for a in range(x.rank) if a != axis]
         name = em.node(op_type, [x.name], axis=x.axis(axis), keepdims=0)

@@ -7,6 +7,7 @@ were merged by a reshape. (Batch 1 is not asked: libraries treat axes of one ele
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,6 +29,11 @@ Dim = int | Batch
 
 class Unsupported(ValueError):
     """Why an equation has no ONNX form here."""
+
+
+def ints(values: Any) -> tuple[int, ...]:
+    """As Python's own integers; vmap leaves NumPy's in an equation's parameters."""
+    return tuple(int(value) for value in values)
 
 
 def product(dims: Sequence[Dim]) -> Dim:

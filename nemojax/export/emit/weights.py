@@ -53,6 +53,10 @@ class Weight:
             return graph.constant(arrange(self.array).reshape(shape), called)
         grid, container = self.grid, weight_container(self.grid, graph.opset)
         integers = grid.integers(self.array)
+        if container.shift == 0 and np.ndim(grid.zero):  # a channel of zeros: 0 stands for them as well
+            rest = tuple(a for a in range(integers.ndim) if np.shape(grid.zero)[a] == 1)
+            empty = (integers == grid.zero).all(rest, keepdims=True)
+            integers, grid = np.where(empty, 0, integers), grid._replace(zero=np.where(empty, 0, grid.zero))
         scale, zero = (arrange(np.broadcast_to(part, self.array.shape)) for part in (grid.scale, grid.zero))
         axes = [a for a in range(scale.ndim) if _varies(scale, a) or _varies(zero, a)]
         if container.dtype == "float32" or len(axes) > 1:

@@ -1,0 +1,65 @@
+"""The front door: post-training quantization in the order of the papers.
+
+Equalize, calibrate the ranges anew, learn the rounding, correct the biases (Nagel et al. 2021, "A White Paper
+on Neural Network Quantization", figure 4).
+"""
+
+from typing import Any
+
+import jax
+from jaxtyping import Int
+
+from ..batches import Inputs, count
+from ..calibration import calibrate
+from ..networks.network import Network
+from ..quantized import QuantizedNetwork, quantize
+from .bias import correct_bias
+from .config import PTQConfig
+from .equalization import equalize
+from .grids import checked_bits
+from .reconstruction import OnUnit, reconstruct
+
+
+def improve(
+    key: jax.Array,
+    network: Network | QuantizedNetwork,
+    bits: Int[Any, " n"],
+    inputs: Inputs,
+    config: PTQConfig | None = None,
+    *,
+    on_step: OnUnit | None = None,
+) -> QuantizedNetwork:
+    """A network whose `quantized_logits(bits, x)` is closer to full precision.
+
+    Args:
+        key: for the draws of the reconstruction; the same key gives the same network.
+        network: quantized, or not yet (then with the default `QuantizerConfig`).
+        bits: bit-widths of all points, 32 for as it is; kernels come back on their grids at these.
+        inputs: calibration samples, disjoint from those of search and report.
+        config: which steps, and how long; default: equalization off, blocks reconstructed.
+        on_step: called after each unit of a reconstruction.
+
+    Raises:
+        ValueError: no inputs, or bits that do not fit the network; the message names the point.
+    """
+    config = PTQConfig(reconstruct="block") if config is None else config
+    if count(inputs) < 1:
+        raise ValueError("inputs are empty: give at least one calibration sample")
+    if not isinstance(network, QuantizedNetwork):
+        network = quantize(network, inputs)
+    bits = checked_bits(network, bits)
+    if config.equalize:
+        network = equalized(network, inputs)
+    before = network
+    if config.reconstruct is not None:
+        network = reconstruct(key, network, bits, inputs, config, on_step)
+    if config.correct_bias:
+        network = correct_bias(network, bits, inputs, before)
+    return network
+
+
+def equalized(network: QuantizedNetwork, inputs: Inputs) -> QuantizedNetwork:
+    """The network with equalized weights, its ranges calibrated anew; see `equalize`."""
+    traced, folded = equalize(network.traced, network.folded)
+    ranges = calibrate(traced, folded, inputs, network.config)
+    return network.replace(traced=traced, folded=folded, ranges=ranges)  # type: ignore[attr-defined]
