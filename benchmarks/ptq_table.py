@@ -1,8 +1,8 @@
 """Post-training quantization of EfficientNet-Lite0, option by option, on labelled ImageNet photographs.
 
 Every fifth photograph calibrates and is learned from, the other 400 are reported; none of these is ever seen
-before. All quantizers have the row's bit-widths, those of the first and last layer too. Runs are kept beside
-the results as they come, so that an interrupted table goes on where it stopped.
+before. All quantizers have the row's bit-widths, those of the first and last layer too. Runs are kept in
+build/ptq_table.jsonl as they come, so that an interrupted table goes on where it stopped.
 Needs FRUGALJAX_DATA. Stored under results/ with every run.
 """
 
@@ -21,8 +21,10 @@ import nemojax as nemo
 from nemojax.ptq import PTQConfig, improve
 from nemojax.quantized import compiled_logits
 
-from .common import QUICK, RESULTS, finish, say
+from .common import QUICK, finish, say
 
+LIMIT_S = float(os.environ.get("PTQ_LIMIT_S", "inf"))  # what is not begun by then is left out, and said so
+KEPT = Path("build") / "ptq_table.jsonl"
 RESOLUTION = 96 if QUICK else 224
 REPORTED = 100 if QUICK else None  # None: all
 STEPS = 60 if QUICK else 200
@@ -53,12 +55,16 @@ def main() -> None:
     fifth = np.arange(len(photos)) % 5 == 0
     calibration = photos.take(np.flatnonzero(fifth)).images[: 25 if QUICK else None]
     reported = photos.take(np.flatnonzero(~fifth)[:REPORTED])
-    runs = Runs(RESULTS / "ptq_table_runs.jsonl")
+    runs = Runs(KEPT)
     networks: dict[tuple[str, str], nemo.QuantizedNetwork] = {}
     full = None
+    absent = []
     for granularity, weight_range, option, (weights, activations), seed in plan():
         name = f"W{weights}A{activations} {option}, per {granularity}, {weight_range}, seed {seed}"
         if name in runs.done:
+            continue
+        if time.time() - start > LIMIT_S:
+            absent.append(name)
             continue
         if (granularity, weight_range) not in networks:
             config = nemo.QuantizerConfig(weight_range=weight_range, per_channel=granularity == "channel")
@@ -75,7 +81,10 @@ def main() -> None:
         seconds = time.time() - begun
         row = scores(logits(better, bits, reported.images), full, reported.labels)
         runs.add(name, {**row, "seconds": round(seconds, 1)})
-        say(f"{time.time() - start:.0f} s: {name}: " + ", ".join(f"{k} {v}" for k, v in runs.done[name].items()))
+        say(
+            f"{time.time() - start:.0f} s: {name}: "
+            + ", ".join(f"{k} {v}" for k, v in runs.done[name].items())
+        )
     finish(
         "ptq_table",
         {
@@ -87,6 +96,7 @@ def main() -> None:
                 "options": {name: str(config) for name, config in OPTIONS.items()},
                 "interval": "95 %, normal, over the photographs",
             },
+            "complete": not absent,
             "runs": runs.done,
             "seconds": round(time.time() - start),
         },
@@ -120,7 +130,9 @@ def scores(found: np.ndarray, full: np.ndarray, labels: np.ndarray) -> dict[str,
         "kl": (np.exp(log_p) * (log_p - log_q)).sum(1),
     }
     out = {name: round(float(np.mean(v)), 4) for name, v in values.items()}
-    return out | {f"{name}_half": round(float(1.96 * np.std(v) / len(v) ** 0.5), 4) for name, v in values.items()}
+    return out | {
+        f"{name}_half": round(float(1.96 * np.std(v) / len(v) ** 0.5), 4) for name, v in values.items()
+    }
 
 
 class Runs:

@@ -1,8 +1,8 @@
 """Any JAX function with its convolutions lowered as this backend likes them, for training on a CPU.
 
-`lowered(f)` reads the jaxpr of f and runs it again, every convolution by the rules of `lowering.contract`,
-whatever library wrote it. All else is left as it stands. The result is differentiable in reverse mode; the
-gradient of a depthwise convolution has a rule of its own (see depthwise.py).
+`lowered(f)` reads the jaxpr of f and runs it again, every convolution of NHWC images as `lowering` has it,
+whatever library wrote it, with the gradients of conv_gradients.py. All else is left as it stands, custom
+derivatives included. The result is differentiable in reverse mode.
 """
 
 from collections.abc import Callable, Sequence

@@ -11,8 +11,8 @@ from jaxtyping import Integer
 _CHUNK = 1 << 18  # elements turned into bits at a time; a multiple of 8, so that chunks end at whole bytes
 
 
-def pack(tensors: Iterable[tuple[Integer[np.ndarray, " k"], int]]) -> bytes:
-    """The stream of all tensors; (k,) unsigned integers below 2^bits each, and their bits (1 to 32).
+def pack(tensors: Iterable[tuple[Integer[np.ndarray, " _"], int]]) -> bytes:
+    """The stream of all tensors: 1-D unsigned integers below 2^bits, each with its bits (1 to 32).
 
     The last byte is filled up with zeros; its length is ceil(Σ k · bits / 8).
     """

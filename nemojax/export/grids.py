@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from hwmodel import Operation
 
@@ -75,23 +76,30 @@ def kernel(network: QuantizedNetwork, op: Operation) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnames="symmetric")
-def _scales(ends: dict[str, tuple], symmetric: bool) -> dict[str, tuple]:
-    """name -> (scale, zero point) of name -> (low, high, bits)."""
-    found = {}
-    for name, (low, high, bits) in ends.items():
+def _scales(
+    low: Float[Array, " k"], high: Float[Array, " k"], bits: Int[Array, " k"], symmetric: bool
+) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    """Scales and zero points of k ranges."""
+
+    def one(low: Array, high: Array, bits: Array) -> tuple[Array, Array]:
         to = grid(low, high, bits, symmetric=symmetric)
-        found[name] = (to.scale, to.zero_point(bits))
-    return found
+        return to.scale, to.zero_point(bits)
+
+    return jax.vmap(one)(low, high, bits)
 
 
 def _grids(ends: dict[Key, tuple[np.ndarray, np.ndarray, int]], symmetric: bool) -> dict[Key, PointGrid]:
-    given = {
-        str(key): (jnp.asarray(low), jnp.asarray(high), jnp.asarray(b, jnp.int32))
-        for key, (low, high, b) in ends.items()
-    }
-    made = _scales(given, symmetric) if given else {}
-    found = {}
+    """Of all ranges at once: laid end to end, and filled up so that networks share a compilation."""
+    if not ends:
+        return {}
+    lows, highs = (np.concatenate([np.reshape(row[k], -1) for row in ends.values()]) for k in (0, 1))
+    widths = np.concatenate([np.full(low.size, b, np.int32) for low, _, b in ends.values()])
+    short = (1 << (len(widths) - 1).bit_length()) - len(widths)
+    filled = [jnp.asarray(np.pad(part, (0, short), mode="edge")) for part in (lows, highs, widths)]
+    scale, zero = (np.asarray(part) for part in _scales(*filled, symmetric=symmetric))
+    found, start = {}, 0
     for key, (low, high, b) in ends.items():
-        scale, zero = (np.asarray(part) for part in made[str(key)])
-        found[key] = PointGrid(b, scale, np.rint(zero).astype(np.int32), low, high)
+        place = slice(start, start := start + low.size)
+        zeros = np.rint(zero[place]).astype(np.int32)
+        found[key] = PointGrid(b, scale[place].reshape(low.shape), zeros.reshape(low.shape), low, high)
     return found

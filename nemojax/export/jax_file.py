@@ -1,7 +1,7 @@
 """The quantized function as a file that JAX runs anywhere: StableHLO by `jax.export`, weights inside.
 
-The bytes are what `jax.export.deserialize` reads. Behind them stand a line of JSON (schema, SHA-256,
-provenance), its length and a mark, which `load_jax` checks first; other readers pass over them.
+The bytes are what `jax.export.deserialize` reads. Behind them stand a line of JSON (schema, provenance, bits),
+the SHA-256 of both, the line's length and a mark: `load_jax` checks them, other readers pass over them.
 """
 
 import json
@@ -25,6 +25,7 @@ from .grids import kernel, weight_grids
 SCHEMA = "frugaljax.nemo.stablehlo/1"
 PLATFORMS = ("cpu", "cuda", "tpu")
 _MARK = b"frugaljax.stablehlo"
+_DIGEST = 64  # characters of a SHA-256
 
 
 def export_jax(
@@ -59,13 +60,12 @@ def export_jax(
     program = bytes(exported.serialize())
     facts = {
         "schema": SCHEMA,
-        "sha256": sha256(program),
         **provenance(network),
         "jax": jax.__version__,
         "bits": dict(zip(network.workload.point_names, chosen.tolist(), strict=True)),
     }
     head = json.dumps(facts).encode()
-    data = program + head + len(head).to_bytes(8, "little") + _MARK
+    data = program + head + sha256(program + head).encode() + len(head).to_bytes(8, "little") + _MARK
     write_file(path, data)
     return len(data)
 
@@ -77,21 +77,19 @@ def load_jax(path: str | os.PathLike[str]) -> Callable[[Any], jax.Array]:
         ValueError: the file is missing, damaged, cut off, or none of `export_jax`.
     """
     data = read_file(path, "export_jax")
-    end = len(data) - len(_MARK) - 8
+    end = len(data) - len(_MARK) - 8 - _DIGEST
     if end < 0 or not data.endswith(_MARK):
         raise ValueError(f"{path}: is no whole file of export_jax: write it again")
-    start = end - int.from_bytes(data[end : end + 8], "little")
+    if sha256(data[:end]).encode() != data[end : end + _DIGEST]:
+        raise ValueError(f"{path}: is damaged (its SHA-256 is another): write it again with export_jax")
+    start = end - int.from_bytes(data[end + _DIGEST : end + _DIGEST + 8], "little")
     try:
-        facts = json.loads(data[max(start, 0) : end]) if start >= 0 else None
+        facts = json.loads(data[start:end]) if start >= 0 else None
     except ValueError:
         facts = None
     if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: is damaged, or of another version's export_jax: write it again")
+        raise ValueError(f"{path}: is of another version's export_jax: write it again")
     program = data[:start]
-    if sha256(program) != facts.get("sha256"):
-        raise ValueError(
-            f"{path}: its SHA-256 is not the one it was written with: write it again with export_jax"
-        )
     try:
         exported = jax.export.deserialize(bytearray(program))
     except Exception as error:

@@ -104,8 +104,9 @@ def read_qwix_rules(path: str | os.PathLike[str]) -> tuple[QwixRule, ...]:
     for i, row in enumerate(rows):
         if not isinstance(row, dict) or set(row) != {"module_path", "weight_qtype", "act_qtype"}:
             document.fail(f"rules[{i}] has other fields than a rule has")
-        if not isinstance(row["module_path"], str):
-            document.fail(f"rules[{i}].module_path is no string")
+        for field, value in row.items():
+            if not isinstance(value, str) and not (field == "act_qtype" and value is None):
+                document.fail(f"rules[{i}].{field} is no string")
         try:
             rules.append(QwixRule(**row))
         except ValueError as error:

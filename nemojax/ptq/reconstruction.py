@@ -207,7 +207,8 @@ def _optimise(
         beta = annealed(t, config.steps, config.warmup, *config.beta)
         weight = jnp.where(t < config.warmup * config.steps, 0.0, config.regularization)
         slope = jax.grad(loss)(variables, jax.random.fold_in(key, i), rows, beta, weight)
-        updates, state = optimiser.update(slope, state, variables)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of the count
+            updates, state = optimiser.update(slope, state, variables)
         return (optax.apply_updates(variables, updates), state), None
 
     times = (jnp.arange(config.steps), all_rows)

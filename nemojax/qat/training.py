@@ -9,7 +9,7 @@ was trained. NEMO's patent (US20220092391A1) trains members of the front so; it 
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ..batches import Inputs, count, fitting, take
 from ..checkpoint import load_state, save_state
 from ..fingerprint import digest_of
+from ..lowered import lowered
 from ..quantized import QuantizedNetwork
 from ..quantizers import FULL_BITS
 from ..space import HIGHEST_BITS, LOWEST_BITS
@@ -111,7 +112,7 @@ def _optimizer(config: QATConfig) -> optax.GradientTransformation:
         schedule = optax.warmup_cosine_decay_schedule(
             0.0 if warmup else rate, rate, warmup, max(config.steps, warmup + 1)
         )
-        return optax.adam(schedule)
+        return optax.flatten(optax.adam(schedule))
 
     ranges = adam(config.range_rate) if config.learn_ranges else optax.set_to_zero()
     groups = {"weights": adam(config.learning_rate), "ranges": ranges}
@@ -126,9 +127,7 @@ def _loss(
     labels: Array | None,
     config: QATConfig,
 ) -> Float[Array, ""]:
-    pupil = with_trained(network, bits, trained)
-    logits = pupil.quantized_logits(bits, inputs, straight_through=True)
-    log_p = jax.nn.log_softmax(logits)
+    log_p = jax.nn.log_softmax(_pupil(network, bits, count(inputs))(trained, inputs))
     loss = jnp.asarray(0.0)
     if config.distill > 0:
         log_q = jax.lax.stop_gradient(jax.nn.log_softmax(network.logits(inputs)))
@@ -136,6 +135,22 @@ def _loss(
     if config.distill < 1 and labels is not None:
         loss += (1 - config.distill) * -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], axis=1))
     return loss
+
+
+def _pupil(
+    network: QuantizedNetwork, bits: Array, batch: int
+) -> Callable[[Trainable, Inputs], Float[Array, "N ..."]]:
+    """`quantized_logits` as a function of what is trained; on a CPU with gradients that are quick there.
+
+    For those, `lowered` takes the place of the interpreter's own lowering, whose numbers it has.
+    """
+    plain = network.replace(traced=replace(network.traced, lowering="xla"))  # type: ignore[attr-defined]
+
+    def logits(trained: Trainable, inputs: Inputs) -> Float[Array, "N ..."]:
+        pupil = with_trained(plain, bits, trained)
+        return pupil.quantized_logits(bits, inputs, chunk=batch, straight_through=True)
+
+    return lowered(logits, network.traced.lowering)
 
 
 def _step(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, UInt8
 
 from ..data.augment import crop_flip
 from ..lowered import lowered
@@ -67,6 +67,40 @@ def normalized(images: UInt8[Array, "B H W 3"], preprocess: Preprocess) -> Float
     return (images.astype(jnp.float32) - mean) / scale
 
 
+def cut_out(keys: Key[Array, " B"], images: Float[Array, "B H W C"], side: int) -> Float[Array, "B H W C"]:
+    """Zeros in a square of `side` pixels around a random pixel of each image (DeVries & Taylor 2017)."""
+    height, width = images.shape[1:3]
+
+    def hidden(key: Key[Array, ""]) -> Bool[Array, "H W"]:
+        centre = jax.random.randint(key, (2,), 0, jnp.array([height, width]))
+        rows, columns = (
+            (jnp.arange(n) >= c - side // 2) & (jnp.arange(n) < c - side // 2 + side)
+            for n, c in ((height, centre[0]), (width, centre[1]))
+        )
+        return rows[:, None] & columns[None]
+
+    return jnp.where(jax.vmap(hidden)(keys)[..., None], 0.0, images)
+
+
+def augmented(
+    key: PRNGKeyArray,
+    images: UInt8[Array, "B H W 3"],
+    preprocess: Preprocess,
+    config: TrainConfig,
+    pixels: int | None,
+) -> Float[Array, "B h w 3"]:
+    """What the network is trained on: cropped and mirrored, normalised, cut out, scaled to `pixels`."""
+    k_crop, k_cut = (jax.random.split(k, len(images)) for k in jax.random.split(key))
+    if config.padding:
+        images = crop_flip(k_crop, images, config.padding)
+    x = normalized(images, preprocess)
+    if config.cutout:
+        x = cut_out(k_cut, x, config.cutout)
+    if pixels is not None and x.shape[1:3] != (pixels, pixels):
+        x = jax.image.resize(x, (len(x), pixels, pixels, 3), "bilinear")
+    return x
+
+
 def _epoch(
     key: PRNGKeyArray,
     state: TrainState,
@@ -75,6 +109,7 @@ def _epoch(
     apply: Apply,
     preprocess: Preprocess,
     config: TrainConfig,
+    pixels: int | None = None,
 ) -> TrainState:
     """Every image once, but for an incomplete last batch; order and crops follow from key and epoch."""
     per_epoch = len(images) // config.batch
@@ -89,11 +124,8 @@ def _epoch(
     train = lowered(forward)  # fast convolutions and gradients on a CPU; the same numbers to rounding
 
     def step(state: TrainState, rows: Array) -> tuple[TrainState, Array]:
-        pictures, wanted = images[rows], labels[rows]
-        if config.padding:
-            keys = jax.random.split(jax.random.fold_in(k_augment, state.step), config.batch)
-            pictures = crop_flip(keys, pictures, config.padding)
-        pictures = normalized(pictures, preprocess)
+        k_step = jax.random.fold_in(k_augment, state.step)
+        pictures, wanted = augmented(k_step, images[rows], preprocess, config, pixels), labels[rows]
 
         def loss(params: Any) -> tuple[Array, Any]:
             logits, updates = train({"params": params, "batch_stats": state.statistics}, pictures)
@@ -115,4 +147,4 @@ def _epoch(
     return state.replace(loss=losses.mean())  # type: ignore[attr-defined]
 
 
-epoch = jax.jit(_epoch, static_argnums=(4, 5, 6))
+epoch = jax.jit(_epoch, static_argnums=(4, 5, 6, 7))

@@ -76,7 +76,9 @@ def train(
     per_epoch = len(images.labels) // config.batch
     while (done := int(state.step) // per_epoch) < config.epochs:
         start = time.monotonic()
-        state = epoch(key, state, pixels, labels, network.apply, network.preprocess, config)
+        state = epoch(
+            key, state, pixels, labels, network.apply, network.preprocess, config, config.pixels(done)
+        )
         loss = float(state.loss)
         if not np.isfinite(loss):
             raise ValueError(

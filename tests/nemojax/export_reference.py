@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from nemojax.batches import specs, standard
-from nemojax.calibration import ROWS, QuantizerConfig, Ranges
+from nemojax.calibration import ROWS, QuantizerConfig, Ranges, weight_ranges
 from nemojax.interpreter import fold
-from nemojax.networks import Network
-from nemojax.quantized import QuantizedNetwork, quantize
+from nemojax.quantized import QuantizedNetwork
 from nemojax.traced import Traced
+
+CHEAP = QuantizerConfig()
 
 
 def draw(seed, shape, scale=1.0):
@@ -22,19 +23,18 @@ def kernel(seed, *shape):
     return draw(seed, shape, 1 / np.sqrt(np.prod(shape[:-1])))
 
 
-def network(fn, params, inputs, config=None, lowering="xla") -> QuantizedNetwork:
-    """`fn(params, inputs)` calibrated on `inputs`."""
-    return quantize(Network("net", fn, params), inputs, config, lowering=lowering)
-
-
-def uncalibrated(fn, params, inputs) -> QuantizedNetwork:
-    """`fn(params, inputs)` for 32 bits alone: nothing is run."""
+def network(fn, params, inputs, config=CHEAP, seed=0) -> QuantizedNetwork:
+    """`fn(params, inputs)`; ranges of its activations are drawn, so that little is compiled."""
     shapes = jax.eval_shape(lambda p: p, params)
-    traced = Traced(fn, shapes, specs(standard(inputs)), True, "xla")
+    traced = Traced(fn, shapes, specs(standard(inputs)), config.quantize_pooled_input, "xla")
     folded = jax.jit(fold, static_argnums=0)(traced.workload(), params)
-    ends = jnp.zeros((len(traced.workload().points), ROWS))
-    ranges = Ranges({name: (w, w) for name, w in folded.kernels.items()}, ends, ends)
-    return QuantizedNetwork(folded, ranges, traced, QuantizerConfig(), "net", "drawn")
+    rng, points = np.random.default_rng(seed), len(traced.workload().points)
+    low = np.repeat(rng.choice([0.0, -0.7, -2.1, -3.3], points)[:, None], ROWS, axis=1)
+    high = np.repeat(rng.uniform(1.0, 4.0, points)[:, None], ROWS, axis=1)
+    ranges = Ranges(
+        weight_ranges(traced, folded, config), *(jnp.asarray(end, jnp.float32) for end in (low, high))
+    )
+    return QuantizedNetwork(folded, ranges, traced, config, "net", "drawn")
 
 
 def logits(net, bits, inputs):

@@ -26,11 +26,9 @@ spec.loader.exec_module(ref)
 
 IMAGES = ref.draw(0, (4, 16, 16, 3))
 GRIDS = {
-    "default": QuantizerConfig(activation_range="minmax"),
-    "per tensor": QuantizerConfig(activation_range="minmax", per_channel=False),
-    "symmetric": QuantizerConfig(
-        activation_range="minmax", symmetric_weights=True, symmetric_activations=True
-    ),
+    "default": QuantizerConfig(),
+    "per tensor": QuantizerConfig(per_channel=False),
+    "symmetric": QuantizerConfig(symmetric_weights=True, symmetric_activations=True),
 }
 EXACT = {"session__disable_quant_qdq": "1"}  # onnxruntime without its integer kernels
 
@@ -123,29 +121,36 @@ class Equinox(eqx.Module):
         return self.mlp(jax.nn.relu(self.conv(jnp.transpose(x, (2, 0, 1)))).mean((1, 2)))
 
 
-def shaken(params, seed=3):
-    """With biases and scales that are not those of an initializer."""
+def filled(shapes, seed=3):
+    """Drawn parameters: kernels whose products keep their size, scales and variances near 1, small biases."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda a: a + np.float32(rng.normal(size=a.shape) * 0.1) if jnp.ndim(a) == 1 else a, params
-    )
+
+    def draw(path, leaf):
+        name = jax.tree_util.keystr(path)
+        near = 1.0 if "scale" in name or "var" in name else 0.0
+        spread = 0.2 if len(leaf.shape) < 2 else 1 / np.sqrt(np.prod(leaf.shape[:-1]))
+        return (near + spread * rng.normal(size=leaf.shape)).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def make(name):
-    """(function, parameters, inputs)."""
+    """(function, parameters, inputs); nothing is initialised, which would compile a program a layer."""
+    key = jax.random.key(0)
     if name == "residual":
         return residual, residual_params(), IMAGES
     if name == "text":
         ids = np.random.default_rng(0).integers(0, 13, (4, 7)).astype(np.int32)
         inputs = {"ids": ids, "mask": np.int32(np.arange(7)[None] < np.array([7, 5, 7, 3])[:, None])}
-        return Text().apply, shaken(Text().init(jax.random.key(0), inputs)), inputs
+        return Text().apply, filled(jax.eval_shape(Text().init, key, inputs)), inputs
     if name == "patches":
-        return Patches().apply, shaken(Patches().init(jax.random.key(1), IMAGES)), IMAGES
+        return Patches().apply, filled(jax.eval_shape(Patches().init, key, IMAGES)), IMAGES
     if name == "nnx":
-        graph, state = nnx.split(Nnx(nnx.Rngs(0)))
-        return lambda p, x: nnx.merge(graph, p)(x), state, IMAGES
-    arrays, static = eqx.partition(Equinox(jax.random.key(2)), eqx.is_array)
-    return lambda p, x: jax.vmap(eqx.combine(p, static))(x), arrays, IMAGES
+        graph, state = nnx.split(nnx.eval_shape(lambda: Nnx(nnx.Rngs(0))))
+        return lambda p, x: nnx.merge(graph, p)(x), filled(state), IMAGES
+    model = eqx.filter_eval_shape(Equinox, key)
+    shapes, static = eqx.partition(model, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+    return lambda p, x: jax.vmap(eqx.combine(p, static))(x), filled(shapes), IMAGES
 
 
 def bits_of(net, choices, seed=0):
@@ -196,20 +201,29 @@ def test_every_library(networks, name, tmp_path):
             found = ref.run(tmp_path / "net.onnx", net, inputs, optimized, **entries)
             assert ref.difference(found, wanted) < 1e-5, (choices, optimized)
         if max(choices) <= 8:  # with more, onnxruntime rounds activations to 8 bits in its MatMulNBits
-            assert ref.difference(ref.run(tmp_path / "net.onnx", net, inputs, True), wanted) < 2e-2
+            assert ref.difference(ref.run(tmp_path / "net.onnx", net, inputs, True), wanted) < 5e-2
         assert len(report.quantizers) == (bits < 32).sum()
         assert len(report.unquantized) == (bits == 32).sum()
 
 
-def test_symmetric_grids_in_a_transformer(networks, tmp_path):
-    """Signed 8-bit tensors, which onnxruntime moves past reshapes and transpositions."""
-    net, inputs, logits = networks("patches", "symmetric")
+def test_signed_tensors_that_are_moved(tmp_path):
+    """onnxruntime moves 8-bit quantizers past what only moves elements, and loads the file all the same."""
+
+    def fn(p, x):
+        y = jax.nn.relu(conv(x, p["conv"], 4)).reshape(x.shape[0], -1, 8)
+        y = (y @ p["fc"]).transpose(0, 2, 1)[:, 1:7]
+        y = lax.reduce_window(jnp.tanh(y), -jnp.inf, lax.max, (1, 1, 2), (1, 1, 2), "VALID")
+        return (y.reshape(x.shape[0], -1, 4) @ p["last"]).mean(1)
+
+    params = {"conv": ref.kernel(0, 4, 4, 3, 8), "fc": ref.kernel(1, 8, 8), "last": ref.kernel(2, 4, 5)}
+    net = ref.network(fn, params, IMAGES, GRIDS["symmetric"])
+    net = net.replace(ranges=net.ranges._replace(low=jnp.full_like(net.ranges.low, -3.0)))
     bits = bits_of(net, (8,))
-    export_onnx(tmp_path / "net.onnx", net, bits)
+    report = export_onnx(tmp_path / "net.onnx", net, bits)
+    assert {q.dtype for q in report.native} == {"int8"}
     for optimized, tolerance in ((False, 1e-5), (True, 2e-2)):
-        assert (
-            ref.difference(ref.run(tmp_path / "net.onnx", net, inputs, optimized), logits(bits)) < tolerance
-        )
+        found = ref.run(tmp_path / "net.onnx", net, IMAGES, optimized)
+        assert ref.difference(found, ref.logits(net, bits, IMAGES)) < tolerance
 
 
 def nodes(path, op_type):

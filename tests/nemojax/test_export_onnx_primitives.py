@@ -245,7 +245,7 @@ def test_the_file_gives_jaxs_numbers(name, tmp_path):
     group, x, expected = GROUPS[name]
     params = {**PARAMS, "c": PARAMS["c"] if name != "products" else ref.kernel(5, 6, 4, 7)}
     wanted = [np.asarray(y).reshape(len(x), -1) for y in jax.jit(group)(params, x)]
-    net = ref.uncalibrated(partial(outputs, group), params, x)
+    net = ref.network(partial(outputs, group), params, x)
     report = export_onnx(tmp_path / "net.onnx", net)
     for optimized in (False, True):
         found = ref.run(tmp_path / "net.onnx", net, x, optimized)
@@ -262,7 +262,7 @@ def test_negative_padding_crops(tmp_path):
     def fn(p, x):
         return conv(x, p["w"], pad=((-1, 1), (0, -1)))
 
-    net = ref.uncalibrated(fn, {"w": W}, IMAGES)
+    net = ref.network(fn, {"w": W}, IMAGES)
     export_onnx(tmp_path / "net.onnx", net)
     cropped = np.pad(IMAGES[:, 1:, :-1], ((0, 0), (0, 1), (0, 0), (0, 0)))
     wanted = np.asarray(conv(jnp.asarray(cropped), W, pad="VALID"))
@@ -279,7 +279,7 @@ def test_what_depends_on_the_batch(batch, tmp_path):
         merged = (y.reshape(-1, 4) @ p["a"]).reshape(x.shape[0], -1, 7)
         return merged + jnp.broadcast_to(jnp.max(merged, 1, keepdims=True), merged.shape)
 
-    net = ref.uncalibrated(fn, {"token": ref.draw(1, (1, 1, 4)), "a": PARAMS["a"]}, IMAGES)
+    net = ref.network(fn, {"token": ref.draw(1, (1, 1, 4)), "a": PARAMS["a"]}, IMAGES)
     export_onnx(tmp_path / "net.onnx", net, batch=batch)
     session = ref.session(tmp_path / "net.onnx", True)
     assert session.get_inputs()[0].shape == [batch or "N", 6, 5, 4]

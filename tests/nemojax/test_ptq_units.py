@@ -1,5 +1,7 @@
 """Cutting a network into units: every equation once, residual blocks whole, and the units add up to it."""
 
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -31,7 +33,7 @@ class Attention(nn.Module):
     def __call__(self, x):
         y = nn.LayerNorm()(x)
         q, k, v = (nn.Dense(8, name=name)(y) for name in "qkv")
-        y = nn.softmax(q @ k.transpose(0, 2, 1) / 3.0) @ v
+        y = jnp.einsum("bij,bjd->bid", nn.softmax(jnp.einsum("bid,bjd->bij", q, k) / 3.0), v)
         x = x + nn.Dense(8, name="o")(y)
         y = nn.Dense(16, name="up")(nn.LayerNorm()(x))
         x = x + nn.Dense(8, name="down")(nn.gelu(y))
@@ -55,7 +57,7 @@ def test_units_follow_each_other_and_hold_every_operation_once(quantized, mode):
     _, network, _ = quantized
     units = find_units(network.traced, mode)
     assert units[0].first == 0
-    assert all(a.last == b.first for a, b in zip(units, units[1:], strict=False))
+    assert all(a.last == b.first for a, b in itertools.pairwise(units))
     weighted = [op.name for op in network.workload.operations if op.weight_point >= 0]
     assert [name for unit in units for name in unit.operations] == weighted
 
@@ -95,7 +97,9 @@ def test_units_in_a_row_are_the_network(quantized, mode, width):
         prefix.advance(unit, full, made, units[k + 1 :])
     np.testing.assert_allclose(full[-1].reshape(7, -1), network.logits(x), atol=1e-4)
     # A value on the edge between two grid points may fall to either side.
-    np.testing.assert_allclose(made[-1].reshape(7, -1), network.quantized_logits(bits, x), atol=2e-2)
+    np.testing.assert_allclose(
+        made[-1].reshape(7, -1), network.quantized_logits(jnp.asarray(bits), x), atol=2e-2
+    )
     assert prefix.full == {} or set(prefix.full) <= set(network.workload.program.outputs)
 
 
@@ -103,13 +107,16 @@ def test_blocks_that_look_alike_are_equal(quantized):
     name, network, _ = quantized
     if name != "residual":
         pytest.skip("has no repeated block")
-    a, b = (make_segment(network.traced, network.folded, unit, 2) for unit in find_units(network.traced, "block")[1:3])
+    a, b = (
+        make_segment(network.traced, network.folded, unit, 2)
+        for unit in find_units(network.traced, "block")[1:3]
+    )
     assert a == b
     assert hash(a) == hash(b)
     assert a != make_segment(network.traced, network.folded, find_units(network.traced, "block")[1], 3)
 
 
-@pytest.mark.parametrize(("size", "stride", "pad"), [(8, 1, (1, 1)), (8, 2, (0, 1)), (7, 2, (2, 2))])
+@pytest.mark.parametrize(("size", "stride", "pad"), [(6, 1, (1, 1)), (7, 2, (0, 1))])
 @pytest.mark.parametrize("depthwise", [True, False])
 def test_gradients_are_those_of_the_plain_convolution(size, stride, pad, depthwise):
     kernel = sum(pad) + 1 if stride == 1 else 3
@@ -122,7 +129,12 @@ def test_gradients_are_those_of_the_plain_convolution(size, stride, pad, depthwi
 
     def plain(x, w):
         return jax.lax.conv_general_dilated(
-            x, w, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
+            x,
+            w,
+            (stride, stride),
+            pads,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
         )
 
     @jax.jit

@@ -90,34 +90,47 @@ class Constants:
     """Weight values as arrays: those that the network carries, and arithmetic on constants.
 
     With an open batch an array has one row where its value has one for each sample; what differs from
-    sample to sample by its place in the batch is refused.
+    sample to sample by its place in the batch, or depends on how many there are, is refused.
     """
 
     def __init__(self, sizes: Sizes, carried: dict[int, np.ndarray]):
         self.sizes = sizes
-        self.known = dict(carried)
+        self.here = _Evaluator(sizes.program, carried)
+        self.there = None if sizes.other is None else _Evaluator(sizes.other.program, carried)
 
     def array(self, value: int) -> np.ndarray:
-        array = self._evaluated(value)
+        array = self.here.array(value)
+        if self.there is None:
+            return array
+        other = self.there.array(value)
         for axis, dim in enumerate(self.sizes.shape(value)):
             if isinstance(dim, Batch):
                 first = array.take([0], axis)
-                if not np.array_equal(
-                    np.broadcast_to(first, array.shape), array, equal_nan=first.dtype.kind == "f"
-                ):
+                if not _equal(np.broadcast_to(first, array.shape), array):
                     raise Unsupported("a constant differs from sample to sample: give batch=a number")
-                array = first
+                array, other = first, other.take([0], axis)
+        if not _equal(array, other):
+            raise Unsupported("a constant depends on the size of the batch: give batch=a number")
         return array
 
-    def _evaluated(self, value: int) -> np.ndarray:
-        program = self.sizes.program
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+
+
+class _Evaluator:
+    """Weight values of one program, each computed at most once."""
+
+    def __init__(self, program: Program, carried: dict[int, np.ndarray]):
+        self.program, self.known = program, dict(carried)
+
+    def array(self, value: int) -> np.ndarray:
         if value not in self.known:
-            if value in program.constants:
-                self.known[value] = np.asarray(program.constants[value])
+            if value in self.program.constants:
+                self.known[value] = np.asarray(self.program.constants[value])
             else:
-                eqn = program.equations[program.producer[value]]
+                eqn = self.program.equations[self.program.producer[value]]
                 with jax.default_device(jax.devices("cpu")[0]):
-                    given = [jax.numpy.asarray(self._evaluated(v)) for v in eqn.inputs]
-                    made = [np.asarray(out) for out in eqn.bind(*given)]
-                self.known.update(zip(eqn.outputs, made, strict=True))
+                    made = eqn.bind(*(jax.numpy.asarray(self.array(v)) for v in eqn.inputs))
+                self.known.update(zip(eqn.outputs, map(np.asarray, made), strict=True))
         return self.known[value]

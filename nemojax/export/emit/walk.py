@@ -174,10 +174,16 @@ class _Walk:
             made = make()
         except Unsupported as error:
             self.missing[eqn.name, eqn.where, str(error)] += 1
-            shapes = [self.program.values[v].shape for v in values]
-            made = [Tensor(tuple(range(len(shape))), shape, "missing") for shape in shapes]
+            made = [self._stand_in(v) for v in values]
         for value, tensor in zip(values, made, strict=True):
             self._put(value, tensor)
+
+    def _stand_in(self, value: int) -> Tensor:
+        try:
+            shape = self.em.shape(value)
+        except Unsupported:
+            shape = self.program.values[value].shape
+        return Tensor(tuple(range(len(shape))), shape, "missing")
 
     def _put(self, value: int, tensor: Tensor) -> None:
         i = self.point_at.get(value)
