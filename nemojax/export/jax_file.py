@@ -1,7 +1,7 @@
 """The quantized function as a file that JAX runs anywhere: StableHLO by `jax.export`, weights inside.
 
-The bytes are what `jax.export.deserialize` reads. Behind them stand a line of JSON (schema, provenance, bits),
-the SHA-256 of both, the line's length and a mark: `load_jax` checks them, other readers pass over them.
+The bytes are what `jax.export.deserialize` reads. Behind them stand a line of JSON (schema, provenance,
+bits), the SHA-256 of both, the line's length and a mark: `load_jax` checks them, other readers pass over them.
 """
 
 import json

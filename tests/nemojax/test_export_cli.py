@@ -18,8 +18,10 @@ from nemojax.setup_run import RunSettings, prepare
 
 pytest.importorskip("sklearn")
 pytest.importorskip("skimage")
-SETTINGS = RunSettings(resolution=16, calibration=2, search=2, report=2, activation_range="minmax", warm_start="none",
-                       species=("continuous",), seed=3)  # fmt: skip
+SETTINGS = RunSettings(
+    resolution=16, calibration=2, search=2, report=2, activation_range="minmax", warm_start="none",
+    species=("continuous",), seed=3,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

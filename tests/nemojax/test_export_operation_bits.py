@@ -129,7 +129,7 @@ def edit(path, value):
         (edit(["operations", "block", "kind"], None), "operations['block'] must have the fields kind, macs"),
         (
             edit(["operations", "block", "input_bits"], 9),
-            "operations['block'].input_bits is 9, but operations['stem'].output_bits['stem.activation'] says 4",
+            "['block'].input_bits is 9, but operations['stem'].output_bits['stem.activation'] says 4",
         ),
         (
             edit(["operations", "layer_2", "weight_bits"], 9),
