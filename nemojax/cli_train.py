@@ -1,9 +1,10 @@
 """`nemojax train --network NAME --data CIFAR --out DIR`: a network of the zoo on CIFAR-10, in one command."""
 
+import inspect
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,12 +19,13 @@ from .data import LabelledArrays, cifar10
 from .evaluation import wilson_interval
 from .front_io import write_text
 from .networks import NETWORKS, save_weights
-from .training import Epoch, TrainConfig, predict, train
+from .training import Chunk, Epoch, TrainConfig, predict, train
 
 DEFAULT = TrainConfig()
 VALIDATION = 2_000  # of the training images, for looking at while settings are chosen
 CIFAR = tuple(name for name in NETWORKS if name.endswith("_cifar"))
 WEIGHTS, METRICS, CURVE, CHECKPOINT = "weights.safetensors", "metrics.json", "curve.png", "train.ckpt"
+EPOCHS = "epochs.json"  # what was seen so far, for the curve of a run that was resumed
 
 
 def train_network(
@@ -33,14 +35,24 @@ def train_network(
     out: Annotated[Path, typer.Option(help="Folder for weights, figures and the checkpoint.")],
     network: Annotated[str, typer.Option(help=f"One of {', '.join(CIFAR)}.")] = CIFAR[0],
     width: Annotated[
-        float | None, typer.Option(help="Multiplies channels, where the network has it.")
+        float | None,
+        typer.Option(help="MobileNet-V2: multiplies its channels. Others: channels of the stem."),
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = DEFAULT.epochs,
     batch: Annotated[int, typer.Option(help="Images a step.")] = DEFAULT.batch,
     learning_rate: Annotated[float, typer.Option(help="The highest one.")] = DEFAULT.learning_rate,
+    resolutions: Annotated[
+        str,
+        typer.Option(
+            help="Pixels that images are scaled to, each for an equal share of the epochs: 16,24,32 takes "
+            "half the time of 32 alone. Default: as they are."
+        ),
+    ] = "",
+    cutout: Annotated[int, typer.Option(help="Side of a square to blank in each image, in pixels.")] = 0,
     images: Annotated[
         int | None, typer.Option(help="Train on so many images alone, for a trial; default: all.")
     ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Write weights in float16: half the size.")] = False,
     seed: Annotated[int, typer.Option(help="Decides weights, order and augmentation.")] = 0,
     time_limit: Annotated[
         float | None, typer.Option(help="Stop after so many seconds; --resume goes on.")
@@ -50,7 +62,8 @@ def train_network(
     """Train a network on CIFAR-10; its test images are looked at once, at the end.
 
     2,000 training images are held out, and their error is printed after every epoch. The folder then holds
-    weights.safetensors, metrics.json, curve.png and train.ckpt (to resume a stopped run, bit for bit).
+    weights.safetensors, metrics.json, curve.png, and train.ckpt and epochs.json (to resume a stopped run, bit
+    for bit).
     """
     if network not in CIFAR:
         raise ValueError(f"--network must be one of {', '.join(CIFAR)}, got {network!r}")
@@ -59,10 +72,17 @@ def train_network(
         batch=batch,
         learning_rate=learning_rate,
         warmup_epochs=min(DEFAULT.warmup_epochs, epochs / 10),
+        cutout=cutout,
+        resolutions=_whole_numbers(resolutions),
     )
     if out.exists() and any(out.iterdir()) and not resume:
         raise ValueError(f"{out} is not empty: give another --out, or --resume to continue its training")
-    options: dict[str, Any] = {} if width is None else {"width": width}
+    options: dict[str, Any] = {}
+    if width is not None:  # a factor of some networks, a number of channels of others
+        kind = type(inspect.signature(NETWORKS[network]).parameters["width"].default)
+        if kind(width) != width:
+            raise ValueError(f"--width of {network} must be a whole number of channels, got {width}")
+        options["width"] = kind(width)
     k_weights, k_train = jax.random.split(jax.random.key(seed))
     net = networks.by_name(network, None, k_weights, **options)
     _say(f"reading {data}, about 20 s")
@@ -71,29 +91,48 @@ def train_network(
     if images is not None:
         part = _some(part, images)
     _say(f"{net.name}: {_parameters(net):,} parameters; {len(part.labels)} images; the first epoch compiles")
-    curve: list[Epoch] = []
-    started, log = time.monotonic(), out / METRICS
+    curve = _epochs_before(out / EPOCHS) if resume else []
+    started = time.monotonic()
+
+    def on_chunk(chunk: Chunk) -> None:
+        count = chunk.step % chunk.per_epoch
+        if count or sys.stderr.isatty():
+            _say(
+                f"epoch {(chunk.step - 1) // chunk.per_epoch + 1}/{epochs}, step {count or chunk.per_epoch}/"
+                f"{chunk.per_epoch}: loss {chunk.loss:.3f}, {time.monotonic() - started:.0f} s",
+                passing=True,
+            )
+        if time_limit is not None and time.monotonic() - started > time_limit and chunk.step < chunk.steps:
+            raise _TimeUpError
 
     def on_epoch(epoch: Epoch, _: object) -> None:
-        curve.append(epoch)
-        left = (epochs - epoch.number) * epoch.seconds
+        curve[:] = [e for e in curve if e.number < epoch.number] + [epoch]
+        write_text(out / EPOCHS, json.dumps([asdict(e) for e in curve]) + "\n")
         _say(
             f"epoch {epoch.number}/{epochs}: loss {epoch.loss:.3f}, error on held-out training images "
-            f"{epoch.validation_error:.4f}, {epoch.seconds:.0f} s, about {left / 60:.0f} min left"
+            f"{epoch.validation_error:.4f}, {epoch.seconds:.0f} s"
         )
-        if time_limit is not None and time.monotonic() - started > time_limit and epoch.number < epochs:
-            raise _TimeUpError
 
     try:
         trained = train(
-            k_train, net, part, config, validation=validation, on_epoch=on_epoch, checkpoint=out / CHECKPOINT
+            k_train,
+            net,
+            part,
+            config,
+            validation=validation,
+            on_epoch=on_epoch,
+            on_chunk=on_chunk,
+            checkpoint=out / CHECKPOINT,
         )
     except (KeyboardInterrupt, _TimeUpError):
         _say("nemojax: stopped; continue with --resume")
         raise typer.Exit(130) from None
+    if half:  # before the test, so that its figure is of the weights in the file
+        trained = replace(trained, params=jax.tree.map(lambda leaf: leaf.astype(np.float16), trained.params))
+    save_weights(out / WEIGHTS, trained)
+    trained = networks.by_name(network, out / WEIGHTS, **options)
     misses = int(np.sum(predict(trained, test.images) != test.labels))
     low, high = wilson_interval(np.array(misses), len(test.labels))
-    save_weights(out / WEIGHTS, trained)
     figures = {
         "schema": "frugaljax.nemo.training/1",
         "network": network,
@@ -105,12 +144,13 @@ def train_network(
         "test_images": len(test.labels),
         "test_error": misses / len(test.labels),
         "test_error_interval": [float(low), float(high)],
-        "seconds_of_this_run": time.monotonic() - started,
-        "epochs_of_this_run": [asdict(epoch) for epoch in curve],
-        "jax": version("jax"),
+        "training_seconds": sum(epoch.seconds for epoch in curve),
+        "epochs": [asdict(epoch) for epoch in curve],
+        "float16": half,
+        "versions": {name: version(name) for name in ("frugaljax", "jax", "flax", "optax")},
         "backend": jax.default_backend(),
     }
-    write_text(log, json.dumps(figures, indent=2) + "\n")
+    write_text(out / METRICS, json.dumps(figures, indent=2) + "\n")
     _curve(curve).savefig(out / CURVE)
     accuracy, megabytes = 1 - misses / len(test.labels), (out / WEIGHTS).stat().st_size / 1e6
     print(
@@ -138,6 +178,25 @@ def _some(part: LabelledArrays, count: int) -> LabelledArrays:
     return LabelledArrays(part.images[rows], part.labels[rows], part.classes)
 
 
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part)
+    except ValueError:
+        raise ValueError(
+            f"--resolutions must be numbers with commas, such as 16,24,32, got {text!r}"
+        ) from None
+
+
+def _epochs_before(file: Path) -> list[Epoch]:
+    """Of the run that is resumed; nothing if it was stopped in its first epoch."""
+    if not file.exists():
+        return []
+    try:
+        return [Epoch(**entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError, OSError):
+        raise ValueError(f"{file} is damaged: delete it, which costs the curve its first part") from None
+
+
 def _parameters(net: networks.Network) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(net.params["params"]))
 
@@ -154,5 +213,7 @@ def _curve(curve: list[Epoch]) -> matplotlib.figure.Figure:
     return figure
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _say(line: str, *, passing: bool = False) -> None:
+    """On stderr; on a terminal the next line takes the place of a passing one."""
+    clear, end = ("\r\033[K", "" if passing else "\n") if sys.stderr.isatty() else ("", "\n")
+    print(clear + line, file=sys.stderr, flush=True, end=end)

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from hwmodel import Operation
-
 from ..quantized import QuantizedNetwork
 from ..quantizers import FULL_BITS, grid
+from ..space import HIGHEST_BITS
 
 Key = TypeVar("Key", int, str)
 
@@ -38,11 +37,6 @@ class PointGrid(NamedTuple):
     def q_max(self) -> int:
         return 2 ** (self.bits - 1) - 1
 
-    def integers(self, x: np.ndarray) -> np.ndarray:
-        """q of x, int32; the same roundings as `fake_quantize`."""
-        u = np.clip(x / self.scale, (self.q_min - self.zero), (self.q_max - self.zero), dtype=np.float32)
-        return np.rint(u).astype(np.int32) + self.zero
-
     def values(self, q: np.ndarray) -> np.ndarray:
         """s·(q - z), float32."""
         return self.scale * (q - self.zero).astype(np.float32)
@@ -59,8 +53,43 @@ def activation_grids(network: QuantizedNetwork, bits: Sequence[int] | np.ndarray
     return _grids(ends, network.config.symmetric_activations)
 
 
-def weight_grids(network: QuantizedNetwork, bits: Sequence[int] | np.ndarray) -> dict[str, PointGrid]:
-    """operation -> grid of its kernel, of those that have one."""
+class Kernel(NamedTuple):
+    """An operation's kernel, in the layout of the traced function."""
+
+    values: np.ndarray  # float32: what the search computes with
+    grid: PointGrid | None  # None: not quantized
+    integers: np.ndarray | None  # int32, q of each value
+
+
+def quantized_kernels(network: QuantizedNetwork, bits: Sequence[int] | np.ndarray) -> dict[str, Kernel]:
+    """operation -> its kernel at (n,) bits; tables of lookups, too.
+
+    The values come from `QuantizedNetwork` itself, for XLA and NumPy may round a number in the middle of two
+    levels differently. The same holds for a zero point, so it is moved to where the values need it.
+    """
+    widths = jnp.asarray(bits, jnp.int32)
+    values = {name: np.asarray(v, np.float32) for name, v in _quantized(network, widths).items()}
+    grids = _weight_grids(network, bits)
+    found = {}
+    for name, array in values.items():
+        if name not in grids:
+            found[name] = Kernel(array, None, None)
+            continue
+        to = grids[name]
+        levels = np.rint(array / to.scale).astype(np.int32)
+        rest = tuple(a for a in range(array.ndim) if np.ndim(to.zero) == 0 or to.zero.shape[a] == 1)
+        lowest, highest = (fn(levels, rest, keepdims=True).reshape(to.zero.shape) for fn in (np.min, np.max))
+        to = to._replace(zero=np.clip(to.zero, to.q_min - lowest, to.q_max - highest))
+        found[name] = Kernel(array, to, levels + to.zero)
+    return found
+
+
+@jax.jit
+def _quantized(network: QuantizedNetwork, bits: Int[Array, " n"]) -> dict[str, Array]:
+    return network._quantized_weights(bits, jnp.minimum(bits, HIGHEST_BITS), False).kernels
+
+
+def _weight_grids(network: QuantizedNetwork, bits: Sequence[int] | np.ndarray) -> dict[str, PointGrid]:
     ends = {}
     for op in network.workload.operations:
         if op.weight_point >= 0 and bits[op.weight_point] < FULL_BITS:
@@ -68,11 +97,6 @@ def weight_grids(network: QuantizedNetwork, bits: Sequence[int] | np.ndarray) ->
             low, high = (np.asarray(end)[b] for end in network.ranges.weights[op.name])
             ends[op.name] = (low, high, b)
     return _grids(ends, network.config.symmetric_weights)
-
-
-def kernel(network: QuantizedNetwork, op: Operation) -> np.ndarray:
-    """An operation's folded kernel on the host, in the layout of the traced function."""
-    return np.asarray(network.folded.kernels[op.name], np.float32)
 
 
 @partial(jax.jit, static_argnames="symmetric")

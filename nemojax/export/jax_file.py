@@ -1,7 +1,7 @@
 """The quantized function as a file that JAX runs anywhere: StableHLO by `jax.export`, weights inside.
 
 The bytes are what `jax.export.deserialize` reads. Behind them stand a line of JSON (schema, provenance,
-bits), the SHA-256 of both, the line's length and a mark: `load_jax` checks them, other readers pass over them.
+bits), the SHA-256 of all so far, the length of the line and a mark: `load_jax` checks them.
 """
 
 import json
@@ -20,7 +20,7 @@ from ..quantizers import FULL_BITS, fake_quantize
 from ..space import HIGHEST_BITS
 from .chosen import chosen_bits, provenance
 from .files import read_file, sha256, write_file
-from .grids import kernel, weight_grids
+from .grids import quantized_kernels
 
 SCHEMA = "frugaljax.nemo.stablehlo/1"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -108,12 +108,7 @@ def load_jax(path: str | os.PathLike[str]) -> Callable[[Any], jax.Array]:
 
 def _function(network: QuantizedNetwork, bits: np.ndarray, batch: int | None) -> Callable[[Any], jax.Array]:
     """`quantized_logits` at fixed bits, by the primitives themselves, which every platform lowers."""
-    grids = weight_grids(network, bits)
-    kernels = {}
-    for op in network.workload.operations:
-        if op.weight_point >= 0:
-            array, grid = kernel(network, op), grids.get(op.name)
-            kernels[op.name] = jnp.asarray(array if grid is None else grid.values(grid.integers(array)))
+    kernels = {name: jnp.asarray(k.values) for name, k in quantized_kernels(network, bits).items()}
     folded = network.folded._replace(kernels=kernels)
     points = network.workload.points
     rows = np.minimum(bits, HIGHEST_BITS)

@@ -73,6 +73,10 @@ def export_onnx(
     numbers: see `emit.containers`. Inputs and output have the shapes of the traced function, channels last
     where it has them so.
 
+    onnxruntime's own fusions run parts of such a file in integers: levels may differ by one, and products of
+    integer weights with activations of more than 8 bits are computed with 8. With the session's entry
+    `session.disable_quant_qdq` set to "1" it computes the file as it stands.
+
     Args:
         network: of `quantize`; its kernels may have been trained or reconstructed since.
         bits: a `Configuration`, a mapping of point to bit-width, (n,) bit-widths; None: 32 everywhere.

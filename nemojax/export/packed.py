@@ -22,7 +22,7 @@ from ..quantizers import FULL_BITS
 from .bitstream import pack, unpack
 from .chosen import chosen_bits, provenance
 from .files import read_file, sha256, write_file
-from .grids import PointGrid, activation_grids, weight_grids
+from .grids import PointGrid, activation_grids, quantized_kernels
 from .packed_manifest import Entry, entries, load_manifest, numbers, save_manifest
 from .stored import Stored, counted_bits, stored_tensors
 
@@ -50,8 +50,7 @@ def save_packed(path: str | os.PathLike[str], network: QuantizedNetwork, bits: A
             written to.
     """
     chosen = chosen_bits(network, bits)
-    grids = weight_grids(network, chosen)
-    tensors = stored_tensors(network, grids)
+    tensors = stored_tensors(network, quantized_kernels(network, chosen))
     _check_size(network, chosen, tensors)
     rows, streams, offset = [], [], 0
     for tensor in tensors:
@@ -144,7 +143,7 @@ def _integers(tensor: Stored) -> tuple[np.ndarray, str, int]:
     if tensor.grid is None:
         return tensor.array.reshape(-1).view(np.uint32), str(tensor.array.dtype), FULL_BITS
     grid = tensor.grid
-    return (grid.integers(tensor.array) - grid.q_min).reshape(-1).astype(np.uint32), "uint", grid.bits
+    return (tensor.array - grid.q_min).reshape(-1).astype(np.uint32), "uint", grid.bits
 
 
 def _values(entry: Entry, data: bytes) -> np.ndarray:

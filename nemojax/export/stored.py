@@ -16,7 +16,7 @@ from hwmodel import Operation, Program, Workload
 
 from ..quantized import QuantizedNetwork
 from .emit.shapes import Constants, Sizes
-from .grids import PointGrid, kernel
+from .grids import Kernel, PointGrid
 
 Part = Literal["kernels", "biases", "constants", "code"]  # of `Folded`; code: a constant of the function
 _VIEWS = ("broadcast_in_dim", "reshape", "squeeze", "expand_dims", "convert_element_type")
@@ -39,27 +39,27 @@ class Stored:
     name: str
     part: Part
     key: str  # in that part
-    array: np.ndarray  # float32 or int32; of a kernel with a grid, its values on the grid
+    array: np.ndarray  # float32 or int32; of a kernel with a grid, its integers
     grid: PointGrid | None = None
     aliases: tuple[Alias, ...] = ()
 
 
-def stored_tensors(network: QuantizedNetwork, grids: dict[str, PointGrid]) -> list[Stored]:
+def stored_tensors(network: QuantizedNetwork, kernels: dict[str, Kernel]) -> list[Stored]:
     """All of them in execution order.
 
     Args:
-        grids: operation -> grid of its kernel, where it is quantized.
+        kernels: of `quantized_kernels`.
 
     Raises:
         ValueError: tied operations hold different numbers, or a parameter is counted otherwise than it is
             carried, so that a file of the counted size could not restore it.
     """
-    return _Collector(network, grids).run()
+    return _Collector(network, kernels).run()
 
 
 class _Collector:
-    def __init__(self, network: QuantizedNetwork, grids: dict[str, PointGrid]):
-        self.network, self.grids, self.work = network, grids, network.workload
+    def __init__(self, network: QuantizedNetwork, kernels: dict[str, Kernel]):
+        self.network, self.kernels, self.work = network, kernels, network.workload
         self.program = self.work.program
         self.constants = {int(v): np.asarray(a) for v, a in network.folded.constants.items()}
         self.biases = {name: np.asarray(b, np.float32) for name, b in network.folded.biases.items()}
@@ -89,9 +89,9 @@ class _Collector:
     def _own(self, i: int, op: Operation, weight: int | None) -> None:
         self.owners[i] = {"kernels": len(self.found)}
         if op.weight_point >= 0:
-            self.found.append(
-                Stored(f"{op.name}.weight", "kernels", op.name, self._values(op), self.grids.get(op.name))
-            )
+            kernel = self.kernels[op.name]
+            array = kernel.values if kernel.integers is None else kernel.integers
+            self.found.append(Stored(f"{op.name}.weight", "kernels", op.name, array, kernel.grid))
             return
         assert weight is not None
         if weight in self.constants:
@@ -103,23 +103,21 @@ class _Collector:
         array = Constants(Sizes.of(self.network.traced, 1), self.constants).array(weight)
         self.found.append(Stored(f"{op.name}.weight", "code", op.name, _word(array)))
 
-    def _values(self, op: Operation) -> np.ndarray:
-        """Of a kernel, on its grid."""
-        array, grid = kernel(self.network, op), self.grids.get(op.name)
-        return array if grid is None else grid.values(grid.integers(array))
-
     def _tie(self, op: Operation) -> None:
         k = self.owners[op.w_id]["kernels"]
-        owner, own = self.found[k], self._values(op)
-        orders = permutations(range(owner.array.ndim))
-        axes = next((order for order in orders if _is_view(owner.array, order, own)), None)
+        owner, own = self.found[k], self.kernels[op.name]
+        numbers = own.values if own.integers is None else own.integers
+        axes = None
+        if own.grid is None or (owner.grid is not None and _same_grid(owner.grid, own.grid)):
+            orders = permutations(range(owner.array.ndim))
+            axes = next((order for order in orders if _is_view(owner.array, order, numbers)), None)
         if axes is None:
             raise ValueError(
                 f"operations {owner.key!r} and {op.name!r} share weights but not their numbers (batch norms "
                 "fold into them differently, or their ranges lie along different axes), so a file cannot "
                 "hold them once: give their quantizer 32 bits, or quantize with per_channel=False"
             )
-        alias = Alias("kernels", op.name, axes, own.shape)
+        alias = Alias("kernels", op.name, axes, numbers.shape)
         self.found[k] = replace(owner, aliases=(*owner.aliases, alias))
 
     def _meet(self, op: Operation, value: int) -> None:
@@ -167,6 +165,13 @@ class _Collector:
             )
         owner = self.found[k]
         self.found[k] = replace(owner, aliases=(*owner.aliases, Alias("biases", op.name, (0,), bias.shape)))
+
+
+def _same_grid(one: PointGrid, other: PointGrid) -> bool:
+    """Whether two quantizers of tied weights are one, which holds for all of the tensor."""
+    if one.scale.size != 1 or other.scale.size != 1:
+        return one.scale.shape == other.scale.shape and np.array_equal(one.low, other.low)
+    return bool(np.allclose(one.scale, other.scale, rtol=1e-6) and one.zero.item() == other.zero.item())
 
 
 def _is_view(array: np.ndarray, axes: tuple[int, ...], wanted: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""An epoch of training as one scan of steps: a pure function of the state, the key and the data."""
+"""Some steps of an epoch as one compiled loop: a pure function of the state, the key and the data."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ class TrainState:
     kept: Any  # exponential mean of params and statistics: what the training is for
     optimizer: Any
     step: Array  # () int32
-    loss: Array  # () float32, mean of the last epoch
+    loss: Array  # () float32, sum over the steps of the epoch so far
 
 
 def begin(variables: Any, config: TrainConfig, steps: int) -> TrainState:
@@ -101,29 +101,36 @@ def augmented(
     return x
 
 
-def _epoch(
+def _run(
     key: PRNGKeyArray,
     state: TrainState,
     images: UInt8[Array, "N H W 3"],
     labels: Int[Array, " N"],
+    steps: Int[Array, ""],
     apply: Apply,
     preprocess: Preprocess,
     config: TrainConfig,
     pixels: int | None = None,
 ) -> TrainState:
-    """Every image once, but for an incomplete last batch; order and crops follow from key and epoch."""
+    """The next `steps` steps, all of the epoch that the state stands in.
+
+    An epoch has every image once, but for an incomplete last batch. Its order follows from the key and its
+    number, a batch's crops from the number of the step: it does not matter how an epoch is cut into calls.
+    """
     per_epoch = len(images) // config.batch
     rule = optimizer(config, per_epoch * config.epochs)
     k_epoch = jax.random.fold_in(key, state.step // per_epoch)
     k_order, k_augment = jax.random.split(k_epoch)
-    order = jax.random.permutation(k_order, len(images))[: per_epoch * config.batch]
+    order = jax.random.permutation(k_order, len(images))
 
     def forward(variables: Any, pictures: Array) -> Any:
         return apply(variables, pictures, train=True, mutable=["batch_stats"])
 
     train = lowered(forward)  # fast convolutions and gradients on a CPU; the same numbers to rounding
 
-    def step(state: TrainState, rows: Array) -> tuple[TrainState, Array]:
+    def step(_: Array, state: TrainState) -> TrainState:
+        done = state.step % per_epoch
+        rows = jax.lax.dynamic_slice(order, (done * config.batch,), (config.batch,))
         k_step = jax.random.fold_in(k_augment, state.step)
         pictures, wanted = augmented(k_step, images[rows], preprocess, config, pixels), labels[rows]
 
@@ -137,14 +144,14 @@ def _epoch(
             updates, moments = rule.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         # The mean starts as the weights themselves, and its horizon grows with the steps.
-        done = state.step.astype(jnp.float32)
-        share = jnp.minimum(config.ema, done / (done + 10.0))
+        before = state.step.astype(jnp.float32)
+        share = jnp.minimum(config.ema, before / (before + 10.0))
         now = {"params": params, "batch_stats": statistics}
         kept = jax.tree.map(lambda old, new: share * old + (1 - share) * new, state.kept, now)
-        return TrainState(params, statistics, kept, moments, state.step + 1, value), value
+        total = jnp.where(done == 0, 0.0, state.loss) + value
+        return TrainState(params, statistics, kept, moments, state.step + 1, total)
 
-    state, losses = jax.lax.scan(step, state, order.reshape(per_epoch, config.batch))
-    return state.replace(loss=losses.mean())  # type: ignore[attr-defined]
+    return jax.lax.fori_loop(0, steps, step, state)  # the number is traced: one compilation for all
 
 
-epoch = jax.jit(_epoch, static_argnums=(4, 5, 6, 7))
+run = jax.jit(_run, static_argnums=(5, 6, 7, 8))

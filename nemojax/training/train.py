@@ -20,7 +20,7 @@ from ..lowered import lowered
 from ..networks.network import Network
 from ..preprocess import Preprocess
 from .config import TrainConfig
-from .step import TrainState, begin, epoch, normalized
+from .step import TrainState, begin, normalized, run
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,19 @@ class Epoch:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """What `on_chunk` is told."""
+
+    step: int  # steps done
+    steps: int  # in all
+    per_epoch: int
+    loss: float  # mean over the epoch so far
+    seconds: float  # of this chunk
+
+
 OnEpoch = Callable[[Epoch, TrainState], None]
+OnChunk = Callable[[Chunk], None]
 
 
 def train(
@@ -44,6 +56,8 @@ def train(
     *,
     validation: LabelledArrays | None = None,
     on_epoch: OnEpoch | None = None,
+    on_chunk: OnChunk | None = None,
+    every: int = 100,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> Network:
     """The network with trained weights: the exponential mean of those of the steps.
@@ -53,14 +67,17 @@ def train(
         network: a Flax linen module's (`networks.by_name(name, key=...)`), whose `apply` takes `train`.
         images: uint8 images of the size that the network takes, and their classes.
         validation: images that tuning may look at; never those of a report.
-        on_epoch: progress, logs, time limits (by raising).
-        checkpoint: file written after every epoch; if it exists, the run goes on from there, bit for bit.
+        on_epoch, on_chunk: progress, logs, time limits (by raising).
+        every: steps of a chunk, which end in a checkpoint and `on_chunk`; the result does not depend on it.
+        checkpoint: file written after every chunk; if it exists, the run goes on from there, bit for bit.
 
     Raises:
         ValueError: images or labels that do not fit, training that diverged, or another run's checkpoint.
     """
     config = config or TrainConfig()
     _check(network, images, config)
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
     steps = len(images.labels) // config.batch * config.epochs
     state = begin(network.params, config, steps)
     settings = {
@@ -74,24 +91,38 @@ def train(
         state = load_state(checkpoint, state, settings)
     pixels, labels = jnp.asarray(images.images), jnp.asarray(images.labels)
     per_epoch = len(images.labels) // config.batch
-    while (done := int(state.step) // per_epoch) < config.epochs:
-        start = time.monotonic()
-        state = epoch(
-            key, state, pixels, labels, network.apply, network.preprocess, config, config.pixels(done)
+    began = time.monotonic()
+    while (before := int(state.step)) < steps:
+        start, (number, done) = time.monotonic(), divmod(before, per_epoch)
+        count = min(every, per_epoch - done)
+        state = run(
+            key,
+            state,
+            pixels,
+            labels,
+            jnp.asarray(count, jnp.int32),
+            network.apply,
+            network.preprocess,
+            config,
+            config.pixels(number),
         )
-        loss = float(state.loss)
+        loss = float(state.loss) / (done + count)
         if not np.isfinite(loss):
             raise ValueError(
-                f"training diverged in epoch {done + 1}: lower learning_rate, {config.learning_rate}"
+                f"training diverged in epoch {number + 1}: lower learning_rate, {config.learning_rate}"
             )
         if checkpoint is not None:
             save_state(checkpoint, state, settings)
-        if on_epoch is not None:
+        seconds = time.monotonic() - start
+        if done + count == per_epoch and on_epoch is not None:
             error = None
             if validation is not None:
                 kept = _with(network, state)
                 error = 1 - float(np.mean(predict(kept, validation.images) == validation.labels))
-            on_epoch(Epoch(done + 1, loss, error, time.monotonic() - start), state)
+            on_epoch(Epoch(number + 1, loss, error, time.monotonic() - began), state)
+            began = time.monotonic()
+        if on_chunk is not None:
+            on_chunk(Chunk(before + count, steps, per_epoch, loss, seconds))
     return _with(network, state)
 
 

@@ -69,10 +69,11 @@ def test_every_file_at_once(knee, tmp_path):
     props = {p.key: p.value for p in onnx.load(paths["net.onnx"]).metadata_props}
     assert json.loads(props["bits"]) == chosen.as_dict()
     images = jnp.asarray(np.random.default_rng(1).normal(size=(2, 16, 16, 3)), jnp.float32)
-    wanted = jax.jit(network.quantized_logits)(jnp.asarray(chosen.bits), images)
+    run_at = jax.jit(lambda network: network.quantized_logits(jnp.asarray(chosen.bits), images))
+    wanted = run_at(network)
     np.testing.assert_allclose(load_jax(paths["net.stablehlo"])(images), wanted, atol=1e-3)
     loaded = load_packed(tmp_path / "packed", network)
-    np.testing.assert_array_equal(jax.jit(loaded.quantized_logits)(jnp.asarray(chosen.bits), images), wanted)
+    np.testing.assert_array_equal(run_at(loaded), wanted)
     assert load_operation_bits(paths["ops.json"], network).as_dict() == chosen.as_dict()
     assert read_qwix_rules(paths["rules.json"])[0].module_path == "stem"
     again = run(tmp_path / "knee.json", "--qwix", paths["rules.json"])

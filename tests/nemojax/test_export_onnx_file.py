@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import jax
@@ -186,6 +187,12 @@ def test_wrong_arguments_are_refused(network, arguments, message, tmp_path):
     with pytest.raises(ValueError, match=re.escape(message)):
         export_onnx(path, network, bits, **arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_without_onnx_it_says_what_to_install(network, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r"pip install 'frugaljax\[onnx\]'"):
+        export_onnx(tmp_path / "net.onnx", network)
 
 
 def test_unknown_quantizers_are_named(network, tmp_path):

@@ -12,7 +12,7 @@ from nemojax.data import LabelledArrays
 from nemojax.networks import Network
 from nemojax.preprocess import Preprocess
 from nemojax.training import TrainConfig, predict, train
-from nemojax.training.step import begin, epoch, normalized
+from nemojax.training.step import augmented, begin, cut_out, normalized, run
 
 CONFIG = TrainConfig(epochs=3, batch=8, learning_rate=0.05, warmup_epochs=1.0, padding=1, ema=0.5)
 PIXELS = Preprocess(resolution=8, mean=(120.0, 110.0, 100.0), scale=(60.0, 55.0, 50.0), fit="as_is")
@@ -52,11 +52,12 @@ def test_the_first_step_by_hand(network):
     """Nesterov's first step is (1 + m)·g; decay of kernels alone, smoothed targets, statistics."""
     part = pictures(0, 8)
     config = replace(CONFIG, epochs=1, warmup_epochs=0.0, padding=0, weight_decay=0.1, label_smoothing=0.2)
-    state = epoch(
+    state = run(
         jax.random.key(1),
         begin(network.params, config, 1),
         jnp.asarray(part.images),
         jnp.asarray(part.labels),
+        jnp.asarray(1),
         network.apply,
         PIXELS,
         config,
@@ -105,32 +106,85 @@ def test_it_learns_and_keeps_a_mean_of_the_weights(network):
 
 def test_a_stopped_training_goes_on_bit_for_bit(network, tmp_path):
     part = pictures(1, 60)
+    config = replace(CONFIG, resolutions=(6, 8), cutout=3)
+    assert [config.pixels(i) for i in range(3)] == [6, 6, 8]
 
     class StoppedError(Exception):
         pass
 
-    def stop(epoch, state):
-        if epoch.number == 2:
+    def stop(chunk):
+        if chunk.step == 9:  # 7 steps an epoch
             raise StoppedError
 
-    whole = train(jax.random.key(3), network, part, CONFIG)
-    other = train(jax.random.key(4), network, part, CONFIG)
-    file, seen = tmp_path / "train.ckpt", []
+    whole = train(jax.random.key(3), network, part, config)
+    other = train(jax.random.key(4), network, part, config)
+    file, seen, chunks = tmp_path / "train.ckpt", [], []
+    compiled = run._cache_size()
     with pytest.raises(StoppedError):
-        train(jax.random.key(3), network, part, CONFIG, on_epoch=stop, checkpoint=file)
+        train(jax.random.key(3), network, part, config, on_chunk=stop, every=2, checkpoint=file)
     resumed = train(
         jax.random.key(3),
         network,
         part,
-        CONFIG,
+        config,
         on_epoch=lambda e, s: seen.append(e.number),
+        on_chunk=chunks.append,
+        every=3,
         checkpoint=file,
     )
-    assert seen == [3]
+    assert run._cache_size() == compiled  # chunks of any length are one program
+    assert seen == [2, 3]
+    assert [chunk.step for chunk in chunks] == [12, 14, 17, 20, 21]
     assert leaves_equal(whole.params, resumed.params)
     assert not leaves_equal(whole.params, other.params)
     with pytest.raises(ValueError, match="was written with other settings"):
-        train(jax.random.key(3), network, part, replace(CONFIG, epochs=4), checkpoint=file)
+        train(jax.random.key(3), network, part, replace(config, epochs=4), checkpoint=file)
+
+
+def test_an_epoch_has_every_image_once():
+    """A network without weights that matter, whose statistics add up what it sees."""
+
+    class Sum(nn.Module):
+        @nn.compact
+        def __call__(self, x, train: bool = False):
+            total = self.variable("batch_stats", "sum", lambda: jnp.zeros(()))
+            total.value = total.value + x.sum()
+            return nn.Dense(2)(x.mean((1, 2)))
+
+    model, images = Sum(), jnp.arange(12, dtype=jnp.uint8)[:, None, None, None] * jnp.ones((1, 2, 2, 3), "u1")
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 2, 2, 3)))
+    variables = {**variables, "batch_stats": {"sum": jnp.zeros(())}}
+    config = TrainConfig(epochs=1, batch=4, padding=0, warmup_epochs=0.0)
+    raw = Preprocess(8, 0.0, 1.0)
+    state = begin(variables, config, 3)
+    for count in (1, 2):
+        args = jnp.zeros(12, jnp.int32), jnp.asarray(count), model.apply, raw, config
+        state = run(jax.random.key(1), state, images, *args)
+    assert float(state.statistics["sum"]) == 12 * sum(range(12))
+    assert int(state.step) == 3
+
+
+def test_augmentation():
+    images = jnp.asarray(pictures(0, 64).images)
+    plain = normalized(images, PIXELS)
+    config = replace(CONFIG, padding=0, cutout=4)
+    key = jax.random.key(0)
+    hidden = np.asarray(augmented(key, images, PIXELS, config, None) == 0).all(-1)
+    assert hidden.sum((1, 2)).min() >= 4  # of a square in a corner a quarter is left
+    assert hidden.sum((1, 2)).max() == 16
+    kept = np.asarray(augmented(key, images, PIXELS, config, None))
+    np.testing.assert_array_equal(kept[~hidden], np.asarray(plain)[~hidden])
+    assert len({row.tobytes() for row in hidden}) > 20
+    square = np.asarray(cut_out(jax.random.split(key, 64), jnp.ones((64, 8, 8, 1)), 4)[..., 0] == 0)
+    for one in square:  # rows and columns that are hidden lie side by side
+        rows, columns = np.flatnonzero(one.any(1)), np.flatnonzero(one.any(0))
+        assert one[np.ix_(rows, columns)].all()
+        assert np.ptp(rows) == len(rows) - 1 <= 3
+    small = augmented(key, images, PIXELS, replace(CONFIG, padding=0), 4)
+    means = np.asarray(plain).reshape(64, 4, 2, 4, 2, 3).mean((2, 4))
+    assert small.shape == (64, 4, 4, 3)
+    assert np.abs(np.asarray(small)[:, 1:-1, 1:-1] - means[:, 1:-1, 1:-1]).mean() < 0.35
+    assert np.abs(means[:, 1:-1, 1:-1]).mean() > 0.5
 
 
 def test_refusals(network):
@@ -138,6 +192,9 @@ def test_refusals(network):
     for change, message in (
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
+        ({"resolutions": (8, 0)}, "resolutions must be pixels above 0"),
+        ({"resolutions": (8, 8, 8, 8)}, "at most one for each of 3 epochs"),
+        ({"cutout": -1}, "cutout must not be negative"),
         ({"warmup_epochs": 3.0}, "warmup_epochs must be below epochs, got 3.0 of 3"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -44,11 +44,8 @@ def _reshape(em: Emitter, eqn: Equation) -> Tensor:
     source, target = em.shape(eqn.inputs[0]), em.shape(eqn.outputs[0])
     x = em.tensor(eqn.inputs[0])
     if _without_units(source) == _without_units(target):
-        kept = [a for a, d in enumerate(source) if d != 1]
         x = dropped(em.graph, x, [a for a, d in enumerate(source) if d == 1])
-        return relabelled(x, [a for a, d in enumerate(target) if d != 1], len(target)) if kept else (
-            relabelled(x, [], len(target))
-        )  # fmt: skip
+        return relabelled(x, [a for a, d in enumerate(target) if d != 1], len(target))
     x = em.whole(eqn.inputs[0])
     in_order = x.wide(x.order) == sorted(x.wide(x.order))
     name = x.name if in_order and x.array is None else em.plain(x)

@@ -9,7 +9,7 @@ import numpy as np
 from hwmodel import Equation, Operation
 
 from ...quantized import QuantizedNetwork
-from ..grids import activation_grids, kernel, weight_grids
+from ..grids import activation_grids, quantized_kernels
 from .by_value import ByValue
 from .containers import weight_container
 from .contractions import convolution, matrix_product
@@ -71,14 +71,14 @@ class _Walk:
         self.work, self.program = em.sizes.workload, em.program
         self.notes = Notes()
         self.missing: Counter[tuple[str, str, str]] = Counter()
-        self.activation_grids, self.weight_grids = (
-            activation_grids(network, bits),
-            weight_grids(network, bits),
-        )
-        grids = (*self.activation_grids.values(), *self.weight_grids.values())
+        self.activation_grids = activation_grids(network, bits)
+        self.kernels = quantized_kernels(network, bits)
+        grids = (*self.activation_grids.values(), *(k.grid for k in self.kernels.values() if k.grid))
         self.plain = {grid.bits for grid in grids} == {8}
         points = self.work.points
         self.point_at = {points[i].value: i for i in self.activation_grids}
+        made_by = {points[i].operation for i in self.activation_grids}
+        self.quantized_outputs = {self.work.operations[i].name for i in made_by if i >= 0}
         weighted = [op for op in self.work.operations if op.weight_point >= 0]
         self.lookups = [op for op in weighted if op.kind == "gather"]
         self.opened = {op.equations[0]: op for op in weighted if op.kind != "gather"}
@@ -90,8 +90,9 @@ class _Walk:
         for op in self.lookups:
             self.graph.scope = op.name
             weight = self._weight(op)
-            name = weight.laid(self.graph, range(weight.array.ndim))
-            self.em.env[self._table(op)] = Tensor(tuple(range(weight.array.ndim)), weight.array.shape, name)
+            shape = weight.kernel.values.shape
+            order = tuple(range(len(shape)))
+            self.em.env[self._table(op)] = Tensor(order, shape, weight.laid(self.graph, order))
         matches = self._matches()
         done = {i for match in matches.values() for i in match.equations}
         for i, eqn in enumerate(self.program.equations):
@@ -118,10 +119,7 @@ class _Walk:
             self.em.batch_input = (name, 0)
             x = Tensor(tuple(range(len(shape))), shape, name)
             self.graph.scope = name
-            order = self._convolutions_order(value)
-            if (
-                order is not None
-            ):  # transposed before its quantizer, which then feeds the convolution directly
+            if order := self._convolutions_order(value):  # so that the quantizer feeds them directly
                 x = Tensor(order, shape, laid(self.graph, x, order))
             self._put(value, x)
         return ports
@@ -198,8 +196,7 @@ class _Walk:
         return Weight(
             op.name,
             self.work.points[op.weight_point].name,
-            kernel(self.network, op),
-            self.weight_grids.get(op.name),
+            self.kernels[op.name],
             bias if bias is not None and bias.any() else None,
             self._bias_apart(op),
             self.notes,
@@ -212,11 +209,16 @@ class _Walk:
         belongs to the convolution. Where all is 8 bits that costs little, and its integer kernels need it so;
         with fewer bits s_x·s_w is coarse, and a configuration would no longer be the one that was measured.
         """
-        x, w = self.activation_grids.get(op.input_point), self.weight_grids.get(op.name)
-        index = self.work.operations.index(op)
-        if x is None or not any(self.work.points[i].operation == index for i in self.activation_grids):
+        x, w = self.activation_grids.get(op.input_point), self.kernels[op.name].grid
+        if x is None or op.name not in self.quantized_outputs:
             return ""
-        if w is None or weight_container(w, self.graph.opset).dtype == "float32":
+        container = None if w is None else weight_container(w, self.graph.opset).dtype
+        if container in (None, "float32"):
+            return "Sub"
+        if x.bits == 4 and container in (
+            "int8",
+            "uint8",
+        ):  # its QLinearConv would then be given 4-bit tensors
             return "Sub"
         bias = np.asarray(self.network.folded.biases[op.name])
         fits = np.abs(bias).max() < 2**30 * (x.scale * w.scale).min()

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..grids import PointGrid
+from ..grids import Kernel
 from .containers import Container, weight_container
 from .graph import Graph
 from .notes import Notes
@@ -22,15 +22,14 @@ class Weight:
 
     name: str  # of its operation
     point: str  # of its quantizer
-    array: np.ndarray
-    grid: PointGrid | None
+    kernel: Kernel
     bias: np.ndarray | None  # (channels,); None where nothing is added
     apart: Apart  # a node of its own that adds the bias: see `walk`
     notes: Notes
 
     def laid(self, graph: Graph, order: Sequence[int], shape: Sequence[int] | None = None) -> str:
         """The name of the kernel with its axes in `order`, merged to `shape`."""
-        moved = [self.array.shape[a] for a in order]
+        moved = [self.kernel.values.shape[a] for a in order]
         return self._stored(graph, lambda a: a.transpose(order), moved if shape is None else list(shape))
 
     def transposed(self, graph: Graph, order: Sequence[int], groups: int) -> str:
@@ -43,26 +42,26 @@ class Weight:
             array = array.reshape(groups, outputs // groups, inputs, *window).swapaxes(1, 2)
             return array.reshape(groups * inputs, outputs // groups, *window)
 
-        outputs, inputs, *window = (self.array.shape[a] for a in order)
+        outputs, inputs, *window = (self.kernel.values.shape[a] for a in order)
         return self._stored(graph, arrange, [groups * inputs, outputs // groups, *window])
 
     def _stored(self, graph: Graph, arrange: Arrange, shape: list[int]) -> str:
         """The kernel after `arrange`, merged to `shape`; its scales lie along at most one axis there."""
         called = f"{self.name}.weight"
-        if self.grid is None:
-            return graph.constant(arrange(self.array).reshape(shape), called)
-        grid, container = self.grid, weight_container(self.grid, graph.opset)
-        integers = grid.integers(self.array)
+        values, grid, integers = self.kernel
+        if grid is None or integers is None:
+            return graph.constant(arrange(values).reshape(shape), called)
+        container = weight_container(grid, graph.opset)
         if container.shift == 0 and np.ndim(grid.zero):  # a channel of zeros: 0 stands for them as well
             rest = tuple(a for a in range(integers.ndim) if np.shape(grid.zero)[a] == 1)
             empty = (integers == grid.zero).all(rest, keepdims=True)
             integers, grid = np.where(empty, 0, integers), grid._replace(zero=np.where(empty, 0, grid.zero))
-        scale, zero = (arrange(np.broadcast_to(part, self.array.shape)) for part in (grid.scale, grid.zero))
+        scale, zero = (arrange(np.broadcast_to(part, values.shape)) for part in (grid.scale, grid.zero))
         axes = [a for a in range(scale.ndim) if _varies(scale, a) or _varies(zero, a)]
         if container.dtype == "float32" or len(axes) > 1:
             reason = container.reason or "its scales vary along two axes of ONNX's layout"
             self.notes.add(self.point, grid.bits, Container("float32", reason))
-            return graph.constant(arrange(grid.values(integers)).reshape(shape), called)
+            return graph.constant(arrange(values).reshape(shape), called)
         self.notes.add(self.point, grid.bits, container)
         stored, axis = shape, 0
         if axes:
