@@ -212,8 +212,10 @@ class _Walk:
         x, w = self.activation_grids.get(op.input_point), self.kernels[op.name].grid
         if x is None or op.name not in self.quantized_outputs:
             return ""
-        container = None if w is None else weight_container(w, self.graph.opset).dtype
-        if container in (None, "float32"):
+        if w is None:
+            return "Sub"
+        container = weight_container(w, self.graph.opset).dtype
+        if container == "float32":
             return "Sub"
         if x.bits == 4 and container in (
             "int8",
