@@ -220,7 +220,7 @@ class _Walk:
         if x.bits == 4 and container in (
             "int8",
             "uint8",
-        ):  # its QLinearConv would then be given 4-bit tensors
+        ):  # QLinearConv would get 4-bit tensors
             return "Sub"
         bias = np.asarray(self.network.folded.biases[op.name])
         fits = np.abs(bias).max() < 2**30 * (x.scale * w.scale).min()
