@@ -1,7 +1,8 @@
 """Post-training quantization of EfficientNet-Lite0, option by option, on labelled ImageNet photographs.
 
-Every fifth photograph calibrates and is learned from, the other 400 are reported; none of these is ever seen
-before. All quantizers have the row's bit-widths, those of the first and last layer too. Runs are kept in
+Every fifth photograph calibrates and is learned from, the other 400 are reported. Rates and sizes of the
+reconstruction were first tried at 128 pixels on these same 400, so its rows are not untouched by development.
+All quantizers have the row's bit-widths, those of the first and last layer too. Runs are kept in
 build/ptq_table.jsonl as they come, so that an interrupted table goes on where it stopped.
 Needs FRUGALJAX_DATA. Stored under results/ with every run.
 """
