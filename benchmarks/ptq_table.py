@@ -2,12 +2,11 @@
 
 Every fifth photograph calibrates and is learned from, the other 400 are reported. Rates and sizes of the
 reconstruction were first tried at 128 pixels on these same 400, so its rows are not untouched by development.
-All quantizers have the row's bit-widths, those of the first and last layer too. Runs are kept in
-build/ptq_table.jsonl as they come, so that an interrupted table goes on where it stopped.
+All quantizers have the row's bit-widths, those of the first and last layer too. Runs are kept, so that an
+interrupted table goes on where it stopped.
 Needs FRUGALJAX_DATA. Stored under results/ with every run.
 """
 
-import json
 import os
 import time
 from dataclasses import replace
@@ -23,9 +22,9 @@ from nemojax.ptq import PTQConfig, improve
 from nemojax.quantized import compiled_logits
 
 from .common import QUICK, finish, say
+from .kept import Kept
 
 LIMIT_S = float(os.environ.get("PTQ_LIMIT_S", "inf"))  # what is not begun by then is left out, and said so
-KEPT = Path("build") / "ptq_table.jsonl"
 RESOLUTION = 96 if QUICK else 224
 REPORTED = 100 if QUICK else None  # None: all
 STEPS = 60 if QUICK else 200
@@ -56,7 +55,14 @@ def main() -> None:
     fifth = np.arange(len(photos)) % 5 == 0
     calibration = photos.take(np.flatnonzero(fifth)).images[: 25 if QUICK else None]
     reported = photos.take(np.flatnonzero(~fifth)[:REPORTED])
-    runs = Runs(KEPT)
+    settings = {
+        "network": "efficientnet_lite0",
+        "resolution": RESOLUTION,
+        "images": {"calibration": len(calibration), "report": len(reported)},
+        "options": {name: str(config) for name, config in OPTIONS.items()},
+        "interval": "95 %, normal, over the photographs",
+    }
+    runs = Kept("ptq_table", settings)
     networks: dict[tuple[str, str], nemo.QuantizedNetwork] = {}
     full = None
     absent = []
@@ -89,14 +95,7 @@ def main() -> None:
     finish(
         "ptq_table",
         {
-            "settings": {
-                "network": "efficientnet_lite0",
-                "resolution": RESOLUTION,
-                "images": {"calibration": len(calibration), "report": len(reported)},
-                "seeds": SEEDS,
-                "options": {name: str(config) for name, config in OPTIONS.items()},
-                "interval": "95 %, normal, over the photographs",
-            },
+            "settings": {**settings, "seeds": SEEDS},
             "complete": not absent,
             "runs": runs.done,
             "seconds": round(time.time() - start),
@@ -134,22 +133,6 @@ def scores(found: np.ndarray, full: np.ndarray, labels: np.ndarray) -> dict[str,
     return out | {
         f"{name}_half": round(float(1.96 * np.std(v) / len(v) ** 0.5), 4) for name, v in values.items()
     }
-
-
-class Runs:
-    """name -> figures, one line of a file each; a quick run keeps none."""
-
-    def __init__(self, path: Path):
-        self.path, self.done = path, {}
-        if path.exists() and not QUICK:
-            self.done = dict(json.loads(line) for line in path.read_text().splitlines())
-
-    def add(self, name: str, row: dict[str, Any]) -> None:
-        self.done[name] = row
-        if not QUICK:
-            self.path.parent.mkdir(exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(json.dumps([name, row]) + "\n")
 
 
 if __name__ == "__main__":

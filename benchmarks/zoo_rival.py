@@ -1,14 +1,16 @@
-"""Any torchvision-like network in PyTorch with a fake quantizer at every point where ours has one.
+"""Any torchvision-like network or encoder in PyTorch, a fake quantizer at every point where ours has one.
 
 The model is traced by torch.fx, its batch norms are folded into the convolutions, and a quantizer is put
-after the input, every activation function, every convolution that an activation function does not follow,
-every sum and every mean. Weights are per output channel, activations per tensor, ranges minimum to maximum.
+after an input of real numbers, every activation function, layer norm and softmax, every convolution, dense
+layer and product that an activation function does not follow, every sum and every mean. Weights are per
+output channel, activations per tensor, ranges minimum to maximum.
 Two ways of rounding:
   operator   torch.fake_quantize_per_tensor_affine, what PyTorch's own tools insert
   in place   clamp and round written out in four in-place passes, faster in eager mode
 Weights are rounded once per candidate, ahead of the images, and that time counts.
 """
 
+import copy
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -20,8 +22,10 @@ from torch.fx.experimental import optimization
 
 Rounding = Literal["operator", "in place"]
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.GELU, nn.Tanh)
-POOLS = (nn.AdaptiveAvgPool2d,)
-WEIGHTED = (nn.Conv2d, nn.Linear)
+ACTIVATION_FUNCTIONS = {F.relu, F.relu6, torch.relu, F.gelu}
+OTHERS = (nn.AdaptiveAvgPool2d, nn.LayerNorm)
+FUNCTIONS = {F.adaptive_avg_pool2d, torch.mean, torch.softmax, torch.matmul, operator.add, operator.iadd}
+WEIGHTED = (nn.Conv2d, nn.Linear, nn.Embedding)
 
 
 class Quantizer(nn.Module):
@@ -50,7 +54,13 @@ class Rival:
     """A traced model; `bits` follow `points`: input, then weights and activations as they run."""
 
     def __init__(self, model: nn.Module):
-        self.module = _with_quantizers(optimization.fuse(model.eval()))
+        self.plain = model.eval()
+        if any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()):
+            self.plain = optimization.fuse(self.plain)
+        self.module = _with_quantizers(copy.deepcopy(self.plain))
+        if hasattr(model, "fused"):
+            model.fused = True
+        self.plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.module.to(memory_format=torch.channels_last)
         self.quantizers = dict(_named(self.module, Quantizer))
         self.weights = {name: layer.weight.detach().clone() for name, layer in _named(self.module, WEIGHTED)}
@@ -62,6 +72,11 @@ class Rival:
         self.module(images)
         for quantizer in self.quantizers.values():
             quantizer.watching = False
+
+    @torch.inference_mode()
+    def full_precision(self, inputs: Tensor, chunk: int) -> Tensor:
+        """Logits without a quantizer, `chunk` rows at a time."""
+        return torch.cat([self.plain(part) for part in inputs.split(chunk)])
 
     @torch.inference_mode()
     def run(self, images: Tensor, chunk: int) -> Tensor:
@@ -114,21 +129,20 @@ def _with_quantizers(model: nn.Module) -> fx.GraphModule:
 
 
 def _is_point(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    if node.op == "placeholder":
-        return True
     if not any(user.op != "output" for user in node.users):
         return False
     module = modules.get(str(node.target)) if node.op == "call_module" else None
-    if isinstance(module, (*ACTIVATIONS, *POOLS)):
+    if node.op == "placeholder":  # token ids are not rounded: they go to a table
+        following = [modules.get(str(user.target)) for user in node.users]
+        return not any(isinstance(other, nn.Embedding) for other in following)
+    if isinstance(module, (*ACTIVATIONS, *OTHERS)) or (node.op == "call_method" and node.target == "mean"):
         return True
-    pooled = node.op == "call_function" and node.target in (F.adaptive_avg_pool2d, torch.mean)
-    if pooled or (node.op == "call_method" and node.target == "mean"):
+    if node.op == "call_function" and node.target in ACTIVATION_FUNCTIONS:
         return True
-    added = node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add)
-    if not added and not isinstance(module, WEIGHTED):
+    if isinstance(module, nn.Embedding):  # the sum behind it is
+        return False
+    if not isinstance(module, WEIGHTED) and not (node.op == "call_function" and node.target in FUNCTIONS):
         return False
     following = [modules.get(str(u.target)) if u.op == "call_module" else None for u in node.users]
-    functions = [u.target for u in node.users if u.op == "call_function"]
-    return not (
-        any(isinstance(m, ACTIVATIONS) for m in following) or {F.relu, F.relu6, torch.relu} & set(functions)
-    )
+    functions = {u.target for u in node.users if u.op == "call_function"}
+    return not (any(isinstance(m, ACTIVATIONS) for m in following) or ACTIVATION_FUNCTIONS & functions)

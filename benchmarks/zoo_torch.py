@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.util
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ def _torchvision_model(name: str) -> nn.Module:
     return getattr(torchvision()[0].models, name)(weights=None)
 
 
-def _lite(number: int, resolution: int) -> nn.Module:
+def lite(number: int, resolution: int) -> nn.Module:
     """EfficientNet-Lite with plain convolutions, which torch.fx and the folding of batch norms know."""
     from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]
 
@@ -66,8 +67,47 @@ def _plain(conv: nn.Conv2d) -> nn.Module:
     return nn.Sequential(pad, plain)
 
 
+class SmallResNet(nn.Sequential):
+    """ResNet-20 and ResNeXt-29 for 32x32 images, of torchvision's blocks."""
+
+    def __init__(self, block: Any, repeats: int, width: int, groups: int = 1, group_width: int = 64):
+        layers: dict[str, nn.Module] = {
+            "conv1": nn.Conv2d(3, width, 3, 1, 1, bias=False),
+            "bn1": nn.BatchNorm2d(width),
+            "relu": nn.ReLU(),
+        }
+        channels = width
+        for stage in range(3):
+            inner, blocks = width * 2**stage, []
+            for i in range(repeats):
+                stride, outer = 2 if stage and not i else 1, inner * block.expansion
+                shortcut = None
+                if stride > 1 or channels != outer:
+                    convolution = nn.Conv2d(channels, outer, 1, stride, bias=False)
+                    shortcut = nn.Sequential(convolution, nn.BatchNorm2d(outer))
+                # torchvision counts a group's channels as of 64 in a stage of 64: of `width` here.
+                per_group = group_width if groups == 1 else group_width * 64 // width
+                blocks.append(block(channels, inner, stride, shortcut, groups, per_group))
+                channels = outer
+            layers[f"layer{stage + 1}"] = nn.Sequential(*blocks)
+        ends = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(channels, 10)}
+        super().__init__(OrderedDict(layers | ends))
+
+
+def _small_mobilenet() -> nn.Module:
+    """torchvision's MobileNet-V2 with strides 1 in the stem and the second stage, for 32x32 images."""
+    stages = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2))
+    settings = [list(stage) for stage in (*stages, (6, 320, 1, 1))]
+    model = torchvision()[0].models.MobileNetV2(num_classes=10, inverted_residual_setting=settings)
+    model.features[0][0].stride = (1, 1)
+    return model
+
+
 class Encoder(nn.Module):
-    """BERT's encoder (Devlin et al. 2019) with the tokens' mean as its output."""
+    """BERT's encoder (Devlin et al. 2019) of unmasked tokens: every token is an output.
+
+    `fused`: PyTorch's one operator for attention, which leaves no place for quantizers; the same numbers.
+    """
 
     def __init__(self, layers: int, hidden: int, heads: int, feed_forward: int, vocabulary: int, tokens: int):
         super().__init__()
@@ -81,19 +121,24 @@ class Encoder(nn.Module):
             )
             for _ in range(layers)
         ]
-        self.layers, self.heads = nn.ModuleList(layer), heads
+        self.layers, self.heads, self.width = nn.ModuleList(layer), heads, hidden // heads
+        self.fused = False
 
     def forward(self, ids: Tensor) -> Tensor:
-        x = self.norm(self.words(ids) + self.places.weight[: ids.shape[1]])
+        x = self.norm(self.words(ids) + self.places.weight)
         for layer in self.layers:
-            split = [
-                layer[name](x).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            query, key, value = (
+                layer[name](x).unflatten(2, (self.heads, self.width)).transpose(1, 2)
                 for name in ("query", "key", "value")
-            ]
-            y = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
-            x = layer["norm1"](x + layer["out"](y))
+            )
+            if self.fused:
+                y = F.scaled_dot_product_attention(query, key, value)
+            else:
+                scores = torch.matmul(query * self.width**-0.5, key.transpose(2, 3))
+                y = torch.matmul(torch.softmax(scores, 3), value)
+            x = layer["norm1"](x + layer["out"](y.transpose(1, 2).flatten(2)))
             x = layer["norm2"](x + layer["down"](F.gelu(layer["up"](x))))
-        return x.mean(1)
+        return x
 
 
 def draw(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -117,6 +162,8 @@ def draw(model: nn.Module, seed: int = 0) -> nn.Module:
                 shape = module.weight.shape
                 normal = torch.randn(shape, generator=generator)
                 module.weight.copy_(normal * math.sqrt(2 / math.prod(shape[1:])))
+            elif isinstance(module, nn.Embedding):
+                module.weight.copy_(0.02 * torch.randn(module.weight.shape, generator=generator))
     return model.eval()
 
 
@@ -131,17 +178,54 @@ def convolutional(name: str, resolution: int) -> nn.Module:
             tv: functools.partial(_torchvision_model, tv)
             for tv in ("mobilenet_v2", "resnet50", "resnet101", "resnext101_32x8d")
         },
-        **{f"efficientnet_lite{n}": functools.partial(_lite, n, resolution) for n in (0, 1, 2)},
+        **{f"efficientnet_lite{n}": functools.partial(lite, n, resolution) for n in (0, 1, 2)},
+        "mobilenet_v2_cifar": _small_mobilenet,
+        "resnet20_cifar": lambda: SmallResNet(torchvision()[0].models.resnet.BasicBlock, 3, 16),
+        "resnext29_cifar": lambda: SmallResNet(torchvision()[0].models.resnet.Bottleneck, 3, 64, 8, 64),
     }
     if name not in makers:
         raise ValueError(f"no PyTorch network is known for {name!r}; there are {', '.join(makers)}")
     return draw(makers[name]())
 
 
+def encoder(name: str, tokens: int) -> nn.Module:
+    """BERT-base or MiniLM with `tokens` positions."""
+    layers, hidden, feed_forward = {"bert_base": (12, 768, 3072), "minilm_l6": (6, 384, 1536)}[name]
+    return draw(Encoder(layers, hidden, 12, feed_forward, 30_522, tokens))
+
+
+def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `state`."""
+    ours = model.state_dict()
+    theirs = {there: here for here, there in zip(ours, state(model), strict=True)}
+    model.load_state_dict({theirs[name]: tensor for name, tensor in tensors.items()})
+
+
 def state(model: nn.Module) -> dict[str, Tensor]:
     """The state dict under the names of the network's own package: `_plain` put some layers deeper."""
+    if isinstance(model, Encoder):
+        return _hugging_face(model.state_dict())
     names = {name: name for name in model.state_dict()}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Sequential) and isinstance(module[0], nn.ZeroPad2d):
+        if isinstance(module, nn.Sequential) and len(module) and isinstance(module[0], nn.ZeroPad2d):
             names[f"{name}.1.weight"] = f"{name}.weight"
     return {names[name]: tensor for name, tensor in model.state_dict().items()}
+
+
+def _hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With the positions that are not used at zero, and segments that add nothing."""
+    places = {"words": "word_embeddings", "places": "position_embeddings", "norm": "LayerNorm"}
+    inside = {
+        **{name: f"attention.self.{name}" for name in ("query", "key", "value")},
+        **{"out": "attention.output.dense", "norm1": "attention.output.LayerNorm"},
+        **{"up": "intermediate.dense", "down": "output.dense", "norm2": "output.LayerNorm"},
+    }
+    found = {}
+    for name, tensor in tensors.items():
+        *first, layer, kind = name.split(".")
+        there = f"encoder.layer.{first[1]}.{inside[layer]}" if first else f"embeddings.{places[layer]}"
+        found[f"{there}.{kind}"] = tensor
+    used = found["embeddings.position_embeddings.weight"]
+    found["embeddings.position_embeddings.weight"] = F.pad(used, (0, 0, 0, 512 - len(used)))
+    found["embeddings.token_type_embeddings.weight"] = torch.zeros(2, used.shape[1])
+    return found

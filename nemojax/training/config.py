@@ -9,7 +9,7 @@ class TrainConfig:
 
     epochs: int = 30
     batch: int = 128
-    learning_rate: float = 0.4  # highest; reached after the warm-up, then a cosine to zero
+    learning_rate: float = 0.1  # highest; reached after the warm-up, then a cosine to zero
     warmup_epochs: float = 2.0
     momentum: float = 0.9
     weight_decay: float = 5e-4  # of kernels; biases and batch norms are left alone

@@ -31,6 +31,8 @@ class TrainState:
 
 def begin(variables: Any, config: TrainConfig, steps: int) -> TrainState:
     """The state before the first step, of a module's variables {"params", "batch_stats"}."""
+    # Types of their own: weak ones, which some initializers leave, turn strong in a step, and compile it twice.
+    variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), variables)
     params, statistics = variables["params"], variables.get("batch_stats", {})
     return TrainState(
         params,
@@ -38,7 +40,7 @@ def begin(variables: Any, config: TrainConfig, steps: int) -> TrainState:
         {"params": params, "batch_stats": statistics},
         optimizer(config, steps).init(params),
         jnp.asarray(0, jnp.int32),
-        jnp.asarray(0.0),
+        jnp.asarray(0.0, jnp.float32),
     )
 
 

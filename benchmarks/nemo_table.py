@@ -1,0 +1,276 @@
+"""Fronts of real networks: error at given sizes and bit-operations, after the search, after PTQ, after QAT.
+
+Every network is searched once a seed, for KL from full precision on images without labels, the model ratio
+and both definitions of the bit-operation ratio together. For each cost and each limit on it the point with
+the least KL within the limit is taken, and its bit-widths are run
+  searched  as the search ran them: weights rounded to nearest, calibrated ranges
+  ptq       after `ptq.improve`: blocks reconstructed, step sizes of activations learned, biases corrected
+  qat       after `qat`: trained at those bits, distilled from full precision, ranges learned
+and all three report top-1 error on images that none of them saw. The PTQ and the QAT front are what of all
+points the others do not dominate, each among its own.
+
+CIFAR-10 networks are those that `nemojax train` left in benchmarks/kept/NAME (recipe in docs/zoo.md); one
+that is not there is left out and said so. EfficientNet-Lite0 takes ImageNet photographs, the even ones for
+calibration, search and training, the odd ones for the report: few to train on, so its QAT is a trial.
+Runs are kept, so that an interrupted table goes on. Needs FRUGALJAX_DATA.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import nemojax as nemo
+from nemojax.ptq import PTQConfig, improve
+
+from .common import QUICK, finish, interval, say
+from .kept import FOLDER, Kept
+
+LIMIT_S = float(os.environ.get("TABLE_LIMIT_S", "inf"))  # what is not begun by then is left out, and said so
+LIMITS = (0.25, 0.125, 0.09, 0.075)
+COSTS = ("model_ratio", "bitops_max", "bitops_product")
+SEEDS = 1 if QUICK else int(os.environ.get("TABLE_SEEDS", "3"))
+BUDGET = 60 if QUICK else 600
+CALIBRATION, SEARCHED = (32, 64) if QUICK else (128, 256)
+PTQ = PTQConfig(
+    reconstruct="block",
+    correct_bias=True,
+    learn_activations=True,
+    steps=20 if QUICK else 200,
+    step_elements=100_000,
+)
+
+
+class Case(NamedTuple):
+    """A network with images for each purpose, normalised."""
+
+    network: nemo.Network
+    calibration: np.ndarray
+    searched: np.ndarray
+    training: np.ndarray
+    reported: np.ndarray
+    labels: np.ndarray
+    qat: nemo.QATConfig
+
+
+def mirrored(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Half of the images, left to right."""
+    flip = jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1))
+    return jnp.where(flip, images[:, :, ::-1], images)
+
+
+def photographs(data: Path) -> Case:
+    net = nemo.efficientnet_lite0("imagenet", resolution=96 if QUICK else 160)
+    photos = nemo.load_labelled(data / "imagenet_samples" / "images.zip", net.preprocess)
+    even, reported = photos.take(np.arange(0, len(photos), 2)), photos.take(np.arange(1, len(photos), 2))
+    qat = nemo.QATConfig(steps=4 if QUICK else 100, batch=16, learning_rate=1e-4)
+    few = len(even) * 2 // 5  # calibrate on two fifths, search on the rest, train on both
+    report = reported.take(np.arange(32)) if QUICK else reported
+    return Case(net, even.images[:few], even.images[few:], even.images, report.images, report.labels, qat)
+
+
+def cifar_member(folder: Path, parts: Any) -> Case:
+    record = json.loads((folder / "metrics.json").read_text())
+    weights = folder / "weights.safetensors"
+    net = nemo.networks.by_name(record["network"], weights, **record["options"])
+    (train, test), normalize = parts, net.preprocess.normalize
+    rows = np.random.default_rng(0).permutation(len(train.labels))[: 2_000 if QUICK else 20_000]
+    known = normalize(train.images[rows])
+    cut = CALIBRATION + SEARCHED
+    test_rows = slice(0, 200 if QUICK else 5_000)
+    return Case(
+        net,
+        known[:CALIBRATION],
+        known[CALIBRATION:cut],
+        known[cut:],
+        normalize(test.images[test_rows]),
+        test.labels[test_rows],
+        nemo.QATConfig(steps=10 if QUICK else 200, batch=64),
+    )
+
+
+def cases(data: Path) -> Iterator[tuple[str, Callable[[], Case]]]:
+    parts: list[Any] = []  # read once, when the first network wants it
+
+    def member(folder: Path) -> Callable[[], Case]:
+        def make() -> Case:
+            if not parts:
+                parts.append(nemo.data.cifar10(data / "cifar10.tar.xz"))
+            return cifar_member(folder, parts[0])
+
+        return make
+
+    if not QUICK:
+        for name in nemo.networks.NETWORKS:
+            if name.endswith("_cifar") and (FOLDER / name / "metrics.json").exists():
+                yield name, member(FOLDER / name)
+    yield "efficientnet_lite0", lambda: photographs(data)
+
+
+def choose(front: nemo.Front) -> dict[str, int]:
+    """ "cost <= limit" -> the row with the least error within it; limits that no row keeps are left out."""
+    found = {}
+    for cost in COSTS:
+        column = front.costs[:, front.objectives.index(cost)]
+        for limit in LIMITS:
+            within = np.flatnonzero(column <= limit + 1e-6)
+            if len(within):
+                found[f"{cost} <= {limit}"] = int(within[front.costs[within, 0].argmin()])
+    return found
+
+
+class Bench:
+    """One network: its searches, and the errors of chosen points."""
+
+    def __init__(self, name: str, make: Callable[[], Case], kept: Kept, late: Callable[[], bool]):
+        self.name, self.kept, self.late = name, kept, late
+        self.make, self.case, self.missing = make, None, 0
+
+    def prepare(self) -> Case:
+        """The case and what is made of it, once something is to run."""
+        if self.case is None:
+            self.case = self.make()
+            self.quantized = nemo.quantize(self.case.network, self.case.calibration)
+            self.task = nemo.fidelity(self.quantized, self.case.searched, costs=COSTS)
+            self.report = self.task.on(self.case.reported, self.case.labels, nemo.TopKError(1))
+        return self.case
+
+    def run(self, what: str, work: Callable[[Case], dict[str, Any]]) -> dict[str, Any] | None:
+        """The kept figures of a run, or those of `work`; None when it is too late to begin."""
+        name = f"{self.name}, {what}"
+        if name not in self.kept.done:
+            if self.late():
+                self.missing += 1
+                return None
+            case, start = self.prepare(), time.monotonic()
+            figures = work(case)
+            seconds = round(time.monotonic() - start, 1)
+            self.kept.add(name, {**figures, "seconds": seconds})
+            say(f"{name}: {seconds} s" + (f", error {figures['error']:.4f}" if "error" in figures else ""))
+        return self.kept.done[name]
+
+    def error(self, network: nemo.QuantizedNetwork, bits: np.ndarray) -> float:
+        task = self.report.replace(network=jax.tree.map(jnp.asarray, network))  # type: ignore[attr-defined]
+        return float(nemo.Evaluator(task)(bits[None])[0, 0])
+
+    def search(self, seed: int) -> dict[str, Any] | None:
+        def work(_: Case) -> dict[str, Any]:
+            front = nemo.search(jax.random.key(seed), self.task, budget=BUDGET).front
+            return {"bits": front.bits.tolist(), "costs": front.costs.tolist()}
+
+        return self.run(f"seed {seed}, search", work)
+
+    def point(self, seed: int, row: int, bits: np.ndarray) -> dict[str, float | None]:
+        """Top-1 errors of one configuration, however it is run; None for what was not run."""
+        key = jax.random.fold_in(jax.random.key(seed), row)
+
+        def searched(_: Case) -> dict[str, Any]:
+            return {"error": self.error(self.quantized, bits)}
+
+        def ptq(case: Case) -> dict[str, Any]:
+            better = improve(key, self.quantized, bits, case.calibration, PTQ)
+            return {"error": self.error(better, bits)}
+
+        def qat(case: Case) -> dict[str, Any]:
+            options = {"config": case.qat, "augment": mirrored}
+            return {"error": self.error(nemo.qat(key, self.quantized, bits, case.training, **options), bits)}
+
+        figures = {}
+        for way in (searched, ptq, qat):
+            run = self.run(f"seed {seed}, point {row}, {way.__name__}", way)
+            figures[way.__name__] = None if run is None else run["error"]
+        return figures
+
+
+def fronts(points: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Of each way of running: its points that none of its others dominates, by size."""
+    found = {}
+    for way in ("searched", "ptq", "qat"):
+        ran = [p for p in points if p[way] is not None]
+        costs = np.array([[p[way], *(p[cost] for cost in COSTS)] for p in ran]).reshape(len(ran), -1)
+        stay = np.asarray(nemo.non_dominated(jnp.asarray(costs))) if ran else []
+        kept = [
+            {"error": p[way], **{cost: p[cost] for cost in COSTS}}
+            for p, s in zip(ran, stay, strict=True)
+            if s
+        ]
+        found[way] = sorted(kept, key=lambda p: p["model_ratio"])
+    return found
+
+
+def table(bench: Bench) -> dict[str, Any]:
+    full = bench.run("full precision", lambda _: {"error": float(bench.report.full_precision()[0])})
+    cells: dict[str, list[dict[str, Any]]] = {}
+    all_points = []
+    for seed in range(SEEDS):
+        found = bench.search(seed)
+        if found is None:
+            continue
+        names = tuple(map(str, range(len(found["bits"][0]))))
+        front = nemo.Front(np.array(found["bits"]), np.array(found["costs"]), ("kl", *COSTS), names)
+        chosen, points = choose(front), {}
+        for row in dict.fromkeys(chosen.values()):
+            costs = dict(zip(COSTS, front.costs[row, 1:].tolist(), strict=True))
+            points[row] = {"seed": seed, "row": row, **costs, **bench.point(seed, row, front.bits[row])}
+        all_points += points.values()
+        for cell, row in chosen.items():
+            cells.setdefault(cell, []).append(points[row])
+    return {
+        "full_precision_error": None if full is None else full["error"],
+        "cells": {cell: summary(rows) for cell, rows in cells.items()},
+        "fronts_of_all_points": fronts(all_points),
+        "points": all_points,
+        "missing_runs": bench.missing,
+    }
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean over seeds with a 95 % interval where there are two and more."""
+    out: dict[str, Any] = {"seeds": len(rows)}
+    for what in (*COSTS, "searched", "ptq", "qat"):
+        values = [row[what] for row in rows if row[what] is not None]
+        out[what] = interval(values) if len(values) > 1 else (values[0] if values else None)
+    return out
+
+
+def main() -> None:
+    place = os.environ.get("FRUGALJAX_DATA")
+    if not place:
+        raise SystemExit("set FRUGALJAX_DATA to the folder with imagenet_samples/images.zip, cifar10.tar.xz")
+    start = time.monotonic()
+    settings = {
+        "budget": BUDGET,
+        "images": {"calibration": CALIBRATION, "search": SEARCHED},
+        "ptq": str(PTQ),
+        "costs": list(COSTS),
+        "limits": list(LIMITS),
+        "interval": "95 %, Student's t over seeds",
+    }
+    kept = Kept("nemo_table", settings)
+    rows = {}
+    for name, make in cases(Path(place)):
+        rows[name] = table(Bench(name, make, kept, lambda: time.monotonic() - start > LIMIT_S))
+        jax.clear_caches()
+    untrained = [
+        name for name in nemo.networks.NETWORKS if name.endswith("_cifar") and name not in rows and not QUICK
+    ]
+    finish(
+        "nemo_table",
+        {
+            "settings": {**settings, "seeds": SEEDS},
+            "networks": rows,
+            "untrained": untrained,
+            "complete": not untrained and not any(row["missing_runs"] for row in rows.values()),
+            "seconds": round(time.monotonic() - start),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
