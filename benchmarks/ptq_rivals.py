@@ -20,20 +20,21 @@ from nemojax.networks.pretrained import lite0_file
 
 from . import zoo_torch
 
-OPTIONS = ("plain", "CLE", "seq_mse", "adaround")
 LOWEST = 4  # bits of weights
 
 
 class Aimet:
     """EfficientNet-Lite0 at one resolution; `images` are channels-last, normalised."""
 
-    def __init__(self, resolution: int, calibration: np.ndarray, per_channel: bool, batch: int = 16):
+    def __init__(self, resolution: int, calibration: np.ndarray, per_channel: bool):
+        zoo_torch.torchvision()  # which AIMET imports, mended where it lacks operators
         from aimet_torch import batch_norm_fold, cross_layer_equalization, model_preparer
         from aimet_torch.common import quantsim_config
 
         folder = Path(quantsim_config.__file__).parent
         self.config = str(folder / f"default_config{'_per_channel' if per_channel else ''}.json")
-        self.batches = _tensor(calibration).split(batch)
+        batch = next(size for size in (20, 16, 10, 8, 1) if len(calibration) % size == 0)
+        self.batches = _tensor(calibration).split(batch)  # which AIMET wants of equal size
         self.dummy = self.batches[0][:1]
         self.models = {}
         for equalized in (False, True):

@@ -1,17 +1,19 @@
 """Post-training quantization of EfficientNet-Lite0, option by option, on labelled ImageNet photographs.
 
 Every fifth photograph calibrates and is learned from, the other 400 are reported. Rates and sizes of the
-reconstruction were first tried at 128 pixels on these same 400, so its rows are not untouched by development.
-All quantizers have the row's bit-widths, those of the first and last layer too. Runs are kept, so that an
-interrupted table goes on where it stopped.
+reconstruction were first tried at 128 pixels on these same 400, and so was the choice to correct biases for
+the rounding of weights alone: these rows are not untouched by development. Beside them AIMET on the same
+images and weights, see ptq_rivals.py; its learned rounding gets five times the steps. All quantizers have the
+row's bit-widths, those of the first and last layer too. Runs are kept, so that an interrupted table goes on.
 Needs FRUGALJAX_DATA. Stored under results/ with every run.
 """
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +25,13 @@ from nemojax.quantized import compiled_logits
 
 from .common import QUICK, finish, say
 from .kept import Kept
+from .ptq_rivals import LOWEST, Aimet
 
-LIMIT_S = float(os.environ.get("PTQ_LIMIT_S", "inf"))  # what is not begun by then is left out, and said so
+LIMIT_S = float(os.environ.get("TABLE_LIMIT_S", "inf"))  # what is not begun by then is left out, and said so
 RESOLUTION = 96 if QUICK else 224
-REPORTED = 100 if QUICK else None  # None: all
-STEPS = 60 if QUICK else 200
-SEEDS = 1 if QUICK else int(os.environ.get("PTQ_SEEDS", "3"))
+REPORTED = 50 if QUICK else None  # None: all
+STEPS = 20 if QUICK else 200
+SEEDS = 1 if QUICK else int(os.environ.get("TABLE_SEEDS", "3"))
 ROWS = ((4, 8),) if QUICK else ((8, 8), (6, 6), (4, 8), (4, 4), (3, 4))  # bits of weights, of activations
 LEARNED = PTQConfig(steps=STEPS, step_elements=100_000, learn_activations=True, reconstruct="block")
 OPTIONS = {
@@ -36,13 +39,32 @@ OPTIONS = {
     "CLE": PTQConfig(equalize=True),
     "BC": PTQConfig(correct_bias=True),
     "CLE+BC": PTQConfig(equalize=True, correct_bias=True),
-    "block": LEARNED,
-    "layer": replace(LEARNED, reconstruct="layer", learn_activations=False),
     "block+BC": replace(LEARNED, correct_bias=True),
+    "block": LEARNED,
+    "layer+BC": replace(LEARNED, reconstruct="layer", learn_activations=False, correct_bias=True),
+    "layer": replace(LEARNED, reconstruct="layer", learn_activations=False),
     "all": replace(LEARNED, equalize=True, correct_bias=True),
 }
-# Of weights: the extremes, or the least squared error at each bit-width.
-RANGES = {"channel": ("minmax", "mse"), "tensor": ("minmax", "mse")}
+# What takes seconds, with the ranges of weights: the extremes, or the least squared error at each bit-width.
+QUICK_ONES = (("plain", "minmax"), ("plain", "mse"), ("CLE", "mse"), ("BC", "mse"), ("CLE+BC", "mse"))
+GRANULARITIES = ("channel",) if QUICK else ("channel", "tensor")
+
+
+class Run(NamedTuple):
+    """One entry of the table."""
+
+    tool: str  # "ours" or "aimet"
+    option: str
+    granularity: str
+    weight_range: str
+    bits: tuple[int, int]
+    seed: int
+
+    @property
+    def name(self) -> str:
+        weights, activations = self.bits
+        row = f"W{weights}A{activations}, per {self.granularity}"
+        return f"{row}: {self.tool} {self.option}, {self.weight_range}, seed {self.seed}"
 
 
 def main() -> None:
@@ -53,49 +75,38 @@ def main() -> None:
     net = nemo.efficientnet_lite0("imagenet", resolution=RESOLUTION)
     photos = nemo.load_labelled(Path(place) / "imagenet_samples" / "images.zip", net.preprocess)
     fifth = np.arange(len(photos)) % 5 == 0
-    calibration = photos.take(np.flatnonzero(fifth)).images[: 25 if QUICK else None]
-    reported = photos.take(np.flatnonzero(~fifth)[:REPORTED])
+    calibration = photos.take(np.flatnonzero(fifth)).images[: 16 if QUICK else None]
+    data = Photographs(net, calibration, photos.take(np.flatnonzero(~fifth)[:REPORTED]))
     settings = {
         "network": "efficientnet_lite0",
         "resolution": RESOLUTION,
-        "images": {"calibration": len(calibration), "report": len(reported)},
+        "images": {"calibration": len(calibration), "report": len(data.reported)},
         "options": {name: str(config) for name, config in OPTIONS.items()},
         "interval": "95 %, normal, over the photographs",
     }
     runs = Kept("ptq_table", settings)
-    networks: dict[tuple[str, str], nemo.QuantizedNetwork] = {}
-    full = None
+    tools = {"ours": Ours(data), "aimet": Theirs(data)}
     absent = []
-    for granularity, weight_range, option, (weights, activations), seed in plan():
-        name = f"W{weights}A{activations} {option}, per {granularity}, {weight_range}, seed {seed}"
-        if name in runs.done:
+    for run in plan():
+        if run.name in runs.done:
             continue
         if time.time() - start > LIMIT_S:
-            absent.append(name)
+            absent.append(run.name)
             continue
-        if (granularity, weight_range) not in networks:
-            config = nemo.QuantizerConfig(weight_range=weight_range, per_channel=granularity == "channel")
-            networks[granularity, weight_range] = nemo.quantize(net, calibration, config)
-        quantized = networks[granularity, weight_range]
-        bits = np.array(
-            [weights if point.is_weight else activations for point in quantized.workload.points], np.int32
-        )
-        if full is None:
-            full = logits(quantized, np.full_like(bits, 32), reported.images)
-            runs.add("full precision", scores(full, full, reported.labels))
         begun = time.time()
-        better = improve(jax.random.key(seed), quantized, bits, calibration, OPTIONS[option])
-        seconds = time.time() - begun
-        row = scores(logits(better, bits, reported.images), full, reported.labels)
-        runs.add(name, {**row, "seconds": round(seconds, 1)})
-        say(
-            f"{time.time() - start:.0f} s: {name}: "
-            + ", ".join(f"{k} {v}" for k, v in runs.done[name].items())
-        )
+        found = tools[run.tool].logits(run)
+        figures = scores(found, tools["ours"].full(), data.reported.labels)
+        runs.add(run.name, {**figures, "seconds": round(time.time() - begun, 1)})
+        say(f"{time.time() - start:.0f} s: {run.name}: top-1 {figures['top1']}, KL {figures['kl']}")
+    by_row = compared(runs.done)
+    margins = [row["best_minus_best_of_aimet"] for row in by_row.values() if row["aimet"]]
     finish(
         "ptq_table",
         {
             "settings": {**settings, "seeds": SEEDS},
+            "full_precision": scores(tools["ours"].full(), tools["ours"].full(), data.reported.labels),
+            "rows": by_row,
+            "worst_margin_vs_aimet": min(margins, default=None),
             "complete": not absent,
             "runs": runs.done,
             "seconds": round(time.time() - start),
@@ -103,17 +114,95 @@ def main() -> None:
     )
 
 
-def plan() -> list[tuple[str, str, str, tuple[int, int], int]]:
-    """(granularity, weight range, option, bits, seed) of all runs; what learns last, other seeds after it."""
+def plan() -> list[Run]:
+    """All runs, first what takes seconds, then what learns; where an option draws, the other seeds last."""
+    few = [row for row in ROWS if row[0] <= 4]  # bits at which calibration alone loses the network
     out = []
-    for seed in range(SEEDS):
-        for option, config in OPTIONS.items():
-            if seed and config.reconstruct is None:  # nothing is drawn
-                continue
-            for granularity, ranges in RANGES.items():
-                for weight_range in ranges if config.reconstruct is None else ("mse",):
-                    out += [(granularity, weight_range, option, row, seed) for row in ROWS]
-    return [run for run in out if not (QUICK and run[0] == "tensor")]
+    for granularity in GRANULARITIES:
+        for option, weight_range in QUICK_ONES:
+            out += [Run("ours", option, granularity, weight_range, row, 0) for row in ROWS]
+            if option in ("plain", "CLE"):
+                rows = [row for row in ROWS if row[0] >= LOWEST]
+                out += [Run("aimet", option, granularity, weight_range, row, 0) for row in rows]
+    if QUICK:
+        return out
+    for option in ("block+BC", "all", "block", "layer+BC", "layer"):
+        out += [Run("ours", option, "channel", "mse", row, 0) for row in few]
+        if option == "block+BC":
+            for other in ("seq_mse", "adaround"):
+                out += [Run("aimet", other, "channel", "mse", row, 0) for row in few if row[0] >= LOWEST]
+    out += [Run("ours", option, "tensor", "mse", row, 0) for option in ("block+BC", "all") for row in few]
+    return out + [Run("ours", "block+BC", "channel", "mse", row, s) for s in range(1, SEEDS) for row in few]
+
+
+class Photographs(NamedTuple):
+    network: nemo.Network
+    calibration: np.ndarray
+    reported: nemo.ImageSet
+
+
+class Ours:
+    """`nemojax.ptq`."""
+
+    def __init__(self, data: Photographs):
+        self.data, self.networks, self._full = data, {}, None
+
+    def quantized(self, granularity: str, weight_range: str) -> nemo.QuantizedNetwork:
+        key = granularity, weight_range
+        if key not in self.networks:
+            config = nemo.QuantizerConfig(weight_range=weight_range, per_channel=granularity == "channel")
+            self.networks[key] = nemo.quantize(self.data.network, self.data.calibration, config)
+        return self.networks[key]
+
+    def full(self) -> np.ndarray:
+        if self._full is None:
+            network = self.quantized("channel", "mse")
+            bits = np.full(len(network.workload.points), 32, np.int32)
+            self._full = logits(network, bits, self.data.reported.images)
+        return self._full
+
+    def logits(self, run: Run) -> np.ndarray:
+        network, (weights, activations) = self.quantized(run.granularity, run.weight_range), run.bits
+        points = network.workload.points
+        bits = np.array([weights if point.is_weight else activations for point in points], np.int32)
+        key = jax.random.key(run.seed)
+        better = improve(key, network, bits, self.data.calibration, OPTIONS[run.option])
+        return logits(better, bits, self.data.reported.images)
+
+
+class Theirs:
+    """AIMET, which must give the same logits in full precision."""
+
+    def __init__(self, data: Photographs):
+        self.data, self.models = data, {}
+
+    def logits(self, run: Run) -> np.ndarray:
+        images = self.data.reported.images
+        if run.granularity not in self.models:
+            model = Aimet(RESOLUTION, self.data.calibration, run.granularity == "channel")
+            found, expected = model.full_precision(images[:8]), Ours(self.data).full()[:8]
+            if np.abs(found - expected).max() > 1e-3 * np.abs(expected).max():
+                raise SystemExit("AIMET's network is not the same in full precision")
+            self.models[run.granularity] = model
+        model = self.models[run.granularity]
+        return model.logits(run.option, run.weight_range, run.bits, images, 5 * STEPS, run.seed)
+
+
+def compared(done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Row -> top-1 of each tool's options, seeds averaged, and the difference of their best."""
+    rows: dict[str, Any] = {}
+    for run in plan():
+        if run.name in done:
+            row = rows.setdefault(run.name.split(":")[0], {"ours": {}, "aimet": {}})
+            label = f"{run.option}, {run.weight_range}"
+            row[run.tool].setdefault(label, []).append(done[run.name]["top1"])
+    for row in rows.values():
+        for tool in ("ours", "aimet"):
+            row[tool] = {label: round(float(np.mean(v)), 4) for label, v in row[tool].items()}
+        if row["ours"] and row["aimet"]:
+            best = max(row["ours"].values()) - max(row["aimet"].values())
+            row["best_minus_best_of_aimet"] = round(best, 4)
+    return rows
 
 
 def logits(network: nemo.QuantizedNetwork, bits: np.ndarray, images: np.ndarray) -> np.ndarray:

@@ -4,8 +4,10 @@ Rounding shifts the mean of an operation's output. With E over calibration sampl
 
     b <- b - (E[W~ x^] - E[W x]),
 
-per channel, operation after operation, so that x^ holds the corrections made before. The analytic form, which
-needs only batch norms' statistics, is left out: they are folded away here, and it knows ReLU alone.
+per channel, operation after operation, so that x^ holds the errors and corrections before it. Only weights
+are rounded meanwhile: the error of a rounded activation goes along with its value, and correcting its mean
+costs more than it brings (docs/deploy.md has figures). The analytic form, which needs only batch norms'
+statistics, is left out: they are folded away here, and it knows ReLU alone.
 """
 
 from typing import Any
@@ -16,9 +18,10 @@ from jaxtyping import Int
 
 from ..batches import Inputs
 from ..quantized import QuantizedNetwork
-from .grids import rounded
+from ..quantizers import FULL_BITS
+from .grids import checked_bits, rounded
 from .pairs import output_axis
-from .prefix import Prefix, activation_settings, full_precision, run_all
+from .prefix import Prefix, activation_settings, run_all
 from .segment import make_segment
 from .units import find_units
 
@@ -27,20 +30,18 @@ def correct_bias(
     network: QuantizedNetwork,
     bits: Int[Any, " n"],
     inputs: Inputs,
-    reference: QuantizedNetwork | None = None,
 ) -> QuantizedNetwork:
     """The network with biases for which every operation's mean output is that of full precision.
 
     Args:
-        bits: as the network will run.
+        bits: as the network will run; those of the weights count.
         inputs: calibration samples.
-        reference: the full-precision network; default: `network` itself. Give the one before reconstruction
-            where kernels lie on their grids already.
 
     Only operations that have a bias or batch norm take part: the interpreter adds no other ones.
     """
-    bits = np.asarray(bits)
-    full = (reference or network).folded
+    is_weight = np.array([point.is_weight for point in network.workload.points])
+    bits = np.where(is_weight, checked_bits(network, bits), FULL_BITS)
+    full = network.folded
     kernels, biases = rounded(network, bits), dict(network.folded.biases)
     prefix = Prefix(network, bits, inputs)
     chunk = min(network.traced.micro_batch, prefix.samples)
@@ -53,11 +54,9 @@ def correct_bias(
         segment = make_segment(network.traced, full, unit, chunk, exits=both)
         settings = activation_settings(network, bits, segment.points)
         exact, seen = prefix.entries(unit)
-        right = run_all(segment, prefix.symmetric, segment.folded(full), full_precision(settings), exact)
-
-        # Without the activations' quantizers behind the operations, whose own error is not the bias's.
-        plain, now = full_precision(settings), network.folded._replace(kernels=kernels)
-        made = run_all(segment, prefix.symmetric, segment.folded(now._replace(biases=biases)), plain, seen)
+        right = run_all(segment, prefix.symmetric, segment.folded(full), settings, exact)
+        now = network.folded._replace(kernels=kernels)
+        made = run_all(segment, prefix.symmetric, segment.folded(now._replace(biases=biases)), settings, seen)
         for name, value in zip(names, values, strict=True):
             contraction = program.equations[operations[name].equations[0]]
             at, axis = both.index(value), 1 + output_axis(program, contraction)

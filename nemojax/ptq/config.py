@@ -9,8 +9,8 @@ class PTQConfig:
     """Steps of post-training quantization, in their order. Origin of defaults: P paper, O ours."""
 
     equalize: bool = False  # cross-layer equalization (Nagel et al. 2019)
-    reconstruct: Literal["layer", "block"] | None = None  # AdaRound, or blocks as in BRECQ
     correct_bias: bool = False  # empirical bias correction (Nagel et al. 2019)
+    reconstruct: Literal["layer", "block"] | None = None  # AdaRound, or blocks as in BRECQ
     # Of the reconstruction:
     steps: int = 500  # O, per unit; the papers take 10,000 to 20,000
     batch: int = 32  # P: samples a step, at most
@@ -23,6 +23,9 @@ class PTQConfig:
     beta: tuple[float, float] = (20.0, 2.0)  # P: its exponent, from and to
     learn_activations: bool = False  # activations' step sizes along with the rounding (LSQ, BRECQ)
     activation_rate: float = 1e-3  # O: of the logarithm of a step size, with Adam
+    # O: share of the samples that are not learned from and decide whether a unit is better than rounded to
+    # nearest. With a hundred samples a classifier's rounding is learned by heart; 0: all do both.
+    held_out: float = 0.25
     drop: float = 0.0  # share of activations left as they are at random in training; QDrop takes 0.5
 
     def __post_init__(self):
@@ -36,7 +39,7 @@ class PTQConfig:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if not self.regularization >= 0:
             raise ValueError(f"regularization must be at least 0, got {self.regularization}")
-        for name in ("warmup", "drop"):
+        for name in ("warmup", "drop", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if not self.beta[0] >= self.beta[1] > 0:

@@ -37,8 +37,8 @@ class UnitReport(NamedTuple):
     """What a reconstruction did to one unit."""
 
     operations: tuple[str, ...]
-    before: float  # mean squared error of its outputs over all samples, weights rounded to nearest
-    after: float  # as reconstructed
+    before: float  # mean squared error of its outputs over the judging samples, weights rounded to nearest
+    after: float  # as reconstructed; `before` if that was no better and was not taken
 
 
 OnUnit = Callable[[int, int, UnitReport], None]  # unit, of how many, what came of it
@@ -51,28 +51,33 @@ def reconstruct(
     inputs: Inputs,
     config: PTQConfig,
     on_unit: OnUnit | None = None,
+    reference: QuantizedNetwork | None = None,
 ) -> QuantizedNetwork:
     """The network with its kernels on their grids at `bits`, rounded for the least error of each unit.
 
     Args:
         inputs: calibration samples; those of search and report stay unseen.
         config: `reconstruct` says which units.
+        reference: the full-precision network; default: `network` itself. Give the one before where biases
+            were corrected.
     """
     bits = np.asarray(bits)
     units = find_units(network.traced, config.reconstruct or "layer")
     chosen = learnable(network, bits)
     prefix = Prefix(network, bits, inputs)
-    kernels, full = rounded(network, bits), network.folded
+    kernels, full = rounded(network, bits), (reference or network).folded
     low, high = np.array(network.ranges.low), np.array(network.ranges.high)
     chunk = min(network.traced.micro_batch, prefix.samples)
+    learned_from = prefix.samples - int(config.held_out * prefix.samples)
+    judging = slice(learned_from if learned_from < prefix.samples else 0, None)
     for k, unit in enumerate(units):
         segment = make_segment(network.traced, full, unit, chunk)
         settings = activation_settings(network, bits, segment.points)
         exact, seen = prefix.entries(unit)
         target = run_all(segment, prefix.symmetric, segment.folded(full), full_precision(settings), exact)
-        nearest = segment.folded(full._replace(kernels=kernels))
+        nearest = segment.folded(network.folded._replace(kernels=kernels))
         made = run_all(segment, prefix.symmetric, nearest, settings, seen)
-        before = after = _squared_error(made, target)
+        before = after = _squared_error(made, target, judging)
         names = [name for name in unit.operations if name in chosen]
         if before > 0 and (names or config.learn_activations):
             found, scale = _train(
@@ -84,18 +89,19 @@ def reconstruct(
                 kernels,
                 config,
                 (exact, seen, target),
+                learned_from,
                 before,
             )
-            again = segment.folded(full._replace(kernels={**kernels, **found}))
+            again = segment.folded(network.folded._replace(kernels={**kernels, **found}))
             moved = settings.scaled(scale)
             better = run_all(segment, prefix.symmetric, again, moved, seen)
-            after = _squared_error(better, target)
+            after = _squared_error(better, target, judging)
             if after < before:
                 kernels, made = {**kernels, **found}, better
                 for i, a, b, width in zip(segment.points, moved.low, moved.high, moved.bits, strict=True):
                     if width < FULL_BITS:
                         low[i, width], high[i, width] = a, b
-            else:  # rounding to nearest was better on these samples
+            else:  # rounding to nearest was better
                 after = before
         if on_unit is not None:
             on_unit(k, len(units), UnitReport(unit.operations, before, after))
@@ -107,11 +113,12 @@ def reconstruct(
 
 def _training_only(config: PTQConfig) -> PTQConfig:
     """Without what the training itself does not read, so that configs share compilations."""
-    return replace(config, equalize=False, correct_bias=False, reconstruct="layer")
+    return replace(config, equalize=False, correct_bias=False, held_out=0.0, reconstruct="layer")
 
 
-def _squared_error(made: Sequence[np.ndarray], target: Sequence[np.ndarray]) -> float:
-    pairs = [(a, b) for a, b in zip(made, target, strict=True) if np.issubdtype(a.dtype, np.floating)]
+def _squared_error(made: Sequence[np.ndarray], target: Sequence[np.ndarray], rows: slice) -> float:
+    both = zip(made, target, strict=True)
+    pairs = [(a[rows], b[rows]) for a, b in both if np.issubdtype(a.dtype, np.floating)]
     total = sum(float(np.mean(np.square(a - b), dtype=np.float64)) * a[0].size for a, b in pairs)
     return total / max(sum(a[0].size for a, _ in pairs), 1)
 
@@ -125,10 +132,10 @@ def _train(
     kernels: dict[str, Array],
     config: PTQConfig,
     data: tuple[Sequence[np.ndarray], Sequence[np.ndarray], Sequence[np.ndarray]],
+    samples: int,
     nearest_error: float,
 ) -> tuple[dict[str, Array], Float[Array, " p"]]:
     """Hard kernels of `names`, and the logarithms by which step sizes of the unit's activations grew."""
-    samples = len(data[0][0])
     largest = max([1, *(a[0].size for part in data for a in part)])
     batch = max(1, min(config.batch, samples, config.step_elements // largest))
     segment = make_segment(network.traced, network.folded, unit, batch, trainable=True)

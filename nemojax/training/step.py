@@ -31,7 +31,7 @@ class TrainState:
 
 def begin(variables: Any, config: TrainConfig, steps: int) -> TrainState:
     """The state before the first step, of a module's variables {"params", "batch_stats"}."""
-    # Types of their own: weak ones, which some initializers leave, turn strong in a step, and compile it twice.
+    # Types of their own: weak ones, which some initializers leave, turn strong in a step: two compilations.
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), variables)
     params, statistics = variables["params"], variables.get("batch_stats", {})
     return TrainState(

@@ -100,6 +100,12 @@ def test_corrected_biases_make_mean_errors_zero(network, images):
     assert after < 1e-3 * before + 1e-5
 
 
+def test_biases_do_not_answer_for_rounded_activations(network, images):
+    fine, coarse = (correct_bias(network, width(network, 3, a), images).folded.biases for a in (32, 2))
+    for name, bias in fine.items():
+        np.testing.assert_array_equal(coarse[name], bias)
+
+
 def test_rounding_functions_follow_numpy():
     rng = np.random.default_rng(1)
     w, v = rng.normal(size=(5, 4)).astype(np.float32), rng.normal(size=(5, 4)).astype(np.float32) * 3
@@ -142,7 +148,7 @@ def test_learned_rounding_is_near_the_best_of_all():
         for up in itertools.product((0, 1), repeat=8)
     )
     nearest = error(rounded(net, bits)["w"])
-    found = improve(jax.random.key(0), net, bits, x, PTQConfig(reconstruct="layer", steps=600))
+    found = improve(jax.random.key(0), net, bits, x, PTQConfig(reconstruct="layer", steps=600, held_out=0.0))
     learned = error(found.folded.kernels["w"])
     assert best < 0.7 * nearest  # the example is one where nearest is poor
     assert learned <= nearest
@@ -161,6 +167,7 @@ def test_improve_lowers_the_error_and_repeats_itself(network, images, mode):
         steps=80,
         learn_activations=mode == "block",
         drop=0.25,
+        held_out=0.0,
     )
     seen = []
     better = improve(jax.random.key(0), network, bits, images, config, on_step=lambda *a: seen.append(a))
