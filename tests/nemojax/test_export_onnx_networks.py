@@ -15,6 +15,7 @@ from jax import lax
 from hwmodel import from_onnx
 from nemojax.calibration import QuantizerConfig
 from nemojax.export import export_onnx
+from nemojax.ptq import equalized, find_pairs
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -241,6 +242,20 @@ def test_four_bit_tensors_around_convolutions_without_biases(tmp_path):
             found = [ref.run(tmp_path / "net.onnx", net, IMAGES, optimized) for optimized in (False, True)]
             assert ref.difference(found[1], found[0]) < 1e-2
             assert wanted is None or ref.difference(found[0], wanted) < 1e-5
+
+
+def test_an_equalized_network(networks, tmp_path):
+    """The bounds of its ReLU6 differ from channel to channel."""
+    net, inputs, _ = networks("residual")
+    assert [len(pair.clips) for pair in find_pairs(net.workload)] == [0, 1]
+    better = equalized(net, inputs)
+    (bound,) = (c for name, c in better.folded.constants.items() if name not in net.folded.constants)
+    assert np.ptp(np.asarray(bound)) > 0.5
+    for choices in ((8,), (2, 3, 4, 6, 8, 16, 32)):
+        bits = bits_of(better, choices)
+        export_onnx(tmp_path / "net.onnx", better, bits)
+        found = ref.run(tmp_path / "net.onnx", better, inputs, False)
+        assert ref.difference(found, ref.logits(better, bits, inputs)) < 1e-5
 
 
 def nodes(path, op_type):

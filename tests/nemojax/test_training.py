@@ -164,6 +164,17 @@ def test_an_epoch_has_every_image_once():
     assert int(state.step) == 3
 
 
+def test_one_compilation_for_all_steps(network):
+    before = run._cache_size()
+    state = begin(network.params, CONFIG, 12)
+    part = pictures(0, 64)
+    data = jnp.asarray(part.images), jnp.asarray(part.labels)
+    for count in (1, 2, 1):
+        steps = jnp.asarray(count, jnp.int32)
+        state = run(jax.random.key(1), state, *data, steps, network.apply, network.preprocess, CONFIG)
+    assert run._cache_size() == before + 1
+
+
 def test_augmentation():
     images = jnp.asarray(pictures(0, 64).images)
     plain = normalized(images, PIXELS)
