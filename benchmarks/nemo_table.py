@@ -12,7 +12,8 @@ points the others do not dominate, each among its own.
 CIFAR-10 networks are those that `nemojax train` left in benchmarks/kept/NAME (recipe in docs/zoo.md); one
 that is not there is left out and said so. EfficientNet-Lite0 takes ImageNet photographs, the even ones for
 calibration, search and training, the odd ones for the report: few to train on, so its QAT is a trial.
-Runs are kept, so that an interrupted table goes on. Needs FRUGALJAX_DATA.
+Runs are kept, so that an interrupted table goes on. Needs FRUGALJAX_DATA; with QUICK=1 a network for
+scikit-learn's digits takes the place of all.
 """
 
 import json
@@ -31,18 +32,20 @@ from nemojax.ptq import PTQConfig, improve
 
 from .common import QUICK, finish, interval, say
 from .kept import FOLDER, Kept
+from .small_networks import digits_network
 
 LIMIT_S = float(os.environ.get("TABLE_LIMIT_S", "inf"))  # what is not begun by then is left out, and said so
 LIMITS = (0.25, 0.125, 0.09, 0.075)
 COSTS = ("model_ratio", "bitops_max", "bitops_product")
 SEEDS = 1 if QUICK else int(os.environ.get("TABLE_SEEDS", "3"))
-BUDGET = 60 if QUICK else 600
-CALIBRATION, SEARCHED = (32, 64) if QUICK else (128, 256)
+BUDGET = 400
+CALIBRATION, SEARCHED = 128, 128
+REPORTED = 3_000  # of CIFAR-10's test images
 PTQ = PTQConfig(
     reconstruct="block",
     correct_bias=True,
     learn_activations=True,
-    steps=20 if QUICK else 200,
+    steps=100,
     step_elements=100_000,
 )
 
@@ -57,6 +60,7 @@ class Case(NamedTuple):
     reported: np.ndarray
     labels: np.ndarray
     qat: nemo.QATConfig
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None
 
 
 def mirrored(key: jax.Array, images: jax.Array) -> jax.Array:
@@ -65,14 +69,21 @@ def mirrored(key: jax.Array, images: jax.Array) -> jax.Array:
     return jnp.where(flip, images[:, :, ::-1], images)
 
 
+def digits() -> Case:
+    trained = digits_network(jax.random.key(0))
+    known, searched, report = trained.train.images, trained.search.images[:SEARCHED], trained.report
+    cut, qat = CALIBRATION, nemo.QATConfig(steps=300, batch=64)
+    return Case(trained.network, known[:cut], searched, known[cut:], report.images, report.labels, qat, None)
+
+
 def photographs(data: Path) -> Case:
-    net = nemo.efficientnet_lite0("imagenet", resolution=96 if QUICK else 160)
+    net = nemo.efficientnet_lite0("imagenet", resolution=160)
     photos = nemo.load_labelled(data / "imagenet_samples" / "images.zip", net.preprocess)
     even, reported = photos.take(np.arange(0, len(photos), 2)), photos.take(np.arange(1, len(photos), 2))
-    qat = nemo.QATConfig(steps=4 if QUICK else 100, batch=16, learning_rate=1e-4)
+    qat = nemo.QATConfig(steps=100, batch=16, learning_rate=1e-4)
     few = len(even) * 2 // 5  # calibrate on two fifths, search on the rest, train on both
-    report = reported.take(np.arange(32)) if QUICK else reported
-    return Case(net, even.images[:few], even.images[few:], even.images, report.images, report.labels, qat)
+    known, images = even.images, reported.images
+    return Case(net, known[:few], known[few:], known, images, reported.labels, qat, mirrored)
 
 
 def cifar_member(folder: Path, parts: Any) -> Case:
@@ -80,18 +91,20 @@ def cifar_member(folder: Path, parts: Any) -> Case:
     weights = folder / "weights.safetensors"
     net = nemo.networks.by_name(record["network"], weights, **record["options"])
     (train, test), normalize = parts, net.preprocess.normalize
-    rows = np.random.default_rng(0).permutation(len(train.labels))[: 2_000 if QUICK else 20_000]
+    rng = np.random.default_rng(0)  # the pictures come class by class
+    rows = rng.permutation(len(train.labels))[:20_000]
+    some = np.sort(rng.permutation(len(test.labels))[:REPORTED])
     known = normalize(train.images[rows])
     cut = CALIBRATION + SEARCHED
-    test_rows = slice(0, 200 if QUICK else 5_000)
     return Case(
         net,
         known[:CALIBRATION],
         known[CALIBRATION:cut],
         known[cut:],
-        normalize(test.images[test_rows]),
-        test.labels[test_rows],
-        nemo.QATConfig(steps=10 if QUICK else 200, batch=64),
+        normalize(test.images[some]),
+        test.labels[some],
+        nemo.QATConfig(steps=200, batch=64),
+        mirrored,
     )
 
 
@@ -106,10 +119,12 @@ def cases(data: Path) -> Iterator[tuple[str, Callable[[], Case]]]:
 
         return make
 
-    if not QUICK:
-        for name in nemo.networks.NETWORKS:
-            if name.endswith("_cifar") and (FOLDER / name / "metrics.json").exists():
-                yield name, member(FOLDER / name)
+    if QUICK:
+        yield "digits", digits
+        return
+    for name in nemo.networks.NETWORKS:
+        if name.endswith("_cifar") and (FOLDER / name / "metrics.json").exists():
+            yield name, member(FOLDER / name)
     yield "efficientnet_lite0", lambda: photographs(data)
 
 
@@ -178,7 +193,7 @@ class Bench:
             return {"error": self.error(better, bits)}
 
         def qat(case: Case) -> dict[str, Any]:
-            options = {"config": case.qat, "augment": mirrored}
+            options = {"config": case.qat, "augment": case.augment}
             return {"error": self.error(nemo.qat(key, self.quantized, bits, case.training, **options), bits)}
 
         figures = {}
@@ -241,12 +256,12 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     place = os.environ.get("FRUGALJAX_DATA")
-    if not place:
+    if not place and not QUICK:
         raise SystemExit("set FRUGALJAX_DATA to the folder with imagenet_samples/images.zip, cifar10.tar.xz")
     start = time.monotonic()
     settings = {
         "budget": BUDGET,
-        "images": {"calibration": CALIBRATION, "search": SEARCHED},
+        "cifar_images": {"calibration": CALIBRATION, "search": SEARCHED, "report": REPORTED},
         "ptq": str(PTQ),
         "costs": list(COSTS),
         "limits": list(LIMITS),
@@ -254,7 +269,7 @@ def main() -> None:
     }
     kept = Kept("nemo_table", settings)
     rows = {}
-    for name, make in cases(Path(place)):
+    for name, make in cases(Path(place or ".")):
         rows[name] = table(Bench(name, make, kept, lambda: time.monotonic() - start > LIMIT_S))
         jax.clear_caches()
     untrained = [

@@ -27,14 +27,22 @@ def apply(p, x):
     return jnp.mean(x, (1, 2)) @ p["fc"] + p["fc_bias"][None]
 
 
-@pytest.fixture(scope="module", params=["asymmetric", "symmetric"])
-def network(request):
+def make(symmetric):
     rng = np.random.default_rng(0)
     shapes = {"conv": (3, 3, 2, 8), "shift": (8,), "fc": (8, 3), "fc_bias": (3,)}
     params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
-    symmetric = request.param == "symmetric"
     config = nemo.QuantizerConfig(symmetric_weights=symmetric, symmetric_activations=symmetric)
     return nemo.quantize(Network("net", apply, params), images(1, 30), config)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return make(symmetric=False)
+
+
+@pytest.fixture(scope="module", params=["asymmetric", "symmetric"])
+def of_each_kind(request, network):
+    return make(symmetric=True) if request.param == "symmetric" else network
 
 
 def low_bits(network, b=2):
@@ -76,7 +84,8 @@ def test_the_first_level_has_the_gradient_of_a_shift():
     np.testing.assert_allclose(jax.grad(total)(jnp.asarray(-2.0)), 2 * 0.5, rtol=1e-5)  # two are clipped
 
 
-def test_it_starts_as_the_network_and_gives_what_it_trained(network):
+def test_it_starts_as_the_network_and_gives_what_it_trained(of_each_kind):
+    network = of_each_kind
     bits = jnp.asarray(low_bits(network, 3))
     x = jnp.asarray(images(2))
     start = with_trained(network, bits, init(network, bits, CONFIG).trainable)
@@ -92,7 +101,8 @@ def test_it_starts_as_the_network_and_gives_what_it_trained(network):
     np.testing.assert_array_equal(plain, through)  # training sees the numbers of inference
 
 
-def test_training_brings_back_what_few_bits_took(network):
+def test_training_brings_back_what_few_bits_took(of_each_kind):
+    network = of_each_kind
     x, unseen, bits = images(3, 600), images(4), low_bits(network)
     config = dataclasses.replace(CONFIG, steps=300, batch=32, learning_rate=3e-4)
     trained = qat(jax.random.key(0), network, bits, x, config=config)
@@ -104,7 +114,8 @@ def test_training_brings_back_what_few_bits_took(network):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained))
 
 
-def test_without_learned_ranges_the_grids_stay(network):
+def test_without_learned_ranges_the_grids_stay(of_each_kind):
+    network = of_each_kind
     bits = jnp.asarray(low_bits(network, 3))
     trained = qat(
         jax.random.key(0), network, bits, images(3), config=dataclasses.replace(CONFIG, learn_ranges=False)
