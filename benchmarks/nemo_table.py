@@ -4,18 +4,19 @@ Every network is searched once a seed, for KL from full precision on images with
 and both definitions of the bit-operation ratio together. For each cost and each limit on it the point with
 the least KL within the limit is taken, and its bit-widths are run
   searched  as the search ran them: weights rounded to nearest, calibrated ranges
-  ptq       after `ptq.improve`: blocks reconstructed, step sizes of activations learned, biases corrected
+  ptq       after `ptq.improve`: biases corrected, blocks reconstructed, step sizes of activations learned
   qat       after `qat`: trained at those bits, distilled from full precision, ranges learned
 and all three report top-1 error on images that none of them saw. The PTQ and the QAT front are what of all
 points the others do not dominate, each among its own.
 
-CIFAR-10 networks are those that `nemojax train` left in benchmarks/kept/NAME (recipe in docs/zoo.md); one
+CIFAR-10 networks are those that `nemojax train` left in benchmarks/kept/NAME (recipe in docs/deploy.md); one
 that is not there is left out and said so. EfficientNet-Lite0 takes ImageNet photographs, the even ones for
 calibration, search and training, the odd ones for the report: few to train on, so its QAT is a trial.
 Runs are kept, so that an interrupted table goes on. Needs FRUGALJAX_DATA; with QUICK=1 a network for
 scikit-learn's digits takes the place of all.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -37,7 +38,7 @@ from .small_networks import digits_network
 LIMIT_S = float(os.environ.get("TABLE_LIMIT_S", "inf"))  # what is not begun by then is left out, and said so
 LIMITS = (0.25, 0.125, 0.09, 0.075)
 COSTS = ("model_ratio", "bitops_max", "bitops_product")
-SEEDS = 1 if QUICK else int(os.environ.get("TABLE_SEEDS", "3"))
+SEEDS = 1 if QUICK else int(os.environ.get("TABLE_SEEDS", "5"))
 BUDGET = 400
 CALIBRATION, SEARCHED = 128, 128
 REPORTED = 3_000  # of CIFAR-10's test images
@@ -48,6 +49,10 @@ PTQ = PTQConfig(
     steps=100,
     step_elements=100_000,
 )
+
+
+PHOTOGRAPHS = {"resolution": 160, "qat": nemo.QATConfig(steps=100, batch=16, learning_rate=1e-4)}
+CIFAR_QAT = nemo.QATConfig(steps=200, batch=64)
 
 
 class Case(NamedTuple):
@@ -77,13 +82,13 @@ def digits() -> Case:
 
 
 def photographs(data: Path) -> Case:
-    net = nemo.efficientnet_lite0("imagenet", resolution=160)
+    net = nemo.efficientnet_lite0("imagenet", resolution=PHOTOGRAPHS["resolution"])
     photos = nemo.load_labelled(data / "imagenet_samples" / "images.zip", net.preprocess)
     even, reported = photos.take(np.arange(0, len(photos), 2)), photos.take(np.arange(1, len(photos), 2))
-    qat = nemo.QATConfig(steps=100, batch=16, learning_rate=1e-4)
     few = len(even) * 2 // 5  # calibrate on two fifths, search on the rest, train on both
     known, images = even.images, reported.images
-    return Case(net, known[:few], known[few:], known, images, reported.labels, qat, mirrored)
+    config = PHOTOGRAPHS["qat"]
+    return Case(net, known[:few], known[few:], known, images, reported.labels, config, mirrored)
 
 
 def cifar_member(folder: Path, parts: Any) -> Case:
@@ -103,9 +108,19 @@ def cifar_member(folder: Path, parts: Any) -> Case:
         known[cut:],
         normalize(test.images[some]),
         test.labels[some],
-        nemo.QATConfig(steps=200, batch=64),
+        CIFAR_QAT,
         mirrored,
     )
+
+
+def members() -> list[Path]:
+    """Folders of the networks for 32x32 images that are trained."""
+    folders = [FOLDER / name for name in nemo.networks.NETWORKS if name.endswith("_cifar")]
+    return [folder for folder in folders if (folder / "metrics.json").exists()]
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()[:12]
 
 
 def cases(data: Path) -> Iterator[tuple[str, Callable[[], Case]]]:
@@ -122,14 +137,13 @@ def cases(data: Path) -> Iterator[tuple[str, Callable[[], Case]]]:
     if QUICK:
         yield "digits", digits
         return
-    for name in nemo.networks.NETWORKS:
-        if name.endswith("_cifar") and (FOLDER / name / "metrics.json").exists():
-            yield name, member(FOLDER / name)
+    for folder in members():
+        yield folder.name, member(folder)
     yield "efficientnet_lite0", lambda: photographs(data)
 
 
 def choose(front: nemo.Front) -> dict[str, int]:
-    """ "cost <= limit" -> the row with the least error within it; limits that no row keeps are left out."""
+    """The row with the least error by "cost <= limit"; limits that no row keeps are left out."""
     found = {}
     for cost in COSTS:
         column = front.costs[:, front.objectives.index(cost)]
@@ -263,6 +277,8 @@ def main() -> None:
         "budget": BUDGET,
         "cifar_images": {"calibration": CALIBRATION, "search": SEARCHED, "report": REPORTED},
         "ptq": str(PTQ),
+        "qat": {"cifar": str(CIFAR_QAT), "photographs": str(PHOTOGRAPHS)},
+        "weights": {folder.name: digest(folder) for folder in members()},
         "costs": list(COSTS),
         "limits": list(LIMITS),
         "interval": "95 %, Student's t over seeds",

@@ -1,4 +1,4 @@
-"""The front door: post-training quantization in the order of the papers.
+"""The front door: post-training quantization, step after step.
 
 Equalize, calibrate the ranges anew, correct the biases, learn the rounding. Departs from Nagel et al. 2021
 ("A White Paper on Neural Network Quantization", figure 4), where biases come last and instead of the

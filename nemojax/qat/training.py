@@ -103,7 +103,9 @@ def init(network: QuantizedNetwork, bits: Int[Array, " n"], config: QATConfig) -
     zeros = {name: jnp.zeros(low.shape[1:]) for name, (low, _) in ranges.items()}
     zeros[""] = jnp.zeros(len(bits))
     start = Trainable(network.folded, zeros, jax.tree.map(jnp.zeros_like, zeros))
-    return QATState(start, _optimizer(config).init(start), jnp.asarray(0, jnp.int32), jnp.asarray(0.0))
+    return QATState(
+        start, _optimizer(config).init(start), jnp.asarray(0, jnp.int32), jnp.asarray(0.0, jnp.float32)
+    )
 
 
 def _optimizer(config: QATConfig) -> optax.GradientTransformation:

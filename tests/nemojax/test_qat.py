@@ -189,6 +189,13 @@ def test_a_stopped_run_goes_on_bit_for_bit(network, tmp_path):
         qat(jax.random.key(5), network, low_bits(network, 3), x, config=CONFIG, checkpoint=file)
 
 
+def test_chunks_share_one_compilation(network):
+    before = _run._cache_size()
+    config = dataclasses.replace(CONFIG, steps=6, batch=13, chunk=2)
+    qat(jax.random.key(0), network, low_bits(network), images(3), config=config)
+    assert _run._cache_size() == before + 1
+
+
 def test_a_front_is_trained_in_one_compilation(network):
     x = images(3)
     task = nemo.fidelity(network, images(4))
