@@ -57,6 +57,8 @@ QUICK_ONES = (
     ("BC", "mse"),
     ("CLE+BC", "minmax"),
 )
+if QUICK:
+    QUICK_ONES = (("plain", "minmax"), ("BC", "minmax"))
 GRANULARITIES = ("channel",) if QUICK else ("channel", "tensor")
 
 
