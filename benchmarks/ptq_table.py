@@ -139,14 +139,19 @@ def plan() -> list[Run]:
                 out += [Run("aimet", option, granularity, weight_range, row, 0) for row in rows]
     if QUICK:
         return out
-    for option in ("block+BC", "all", "block", "layer+BC", "layer"):
-        out += [Run("ours", option, "channel", "minmax", row, 0) for row in few]
-        if option == "block+BC":
-            for other in ("seq_mse", "adaround"):
-                out += [Run("aimet", other, "channel", "mse", row, 0) for row in few if row[0] >= LOWEST]
-    out += [Run("ours", option, "tensor", "minmax", row, 0) for option in ("block+BC", "all") for row in few]
+    lost = [(4, 4)]  # one row for what only takes the options apart, and for the spread over seeds
+    out += [Run("ours", "block+BC", "channel", "minmax", row, 0) for row in few]
+    for other in ("seq_mse", "adaround"):
+        out += [Run("aimet", other, "channel", "mse", row, 0) for row in few if row[0] >= LOWEST]
+    out += [Run("ours", "block+BC", "tensor", "minmax", row, 0) for row in few]
+    out += [Run("ours", "all", place, "minmax", row, 0) for place in GRANULARITIES for row in lost]
+    out += [
+        Run("ours", option, "channel", "minmax", row, 0)
+        for option in ("block", "layer+BC", "layer")
+        for row in lost
+    ]
     return out + [
-        Run("ours", "block+BC", "channel", "minmax", row, s) for s in range(1, SEEDS) for row in few
+        Run("ours", "block+BC", "channel", "minmax", row, s) for s in range(1, SEEDS) for row in lost
     ]
 
 
