@@ -41,18 +41,18 @@ COSTS = ("model_ratio", "bitops_max", "bitops_product")
 SEEDS = 1 if QUICK else int(os.environ.get("TABLE_SEEDS", "5"))
 BUDGET = 400
 CALIBRATION, SEARCHED = 128, 128
-REPORTED = 3_000  # of CIFAR-10's test images
+REPORTED = 2_000  # of CIFAR-10's test images
 PTQ = PTQConfig(
     reconstruct="block",
     correct_bias=True,
     learn_activations=True,
-    steps=100,
+    steps=60,
     step_elements=100_000,
 )
 
 
-PHOTOGRAPHS = {"resolution": 160, "qat": nemo.QATConfig(steps=100, batch=16, learning_rate=1e-4)}
-CIFAR_QAT = nemo.QATConfig(steps=200, batch=64)
+PHOTOGRAPHS = {"resolution": 128, "qat": nemo.QATConfig(steps=60, batch=16, learning_rate=1e-4)}
+CIFAR_QAT = nemo.QATConfig(steps=120, batch=64)
 
 
 class Case(NamedTuple):

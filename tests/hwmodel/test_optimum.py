@@ -134,6 +134,7 @@ def test_bytes_beyond_32_bits_are_refused_by_name():
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6))
+@pytest.mark.long
 def test_neither_padding_nor_the_order_in_a_file_changes_a_result(reference, seed):
     """Operations listed in another order are put into execution order; times follow the names."""
     rng, n, extra = np.random.default_rng(seed), 10, 6
@@ -302,6 +303,7 @@ def test_a_time_limit_still_gives_a_placement_and_a_bound(reference):
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6), level=st.integers(0, 2), factor=st.floats(1.0, 8.0))
+@pytest.mark.long
 def test_more_bandwidth_room_or_compute_never_hurts(reference, seed, level, factor):
     rng = np.random.default_rng(seed)
     work, chip = reference.random_work(rng, 5), reference.random_chip(rng, capacity=(300, 1500))
@@ -330,6 +332,7 @@ def test_more_bandwidth_room_or_compute_never_hurts(reference, seed, level, fact
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6), bits=st.tuples(st.integers(1, 8), st.integers(1, 8), st.integers(1, 8)))
+@pytest.mark.long
 def test_fewer_bits_never_slow_a_fixed_placement(reference, seed, bits):
     rng = np.random.default_rng(seed)
     work, chip = reference.random_work(rng, 6), reference.random_chip(rng)
@@ -340,6 +343,7 @@ def test_fewer_bits_never_slow_a_fixed_placement(reference, seed, bits):
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6))
+@pytest.mark.long
 def test_the_order_in_which_levels_are_listed_changes_no_latency(reference, seed):
     """Levels above the backing store may change places: a fixed placement and the optimum stay."""
     rng = np.random.default_rng(seed)

@@ -149,6 +149,7 @@ def test_gradients_rank_single_changes_as_the_exact_model_does():
     assert stats.spearmanr(predicted, true).statistic > 0.95
 
 
+@pytest.mark.long
 def test_padding_changes_nothing(reference):
     rng = np.random.default_rng(7)
     work, chip = reference.random_work(rng, 10), reference.random_chip(rng)
@@ -175,6 +176,7 @@ def test_descent_finds_feasible_placements_near_the_optimum(reference):
     assert found.evaluations == 40 * 16
 
 
+@pytest.mark.long
 def test_descent_from_anywhere_beats_as_many_random_placements(reference):
     rng = np.random.default_rng(9)
     work, chip = reference.random_work(rng, 20), reference.random_chip(rng, capacity=(500, 2000))

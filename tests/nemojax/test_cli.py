@@ -166,6 +166,7 @@ def test_evaluate_gives_full_precision_and_the_configuration(finished, capsys):
     assert "give 2-16" in refused(capsys, "evaluate", "17", *common)
 
 
+@pytest.mark.long
 def test_labelled_pictures_are_scored_by_their_labels(tmp_path, capsys):
     images = labelled(tmp_path / "images", 12)
     code, _, err = run(capsys, "search", "--images", images, "--out", tmp_path / "run", "--budget", 8, *BASE)

@@ -167,6 +167,7 @@ def test_tell_keeps_the_best_with_ties_to_parents(species):
     np.testing.assert_array_equal(told.population, np.concatenate([state.population, children])[best])
 
 
+@pytest.mark.long
 def test_policies_are_handed_over():
     """They are the first members and the first candidates; those of another size are refused."""
     config = NemoConfig(population=12, species=("gcn", "floor"), graph=POLICY, resize=Resize(rule="equal"))

@@ -124,6 +124,7 @@ def test_errors_name_the_numbers(algo, numbers, message):
         run(algo, evaluate, algo.init(jax.random.key(0)), **numbers)
 
 
+@pytest.mark.long
 def test_violations_from_the_host_and_traced_are_the_same(algo):
     """A limit on the second cost: what exceeds it is told by how much, and nothing of it is archived."""
 

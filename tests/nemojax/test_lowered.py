@@ -94,6 +94,7 @@ class Net(nn.Module):
         return nn.Dense(3, name="classifier")(jnp.mean(x, (1, 2)))
 
 
+@pytest.mark.long
 def test_a_module_in_training_with_its_statistics():
     model, x = Net(), jax.random.normal(jax.random.key(0), (4, 6, 6, 3))
     variables = jax.jit(model.init)(jax.random.key(1), x)

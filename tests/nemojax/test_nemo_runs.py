@@ -91,6 +91,7 @@ def four_runs():
     return algo, keys, together, together(keys)
 
 
+@pytest.mark.long
 def test_vmapped_runs_equal_separate_ones(four_runs):
     algo, keys, _, batch = four_runs
     for row in range(4):

@@ -159,6 +159,7 @@ def test_utilities_decide_the_sizes(whole):
     assert np.isfinite(whole.metrics.r2).all()
 
 
+@pytest.mark.long
 def test_strategies_are_told_a_permutation(monkeypatch):
     """Living parents and children have the positions 0 to 2N - 1; all others the same finite worst."""
     told = []
@@ -206,7 +207,9 @@ def free(refill, **changes):
     return NemoConfig(population=20, species=kinds, archive_capacity=64, resize=rules, graph=POLICY)
 
 
-@pytest.mark.parametrize("refill", ["fresh", pytest.param("repeats", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "refill", [pytest.param("fresh", marks=pytest.mark.long), pytest.param("repeats", marks=pytest.mark.slow)]
+)
 def test_sizes_may_jump_and_the_new_places_are_filled(refill):
     found = record(free(refill), generations=30)
     sizes = np.concatenate([[found.config.sizes], found.alloc])

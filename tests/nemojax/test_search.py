@@ -148,6 +148,7 @@ def test_nothing_beyond_a_limit_is_evaluated(task):
     assert len(found.front) > 1
 
 
+@pytest.mark.long
 def test_a_limit_of_an_error_keeps_the_front_within(task, found):
     """It cannot be known before: candidates are evaluated, but those beyond are not of the front."""
     worst = float(np.median(found.costs[:, 0]))
@@ -205,6 +206,7 @@ def test_a_cache_saves_evaluations(task, found, tmp_path):
         nemo.search(key, other, **arguments)
 
 
+@pytest.mark.long
 def test_a_stopped_search_with_a_cache_goes_on_bit_for_bit(task, tmp_path):
     """The cache knows some of what the search asks for, and learns more between its two halves."""
     key, arguments = jax.random.key(0), {"budget": 50, "config": CONFIG, "warm_share": 0.25}
@@ -219,6 +221,7 @@ def test_a_stopped_search_with_a_cache_goes_on_bit_for_bit(task, tmp_path):
     assert_same(again, whole)
 
 
+@pytest.mark.long
 def test_a_cache_that_knows_everything_does_not_end_the_search(task, tmp_path):
     """Generations of looked-up configurations alone are no reason to stop."""
     config = nemo.NemoConfig(population=4, species=("continuous",), archive_capacity=64)
@@ -233,6 +236,7 @@ def test_a_cache_that_knows_everything_does_not_end_the_search(task, tmp_path):
 # Seeds
 
 
+@pytest.mark.long
 def test_seeds_are_moved_into_the_space(task):
     space = nemo.search_space(task.network, bits=(2, 4, 8))
     seeds = np.stack([np.full(space.size, width) for width in (3, 7)]).astype(np.int32)
@@ -278,12 +282,14 @@ def test_a_budget_below_the_population_is_refused(task):
         nemo.search(jax.random.key(0), task, budget=9, config=CONFIG)
 
 
+@pytest.mark.long
 def test_a_space_of_one_configuration_runs_dry(task):
     space = nemo.search_space(task.network, bits=(8,))
     found = nemo.search(jax.random.key(0), task.replace(space=space), budget=100, config=CONFIG)
     assert len(found.bits) == 1
 
 
+@pytest.mark.long
 def test_a_search_that_ran_dry_stays_so_when_resumed(task, tmp_path):
     space = nemo.search_space(task.network, bits=(8,))
     small, file = task.replace(space=space), tmp_path / "search.ckpt"
@@ -310,6 +316,7 @@ def test_a_pin_outside_the_bit_set_leaves_the_first_generation_alone(task):
     np.testing.assert_array_equal(one[:, rest], two[:, rest])
 
 
+@pytest.mark.long
 def test_pins_hold_in_every_configuration(task):
     space = nemo.search_space(task.network, bits=(2, 4, 8), pins={"stem.*": 4, "input": 8})
     found = nemo.search(jax.random.key(0), task.replace(space=space), budget=20, config=CONFIG)

@@ -59,7 +59,9 @@ def assert_same(one, two):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("warm_start", ["fisher", pytest.param("kl", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "warm_start", [pytest.param("fisher", marks=pytest.mark.long), pytest.param("kl", marks=pytest.mark.slow)]
+)
 def test_a_search_goes_on_with_a_higher_budget(task, tmp_path, warm_start):
     file = tmp_path / "run.ckpt"
     first = search(task, 60, warm_start=warm_start, checkpoint=file)
@@ -69,6 +71,7 @@ def test_a_search_goes_on_with_a_higher_budget(task, tmp_path, warm_start):
     assert len(more.history["alloc"]) > len(first.history["alloc"])
 
 
+@pytest.mark.long
 def test_a_search_stopped_in_its_warm_start_goes_on_bit_for_bit(task, table, tmp_path):
     file = tmp_path / "run.ckpt"
     whole = search(task, 40, warm_start=table)
@@ -134,6 +137,7 @@ def test_a_table_of_errors_takes_part_of_the_budget(pairs):
         search(task, entries, warm_start=elsewhere)
 
 
+@pytest.mark.long
 def test_a_cache_may_save_the_work_and_count_all_the_same(task, tmp_path):
     direct = NemoConfig(population=6, species=("continuous",), archive_capacity=32)
     options = {"config": direct, "warm_start": None}
@@ -183,6 +187,7 @@ def test_tables_that_differ_at_one_width_are_different_tasks(tmp_path):
     assert one != two
 
 
+@pytest.mark.long
 def test_a_cost_of_another_scale_moves_the_hypervolume():
     task = make_task(costs={"latency_us": lambda bits: 300.0 * bits.sum().astype(jnp.float32)})
     np.testing.assert_allclose(nemo.reference(task), [np.log(5), 300 * 4 * 8], rtol=1e-6)
@@ -191,6 +196,7 @@ def test_a_cost_of_another_scale_moves_the_hypervolume():
     assert (found.history["hypervolume"] < 1).all()
 
 
+@pytest.mark.long
 def test_limits_that_nothing_evaluated_keeps_are_named():
     task = make_task(costs={"steps": lambda bits: bits.sum().astype(jnp.float32)})
     with pytest.raises(ValueError, match=r"none of 0 configurations .* within the limits {'steps': 7.0"):

@@ -129,6 +129,7 @@ def test_a_lookup_counts_configurations_once_and_stops(benchmark, task, monkeypa
     assert lookup.finished
 
 
+@pytest.mark.long
 def test_cifar_images_and_classes(benchmark, data_dir):
     images, labels = benchmark("small_networks").read_cifar10(data_dir, "test", range(10, 40))
     assert (images.shape, images.dtype) == ((300, 32, 32, 3), np.uint8)

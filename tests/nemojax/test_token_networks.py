@@ -39,6 +39,7 @@ def sentences(seed, count, length=6):
     return {"ids": rng.integers(0, WORDS, (count, length)), "mask": mask.astype(np.int32)}
 
 
+@pytest.mark.long
 def test_padding_changes_nothing(network):
     """Which also says that the mask arrives: the ids behind it are drawn anew."""
     quantized = nemo.quantize(network, sentences(0, 10))

@@ -38,6 +38,7 @@ def run(*arguments):
     cli.app(["train", "--network", "resnet20_cifar", *map(str, arguments)], standalone_mode=False)
 
 
+@pytest.mark.long
 def test_a_run_and_one_that_was_stopped(data, tmp_path, capsys):
     settings = ("--data", data, "--epochs", 2, "--batch", 25, "--resolutions", "8,16", "--learning-rate", 0.1)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"

@@ -250,6 +250,7 @@ def test_the_share_of_the_budget(task, table):
             nemo.search(jax.random.key(0), task, budget=40, config=CONFIG, warm_start=table, warm_share=share)
 
 
+@pytest.mark.long
 def test_seeds_come_before_the_warm_start(task, table):
     """Seeds that come twice, or that the table would choose as well, take no place of others."""
     empty = np.zeros((0, task.space.size), np.int32), np.zeros((0, 3))
@@ -263,6 +264,7 @@ def test_seeds_come_before_the_warm_start(task, table):
     assert not {row.tobytes() for row in after} & {row.tobytes() for row in seeds}
 
 
+@pytest.mark.long
 def test_species_that_take_no_seeds_search_as_well(task, table):
     config = nemo.NemoConfig(population=4, species=("priced",), archive_capacity=16)
     alone = nemo.search(jax.random.key(0), task, budget=20, config=config, warm_start=table)
@@ -287,6 +289,7 @@ def test_a_table_of_another_network_is_refused(task):
         nemo.search(jax.random.key(0), task, budget=12, config=CONFIG, warm_start=other)
 
 
+@pytest.mark.long
 def test_nothing_of_the_prior_over_a_limit_is_evaluated(task, table):
     limited = nemo.search(
         jax.random.key(0), task, budget=40, config=CONFIG, warm_start=table, limits={"model_ratio": 0.2}
