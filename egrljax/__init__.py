@@ -1,6 +1,7 @@
 """EGRL (Khadka et al. 2021): evolution and graph policies. So far the parts that NEMO shares."""
 
 from . import ssne as ssne
+from .checkpoint import load_state as load_state, save_state as save_state
 from .genomes import Genome as Genome, genome as genome
 from .graph_layers import (
     GraphAttention as GraphAttention,

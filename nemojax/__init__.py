@@ -1,5 +1,6 @@
 """NEMO (Miret et al. 2022): multi-objective search of mixed-precision bit-widths."""
 
+from egrljax import load_state as load_state, save_state as save_state
 from hwmodel import coverage as coverage
 
 from . import (
@@ -13,7 +14,6 @@ from . import (
 from .archive import Archive as Archive
 from .box import Box as Box, Space as Space
 from .calibration import QuantizerConfig as QuantizerConfig, Ranges as Ranges
-from .checkpoint import load_state as load_state, save_state as save_state
 from .config import (
     PRESETS as PRESETS,
     Direct as Direct,

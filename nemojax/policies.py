@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from .checkpoint import load_state, save_state
+from egrljax import load_state, save_state
+
 from .config import NemoConfig
 from .nemo import NemoState
 from .space import BitSpace

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .checkpoint import load_state, save_state
+from egrljax import load_state, save_state
+
 from .evaluator import Evaluator
 from .history import History
 from .nemo import NemoState

@@ -35,7 +35,7 @@ def exported(package: str) -> list[str]:
     names = []
     for node in ast.parse(source.read_text()).body:
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 1 or (node.module or "").startswith((package, "hwmodel"))
+            assert node.level == 1 or (node.module or "").startswith((package, "hwmodel", "egrljax"))
             for alias in node.names:
                 assert alias.asname == alias.name, f"{package}: write `{alias.name} as {alias.name}`"
                 names.append(alias.name)

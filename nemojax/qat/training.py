@@ -20,8 +20,9 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from egrljax import load_state, save_state
+
 from ..batches import Inputs, count, fitting, take
-from ..checkpoint import load_state, save_state
 from ..fingerprint import digest_of
 from ..lowered import lowered
 from ..quantized import QuantizedNetwork

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
-from ..checkpoint import load_state, save_state
+from egrljax import load_state, save_state
+
 from ..data.labelled import LabelledArrays
 from ..fingerprint import digest_of
 from ..lowered import lowered

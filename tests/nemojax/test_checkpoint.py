@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nemojax import checkpoint
-from nemojax.checkpoint import load_state, save_state
+from egrljax import checkpoint
+from egrljax.checkpoint import load_state, save_state
 from nemojax.config import NemoConfig
 from nemojax.loop import run
 from nemojax.nemo import nemo

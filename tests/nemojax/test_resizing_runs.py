@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nemojax.checkpoint import load_state, save_state
+from egrljax.checkpoint import load_state, save_state
 from nemojax.config import Graph, NemoConfig, Resize, preset
 from nemojax.loop import run, run_chunk
 from nemojax.nemo import nemo

@@ -1,4 +1,4 @@
-"""Saving and restoring a search, with the settings it was started with.
+"""Saving and restoring the state of a search or a training, with the settings it was started with.
 
 A file is one line of JSON (format, schema version, settings, length and SHA-256), a line break, and
 the state as msgpack. Nothing in it is executed on loading.
@@ -17,7 +17,7 @@ from flax import serialization
 
 from hwmodel import write_bytes
 
-FORMAT, SCHEMA = "nemojax search state", 1
+FORMAT, SCHEMA = "frugaljax state", 1
 State = TypeVar("State")
 
 
