@@ -36,6 +36,7 @@ from .chips.file import (
     save_chip as save_chip,
     with_align as with_align,
 )
+from .contention import contended_latency as contended_latency
 from .costs import bit_operations_ratio as bit_operations_ratio, model_ratio as model_ratio
 from .coverage import Coverage as Coverage, Unquantized as Unquantized, coverage as coverage
 from .energy import energy_j as energy_j
@@ -47,7 +48,7 @@ from .gradient import (
 )
 from .onnx_import.read import from_onnx as from_onnx
 from .optimum import Optimum as Optimum, optimal_placement as optimal_placement
-from .pins import pinned as pinned
+from .pins import forbidden as forbidden, pinned as pinned
 from .placements import (
     Evaluation as Evaluation,
     Rectified as Rectified,

@@ -1,7 +1,7 @@
-"""Pins: tensors whose level the user has decided."""
+"""Pins and forbidden levels: what the user has decided about single tensors."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,25 +25,14 @@ def pinned(
         ValueError: an unknown tensor or level, a tensor pinned twice, another problem's chip or workload, or
             pins that do not fit together, with names and bytes.
     """
-    if problem.shape[2] != len(chip.levels) or problem.shape[0] < len(workload.operations):
-        raise ValueError(
-            f"the problem has {problem.shape[0]} operations and {problem.shape[2]} levels: it is not that of "
-            f"workload {workload.name!r} on chip {chip.name!r}"
-        )
-    by_name = {t.name: t for t in tensors(workload, bits, chip.count_bias)}
+    by_name = _by_name(problem, workload, chip, bits)
     pin = np.array(problem.pin)
     units = np.array(jnp.stack([problem.weight_units, problem.output_units], axis=1), np.int64)
     capacity = np.array(problem.capacity_units, np.int64)
     steps = len(workload.operations)
     held: dict[int, list[Tensor]] = {}
     for name, level in pins.items():
-        if name not in by_name:
-            near = difflib.get_close_matches(name, by_name, n=3)
-            raise ValueError(
-                f"pins: there is no tensor {name!r} of any size"
-                + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
-            )
-        tensor, k = by_name[name], chip.level_index(level)
+        tensor, k = _find("pins", name, by_name), chip.level_index(level)
         if pin[tensor.operation, tensor.column] >= 0:
             raise ValueError(f"pins: {name!r} is pinned already; pin all tensors of a problem in one go")
         held.setdefault(k, []).append(tensor)
@@ -72,3 +61,58 @@ def pinned(
         capacity_units=jnp.asarray(capacity.astype(np.int32)),
         checks=jnp.asarray(np.array(sorted(births), np.int32)),
     )
+
+
+def forbidden(
+    problem: Problem,
+    workload: Workload,
+    chip: Chip,
+    levels: Mapping[str, Sequence[str]],
+    bits: Bits = INT8,
+) -> Problem:
+    """The problem with levels that tensors must not lie on, {"conv1.weight": ["sram"]}.
+
+    A forbidden tensor takes more room there than there is, so that no rule, search or proof puts it there.
+
+    Raises:
+        ValueError: an unknown tensor or level, the backing store (where every tensor must have a place), a
+            level that the tensor is pinned to, or another problem's chip or workload.
+    """
+    by_name = _by_name(problem, workload, chip, bits)
+    units = np.array(jnp.stack([problem.weight_units, problem.output_units], axis=1), np.int64)
+    full = np.array(problem.capacity_units, np.int64).max(axis=0) + 1
+    for name, names in levels.items():
+        tensor = _find("forbidden", name, by_name)
+        if isinstance(names, str):
+            raise ValueError(f"forbidden: levels of {name!r} must be a list of names, got {names!r}")
+        for k in map(chip.level_index, names):
+            level = chip.levels[k].name
+            if k == 0:
+                raise ValueError(
+                    f"forbidden: {name!r} must be allowed on {level!r}, which everything falls back to; "
+                    "pin it to the level that it must lie on"
+                )
+            if int(problem.pin[tensor.operation, tensor.column]) == k:
+                raise ValueError(f"forbidden: {name!r} is pinned to {level!r}; drop one of the two")
+            units[tensor.operation, tensor.column, k] = full[k]
+    return problem._replace(
+        weight_units=jnp.asarray(units[:, WEIGHT].astype(np.int32)),
+        output_units=jnp.asarray(units[:, OUTPUT].astype(np.int32)),
+    )
+
+
+def _by_name(problem: Problem, workload: Workload, chip: Chip, bits: Bits) -> dict[str, Tensor]:
+    if problem.shape[2] != len(chip.levels) or problem.shape[0] < len(workload.operations):
+        raise ValueError(
+            f"the problem has {problem.shape[0]} operations and {problem.shape[2]} levels: it is not that of "
+            f"workload {workload.name!r} on chip {chip.name!r}"
+        )
+    return {t.name: t for t in tensors(workload, bits, chip.count_bias)}
+
+
+def _find(what: str, name: str, by_name: Mapping[str, Tensor]) -> Tensor:
+    if name in by_name:
+        return by_name[name]
+    near = difflib.get_close_matches(name, by_name, n=3)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ValueError(f"{what}: there is no tensor {name!r} of any size{hint}")

@@ -11,6 +11,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -34,3 +35,11 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.fail(f"FRUGALJAX_DATA={place} is not a folder")
     return path
+
+
+@pytest.fixture
+def as_users_have_it():
+    """The dataclasses as outside these tests, where no annotation is checked before they are."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -2,7 +2,6 @@
 
 import math
 
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -11,14 +10,6 @@ from hwmodel.chip import Chip, Level, Rate
 DRAM = Level("DRAM", 1e9, 1e9)
 SRAM = Level("SRAM", 1e10, 1e10, capacity_bytes=1 << 20)
 RATES = (Rate(8, 8, 1e12), Rate(4, 8, 2e12), Rate(16, 16, 1e11))
-
-
-@pytest.fixture
-def as_users_have_it():
-    """The dataclasses as outside these tests, where no annotation is checked before they are."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def chip(**changes):
