@@ -1,4 +1,4 @@
-"""EGRL (Khadka et al. 2021): evolution and graph policies. So far the parts that NEMO shares."""
+"""EGRL (Khadka et al. 2021): evolution and graph policies. So far the environment and the genomes."""
 
 from . import boltzmann as boltzmann, decisions as decisions, ssne as ssne
 from .boltzmann import Boltzmann as Boltzmann, BoltzmannRates as BoltzmannRates

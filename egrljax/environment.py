@@ -104,17 +104,19 @@ def _allowed(problem: hw.Problem) -> Bool[np.ndarray, "N 2 L"]:
 
 def measure(key: jax.Array, env: Environment, maps: Int[Array, "M N 2"]) -> Measured:
     """One measurement of each map; every map counts as one evaluation."""
-    found = hw.evaluate(env.problem, maps)
+    found = _evaluate(env, maps)
     latency_s = found.latency_s
-    if env.contention is not None:
-        latency_s = hw.contended_latency(env.problem, found.placement, env.contention)
     error = jnp.exp(env.noise * jax.random.normal(key, latency_s.shape, latency_s.dtype))
     return Measured(latency_s * error, found.moved, found.valid, found.placement)
 
 
 def exact_latency(env: Environment, maps: Int[Array, "*M N 2"]) -> Float[Array, "*M"]:
     """The latency of rectified maps without noise: for reports, never for the search."""
+    return _evaluate(env, maps).latency_s
+
+
+def _evaluate(env: Environment, maps: Int[Array, "*M N 2"]) -> hw.Evaluation:
     found = hw.evaluate(env.problem, maps)
     if env.contention is None:
-        return found.latency_s
-    return hw.contended_latency(env.problem, found.placement, env.contention)
+        return found
+    return found._replace(latency_s=hw.contended_latency(env.problem, found.placement, env.contention))

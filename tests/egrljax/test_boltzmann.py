@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import egrljax as egrl
 from egrljax import boltzmann
 from egrljax.boltzmann import T_MAX, T_MIN, Boltzmann, BoltzmannRates
 
@@ -86,7 +85,3 @@ def test_rates_are_traced_and_no_key_is_used_twice(members):
             assert bool((found.log_t == members.log_t).all()) == (share == 0.0)
         boltzmann.crossover(jax.random.key(6), members, members)
     assert mutate._cache_size() == 1
-
-
-def test_names_are_public():
-    assert egrl.Boltzmann is Boltzmann
