@@ -5,9 +5,9 @@ reconstruction were first tried at 128 pixels on these same 400, and so was the 
 the rounding of weights alone: these rows are not untouched by development. Beside them AIMET on the same
 images and weights, see ptq_rivals.py; its learned rounding gets as many steps: one of its layers took 12
 minutes for 1,000. The range setter of a run is that of the weights; our activations have the range of the
-least squared error throughout, AIMET's the one that its weights have. What corrects biases runs with the extremes: ranges of least squared error shrink
-the weights, which no bias mends. All quantizers have the row's bit-widths, those of the first and last layer
-too. Runs are kept, so that an interrupted table goes on.
+least squared error throughout, AIMET's the one that its weights have. What corrects biases runs with the
+extremes: ranges of least squared error shrink the weights, which no bias mends. All quantizers have the row's
+bit-widths, those of the first and last layer too. Runs are kept, so that an interrupted table goes on.
 Needs FRUGALJAX_DATA. Stored under results/ with every run.
 """
 
