@@ -26,21 +26,37 @@ class BoltzmannRates:
     """Traced; all ours."""
 
     share: jax.Array | float = 0.1  # of nodes that mutate
+    count: jax.Array | float = 0.0  # nodes that mutate besides, times a draw from Exp(1) for each child
     prior_std: jax.Array | float = 0.5  # of what is added to the logits of a node that mutates
     log_t_std: jax.Array | float = 0.1  # likewise of its log temperature
 
 
 def random_boltzmann(
-    key: jax.Array, members: int, start: Float[Array, "N D L"], std: float = 1.0
+    key: jax.Array,
+    members: int,
+    start: Float[Array, "N D L"],
+    std: float = 1.0,
+    temperature: float = 1.0,
 ) -> Boltzmann:
-    """`members` chromosomes at temperature 1 whose logits are `start` plus std · normal."""
+    """`members` chromosomes whose logits are `start` plus std · normal, all at one temperature."""
     noise = jax.random.normal(key, (members, *start.shape), start.dtype)
-    return Boltzmann(start[None] + std * noise, jnp.zeros((members, start.shape[0]), start.dtype))
+    return at_temperature(start[None] + std * noise, temperature)
 
 
-def seeded(logits: Float[Array, "*K N D L"]) -> Boltzmann:
-    """Chromosomes with exactly the distribution of a policy's logits: its log-posterior at T = 1."""
-    return Boltzmann(jax.nn.log_softmax(logits, axis=-1), jnp.zeros(logits.shape[:-2], logits.dtype))
+def seeded(logits: Float[Array, "*K N D L"], temperature: float = 1.0) -> Boltzmann:
+    """Chromosomes whose prior is a policy's log-posterior; at T = 1 they have exactly its distribution."""
+    return at_temperature(jax.nn.log_softmax(logits, axis=-1), temperature)
+
+
+def at_temperature(prior: Float[Array, "*K N D L"], temperature: float) -> Boltzmann:
+    """Chromosomes with one temperature for all nodes.
+
+    Raises:
+        ValueError: a temperature outside [T_MIN, T_MAX].
+    """
+    if not T_MIN <= temperature <= T_MAX:
+        raise ValueError(f"temperature must lie in [{T_MIN}, {T_MAX}], got {temperature}")
+    return Boltzmann(prior, jnp.full(prior.shape[:-2], jnp.log(temperature), prior.dtype))
 
 
 def logits_of(members: Boltzmann) -> Float[Array, "*K N D L"]:
@@ -48,21 +64,35 @@ def logits_of(members: Boltzmann) -> Float[Array, "*K N D L"]:
     return members.prior * jnp.exp(-members.log_t)[..., None, None]
 
 
-def crossover(key: jax.Array, a: Boltzmann, b: Boltzmann) -> Boltzmann:
-    """One child each of K pairs: a's nodes before a cut drawn for each pair, b's from it on.
+def crossover(key: jax.Array, a: Boltzmann, b: Boltzmann, cuts: int = 1) -> Boltzmann:
+    """One child each of K pairs, cut at places drawn for each pair.
 
-    The cut lies between two nodes, so that each parent gives one node at least (with two nodes and more).
+    - one cut: a's nodes before it, b's from it on; each parent gives one node at least (of two and more).
+    - two cuts: b's nodes between them, a's elsewhere.
+
+    Raises:
+        ValueError: cuts neither 1 nor 2.
     """
+    if cuts not in (1, 2):
+        raise ValueError(f"cuts must be 1 or 2, got {cuts}")
     members, nodes = a.log_t.shape
-    cut = jax.random.randint(key, (members, 1), 1, max(nodes, 2))
-    first = jnp.arange(nodes)[None] < cut
-    return Boltzmann(jnp.where(first[..., None, None], a.prior, b.prior), jnp.where(first, a.log_t, b.log_t))
+    node = jnp.arange(nodes)[None]
+    if cuts == 1:
+        from_a = node < jax.random.randint(key, (members, 1), 1, max(nodes, 2))
+    else:
+        ends = jnp.sort(jax.random.randint(key, (members, 2), 0, nodes + 1), axis=1)
+        from_a = (node < ends[:, :1]) | (node >= ends[:, 1:])
+    prior = jnp.where(from_a[..., None, None], a.prior, b.prior)
+    return Boltzmann(prior, jnp.where(from_a, a.log_t, b.log_t))
 
 
 def mutate(key: jax.Array, members: Boltzmann, rates: BoltzmannRates) -> Boltzmann:
-    """Gaussian noise on the logits and the log temperature of a share of each member's nodes."""
-    k_node, k_prior, k_t = jax.random.split(key, 3)
-    hit = jax.random.uniform(k_node, members.log_t.shape) < rates.share
+    """Gaussian noise on the logits and the log temperature of some of each member's nodes."""
+    k_node, k_count, k_prior, k_t = jax.random.split(key, 4)
+    count, nodes = members.log_t.shape
+    spread = jax.random.exponential(k_count, (count, 1))
+    share = rates.share + rates.count / nodes * spread
+    hit = jax.random.uniform(k_node, members.log_t.shape) < share
     prior = members.prior + rates.prior_std * jax.random.normal(k_prior, members.prior.shape)
     log_t = members.log_t + rates.log_t_std * jax.random.normal(k_t, members.log_t.shape)
     log_t = jnp.clip(log_t, jnp.log(T_MIN), jnp.log(T_MAX))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jraph
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
@@ -20,6 +21,7 @@ class Environment(NamedTuple):
     """N operations, L levels; a pytree."""
 
     problem: hw.Problem
+    graph: jraph.GraphsTuple  # what policies and critics see: `hwmodel.policy_graph`, padded to its bucket
     allowed: Bool[Array, "N 2 L"]  # levels that a decision may take; one is left where there is no choice
     reference_s: Float[Array, ""]  # latency of `first_fit`, the compiler whose speed is 1
     noise: Float[Array, ""]  # standard deviation of the log of a measurement's error
@@ -50,6 +52,7 @@ def environment(
     noise: float = 0.0,
     contention: float | None = None,
     nodes: int | None = None,
+    features: hw.FeatureKind = "plus",
 ) -> Environment:
     """The environment of a workload on a chip; everything that cannot be is refused here.
 
@@ -59,7 +62,8 @@ def environment(
             `reserved_bytes`.
         noise: sigma; a measurement is the latency times exp(sigma · normal).
         contention: see `hwmodel.contended_latency`.
-        nodes: pads to a number of operations.
+        nodes: pads to a number of operations, so that workloads share compiled programs.
+        features: of the graph's nodes; "paper19" are the paper's, "plus" tell of sizes and of the chip.
 
     Raises:
         ValueError: of `hwmodel.problem`, `pinned` and `forbidden`; a negative noise or contention; nothing to
@@ -82,6 +86,7 @@ def environment(
     real = problem.output_write_s.dtype
     made = Environment(
         problem,
+        jax.tree.map(jnp.asarray, hw.policy_graph(workload, features, chip, bits)),
         jnp.asarray(allowed),
         jnp.zeros((), real),
         jnp.asarray(noise, real),

@@ -15,6 +15,7 @@ from .arrays import (
     workload_arrays as workload_arrays,
 )
 from .atomic import write_bytes as write_bytes
+from .assignment import assign as assign
 from .baselines import (
     BASELINES as BASELINES,
     banked_greedy as banked_greedy,
@@ -40,7 +41,11 @@ from .contention import contended_latency as contended_latency
 from .costs import bit_operations_ratio as bit_operations_ratio, model_ratio as model_ratio
 from .coverage import Coverage as Coverage, Unquantized as Unquantized, coverage as coverage
 from .energy import energy_j as energy_j
-from .features import feature_names as feature_names, features as features
+from .features import (
+    FeatureKind as FeatureKind,
+    feature_names as feature_names,
+    features as features,
+)
 from .gradient import (
     GradientConfig as GradientConfig,
     GradientPlacement as GradientPlacement,
@@ -56,10 +61,21 @@ from .placements import (
     latency as latency,
     rectify as rectify,
 )
-from .problem import Problem as Problem, problem as problem, problem_from_arrays as problem_from_arrays
+from .problem import (
+    Problem as Problem,
+    problem as problem,
+    problem_from_arrays as problem_from_arrays,
+    tensor_seconds as tensor_seconds,
+)
 from .random_graphs import random_workload as random_workload
 from .report.explain import Explanation as Explanation, explain as explain
-from .soft import Soft as Soft, Temperature as Temperature, soft_latency as soft_latency
+from .soft import (
+    Soft as Soft,
+    Temperature as Temperature,
+    overflow as overflow,
+    relaxed_latency as relaxed_latency,
+    soft_latency as soft_latency,
+)
 from .tensors import Tensor as Tensor, tensors as tensors
 from .topology import in_execution_order as in_execution_order
 from .tracing.program import Equation as Equation, Program as Program, Value as Value
