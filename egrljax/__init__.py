@@ -1,12 +1,23 @@
-"""EGRL (Khadka et al. 2021): evolution and graph policies. So far the environment and the genomes."""
+"""EGRL (Khadka et al. 2021): evolution, graph policies and a critic map tensors to memories."""
 
 from . import boltzmann as boltzmann, decisions as decisions, ssne as ssne
+from .acting import act as act, act_greedily as act_greedily
 from .boltzmann import Boltzmann as Boltzmann, BoltzmannRates as BoltzmannRates
 from .checkpoint import load_state as load_state, save_state as save_state
+from .config import (
+    PRESETS as PRESETS,
+    EGRLConfig as EGRLConfig,
+    LearnerConfig as LearnerConfig,
+    paper_like as paper_like,
+    tuned as tuned,
+)
+from .critics import Critic as Critic, critic as critic
+from .egrl import EGRL as EGRL, EGRLState as EGRLState, Metrics as Metrics, Ticket as Ticket, egrl as egrl
 from .environment import (
     Environment as Environment,
     Measured as Measured,
     environment as environment,
+    exact_latency as exact_latency,
     measure as measure,
 )
 from .genomes import Genome as Genome, genome as genome
@@ -15,13 +26,34 @@ from .graph_layers import (
     GraphConvolution as GraphConvolution,
     with_self_edges as with_self_edges,
 )
+from .loop import run as run, run_chunk as run_chunk, step as step, told as told
 from .operators import tournament as tournament, uniform_index as uniform_index
+from .place import ENGINES as ENGINES, place as place
+from .place_files import write_placed as write_placed
+from .placed import Course as Course, Placed as Placed
 from .policies import (
     Policy as Policy,
     PolicyConfig as PolicyConfig,
     apply_population as apply_population,
     policy as policy,
 )
+from .progress import PlaceProgress as PlaceProgress
+from .replay import Replay as Replay
 from .reward import RewardConfig as RewardConfig, reward as reward
+from .sac import Learned as Learned, Learner as Learner, LearnerState as LearnerState, learner as learner
 from .ssne import SSNERates as SSNERates
+from .starts import start_logits as start_logits
 from .unet import GraphUNet as GraphUNet
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "plot_course"]
+
+
+def __getattr__(name: str) -> object:
+    """Plots come when asked for: matplotlib takes a second to import."""
+    if name == "plot_course":
+        from .plots import plot_course
+
+        return plot_course
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -97,10 +97,10 @@ class EGRLConfig:
             members, stay = getattr(self, kind), getattr(self, elites)
             if not 0 <= stay <= members or (members > 0 and not 1 <= stay < members):
                 raise ValueError(
-                    f"{elites} must leave some of the {members} {kind} to vary and keep one at least, got {stay}"
+                    f"{elites} must keep one of the {members} {kind} and leave one to vary, got {stay}"
                 )
-        if self.policies + self.chromosomes < 1:
-            raise ValueError("policies and chromosomes must be one member at least, got none")
+        if self.members + self.rollouts < 1:
+            raise ValueError("policies, chromosomes and rollouts must not all be 0: nothing would be measured")
         for name in ("crossover", "cross_type", "mutation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
@@ -184,9 +184,7 @@ def paper_like(levels: int = 3) -> EGRLConfig:
 def tuned(levels: int = 3) -> EGRLConfig:
     """The default: acting by margins, a critic that learns the roofline, children that it screens [ours]."""
     return EGRLConfig(
-        policy=PolicyConfig(
-            block="unet", hidden=32, depth=3, layer_norm=True, decisions=2, choices=levels
-        )
+        policy=PolicyConfig(block="unet", hidden=32, depth=3, layer_norm=True, decisions=2, choices=levels)
     )
 
 

@@ -13,6 +13,7 @@ Screening, acting by margins and the learned roofline are ours; `paper_like` doe
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -195,10 +196,10 @@ def _ask(parts: _Parts, state: EGRLState, env: Environment) -> tuple[Array, Tick
         chosen = jax.tree.map(lambda a, b: jnp.where(due, a, b), new, chosen)
         second = jnp.where(due, _last(second, fourth), second)
     if config.remeasure:
-        maps = [again[0], first, again[1], second, third]
+        asked = [again[0], first, again[1], second, third]
     else:
-        maps = [first, second, third]
-    return jnp.concatenate(maps), Ticket(chosen, stay, fitness), state
+        asked = [first, second, third]
+    return jnp.concatenate(asked), Ticket(chosen, stay, fitness), state
 
 
 def _last(old: Array, new: Array) -> Array:
@@ -262,7 +263,7 @@ def _tell(
     )
     policies, chromosomes = (config.policies, config.chromosomes) if config.remeasure else config.varied
     ends = (0, policies, policies + chromosomes, count)
-    bests = [jnp.max(worth[a:b], initial=-jnp.inf) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    bests = [jnp.max(worth[a:b], initial=-jnp.inf) for a, b in pairwise(ends)]
     log_t = own.chromosomes.log_t
     valid = jnp.sum(measured.valid & counts).astype(worth.dtype) / jnp.maximum(live, 1)
     metrics = Metrics(
@@ -331,10 +332,8 @@ def _choose(
     return rows
 
 
-def _seeds(
-    parts: _Parts, actor: Array, posteriors: Array, policies: Float[Array, " G"]
-) -> Boltzmann:
-    """Chromosomes with the distribution of the actor, and with that of the best policy; none if none are due."""
+def _seeds(parts: _Parts, actor: Array, posteriors: Array, policies: Float[Array, " G"]) -> Boltzmann:
+    """Chromosomes with the distribution of the actor, and with the best policy's; none if none are due."""
     config = parts.config
     count = min(config.seeds, config.varied[1]) if config.seed_every else 0
     half = -(-count // 2) if config.policies else count
@@ -358,8 +357,9 @@ def _migrate(
     def put(old: Array, new: Array) -> Array:
         return old.at[weakest].set(jnp.where(due, new.astype(old.dtype), old[weakest]))
 
-    return population.replace(
+    return Population(
         policies=put(population.policies, state.learner.actor),
+        chromosomes=population.chromosomes,
         placement=put(population.placement, placement[best]),
         fitness=put(population.fitness, fitness[best]),
     )

@@ -26,9 +26,7 @@ def step(algo: EGRL, env: Environment, state: EGRLState) -> tuple[EGRLState, Met
     return algo.tell(state, env, maps, ticket, measure(key, env, maps))
 
 
-def run_chunk(
-    algo: EGRL, env: Environment, state: EGRLState, generations: int
-) -> tuple[EGRLState, Metrics]:
+def run_chunk(algo: EGRL, env: Environment, state: EGRLState, generations: int) -> tuple[EGRLState, Metrics]:
     """A number of generations as one scan. Pure: vmap it over states for seeds.
 
     Returns the state and the metrics stacked along a new first axis.

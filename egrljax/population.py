@@ -72,6 +72,8 @@ def policy_children(
     config: EGRLConfig,
 ) -> Float[Array, "count P"]:
     """Children of policies: one parent by tournament, crossed with another, mutated (ERL's operators)."""
+    if not count:
+        return population.policies[:0]
     k_a, k_b, k_do, k_cross, k_mutates, k_mutate = jax.random.split(key, 6)
     worth, _ = split(fitness, config)
     live = jnp.ones(len(worth), bool)
@@ -96,6 +98,8 @@ def chromosome_children(
     Args:
         posteriors: logits of the population's policies.
     """
+    if not count:
+        return jax.tree.map(lambda x: x[:0], population.chromosomes)
     k_a, k_b, k_do, k_cross, k_type, k_policy, k_mutates, k_mutate = jax.random.split(key, 8)
     policies, chromosomes = split(fitness, config)
     live = jnp.ones(len(chromosomes), bool)

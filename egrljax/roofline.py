@@ -59,9 +59,7 @@ def ratio(params: Any, env: Environment, x: Float[Array, "N 2 L"]) -> Float[Arra
 
     at_level = x_weight * (weights / unit)[:, None] * jnp.exp(reads + params["weight"])
     at_level += x_output * (written / unit)[:, None] * jnp.exp(writes + params["output"])
-    at_level += jnp.sum(
-        x_parent * (read / unit)[..., None] * jnp.exp(reads[None] + params["parent"]), axis=1
-    )
+    at_level += jnp.sum(x_parent * (read / unit)[..., None] * jnp.exp(reads[None] + params["parent"]), axis=1)
     at_level = at_level.at[:, 0].add(jnp.exp(params["external"]))
     compute = jnp.exp(params["compute"])[:, None]
     terms = jnp.concatenate([at_level, compute], axis=1)

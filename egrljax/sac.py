@@ -3,7 +3,7 @@ r"""Discrete soft actor-critic on a graph, for episodes of one step (Khadka et a
 With one step there is nothing to bootstrap from: the target is the reward itself, and target networks would
 be idle, so there are none. Two critics Q_1, Q_2 and a policy π over maps a::
 
-    critic loss   mean_a (Q_j(a) - r(a))²                                       a, r from the replay buffer, in units of the scale
+    critic loss   mean_a (Q_j(a) - r(a))²          a, r from the replay buffer, in units of the scale
     actor loss    -E_(a ~ π) min_j Q_j(a) - α H(π) + o · overflow(softmax π)
 
 H is the exact mean entropy of the decisions. The sample a is differentiable by the straight-through Gumbel
@@ -81,8 +81,10 @@ def learner(config: EGRLConfig, policy: Policy, genome: Genome) -> Learner:
         return jax.vmap(one)(actors)
 
     def twin(critics: Any, env: Environment, x: Float[Array, "N 2 L"]) -> Float[Array, "2"]:
-        return jax.vmap(judge.value, (0, None, None))(critics, env, x) if judge.learns else (
-            jnp.broadcast_to(judge.value(critics, env, x), (2,))
+        return (
+            jax.vmap(judge.value, (0, None, None))(critics, env, x)
+            if judge.learns
+            else (jnp.broadcast_to(judge.value(critics, env, x), (2,)))
         )
 
     def value(state: LearnerState, env: Environment, maps: Int[Array, "M N 2"]) -> Float[Array, " M"]:
@@ -152,9 +154,7 @@ def learner(config: EGRLConfig, policy: Policy, genome: Genome) -> Learner:
 
         def actor_step(carry: Any, key: jax.Array) -> tuple[Any, tuple[Array, Array]]:
             actor, moments = carry
-            (loss, spread), gradient = jax.value_and_grad(actor_loss, has_aux=True)(
-                actor, key, critics, env
-            )
+            (loss, spread), gradient = jax.value_and_grad(actor_loss, has_aux=True)(actor, key, critics, env)
             with jax.numpy_dtype_promotion("standard"):
                 updates, moments = actor_adam.update(gradient, moments)
             return (optax.apply_updates(actor, updates), moments), (loss, spread)
@@ -168,9 +168,7 @@ def learner(config: EGRLConfig, policy: Policy, genome: Genome) -> Learner:
             learned = learned._replace(critic_loss=losses[-1])
         if settings.actor_steps:
             keys = jax.random.split(k_actor, settings.actor_steps)
-            (actor, actor_moments), (losses, spreads) = jax.lax.scan(
-                actor_step, (actor, actor_moments), keys
-            )
+            (actor, actor_moments), (losses, spreads) = jax.lax.scan(actor_step, (actor, actor_moments), keys)
             learned = learned._replace(actor_loss=losses[-1], entropy=spreads[-1])
         return LearnerState(critics, critic_moments, actor, actor_moments), learned
 

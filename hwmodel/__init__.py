@@ -14,8 +14,8 @@ from .arrays import (
     chip_arrays as chip_arrays,
     workload_arrays as workload_arrays,
 )
-from .atomic import write_bytes as write_bytes
 from .assignment import assign as assign
+from .atomic import write_bytes as write_bytes, write_text as write_text
 from .baselines import (
     BASELINES as BASELINES,
     banked_greedy as banked_greedy,

@@ -3,7 +3,7 @@
 A placement as `rectify` leaves it gives room by execution order, whatever is lost by it. Here each tensor t
 has a score for each level, and the placement is made greedily::
 
-    order      by margin_t = max_k score_tk - score_t0, largest first; ties: the lower operation, weights first
+    order      by margin_t = max_k score_tk - score_t0, largest first; ties: the earlier tensor
     level of t the best-scored level that has room for t through all of its life, level 0 at worst
 
 What comes out fits always, so that nothing is left to rectify: sizes and lifetimes are known before anything

@@ -1,0 +1,175 @@
+"""The console script: egrljax map | chips."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import typer
+
+import hwmodel as hw
+from hwmodel.report.models import load_model
+
+from .place import ENGINES, place
+from .place_files import write_placed
+from .progress import PlaceProgress
+
+app = typer.Typer(
+    name="egrljax",
+    help="Map a network's tensors to a chip's memories (EGRL, Khadka et al. 2021).",
+    epilog="First steps: egrljax map --workload resnet50 --chip nnp_i_tight --out first; egrljax chips",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+CHECKPOINT = "map.ckpt"
+
+
+@app.command(name="map")
+def map_(
+    workload: Annotated[
+        str,
+        typer.Option(
+            help="An .onnx file, a workload .json, a name that `hwmodel zoo` lists, or module:function, "
+            "which returns (fn, params, inputs) for tracing fn(params, *inputs)."
+        ),
+    ],
+    chip: Annotated[str, typer.Option(help="A name that `egrljax chips` prints, or a .toml or .json file.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results; must be new or empty.")],
+    engine: Annotated[str, typer.Option(help=f"{', '.join(ENGINES)}.")] = "auto",
+    budget: Annotated[int, typer.Option(help="Maps that EGRL measures.")] = 4_000,
+    seed: Annotated[int, typer.Option(help="Decides every draw.")] = 0,
+    bits: Annotated[int, typer.Option(help="Of weights, outputs and graph inputs.")] = 8,
+    batch: Annotated[
+        int | None, typer.Option(help="Samples in one call, where the workload leaves it open.")
+    ] = None,
+    pin: Annotated[list[str] | None, typer.Option(help="TENSOR=LEVEL: it lies there. Repeatable.")] = None,
+    forbid: Annotated[
+        list[str] | None, typer.Option(help="TENSOR=LEVEL: it must not lie there. Repeatable.")
+    ] = None,
+    reserve: Annotated[
+        list[str] | None, typer.Option(help="LEVEL=BYTES that are not the network's. Repeatable.")
+    ] = None,
+    contention: Annotated[
+        float | None,
+        typer.Option(help="Share of a memory's time that each further stream to it costs; no solver then."),
+    ] = None,
+    noise: Annotated[float, typer.Option(help="Sigma of a measurement's error, to try the search.")] = 0.0,
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(help="WxA=OPS_PER_S, say 8x8=1e9: rates in the chip's place. Repeatable."),
+    ] = None,
+    solver_s: Annotated[float, typer.Option(help="Seconds for optimum and bound; 0: leave them out.")] = 20.0,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds of searching at most.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the search in --out, bit for bit.")
+    ] = False,
+) -> None:
+    """Place a network in a chip's memories, and say how far that is from the best possible."""
+    check_out(out, resume)
+    work = load_model(workload, batch)
+    where = with_reserved(hw.load_chip(chip, rates(rate), warn=False), pairs("reserve", reserve))
+    for line in where.warnings:
+        _say(f"warning: chip {where.name!r}: {line}")
+    pins = pairs("pin", pin)
+    bar = PlaceProgress()
+    try:
+        found = place(
+            jax.random.key(seed),
+            work,
+            where,
+            budget=budget,
+            engine=engine,
+            bits=hw.Bits(bits, bits, bits),
+            pins=pins,
+            forbidden=grouped("forbid", forbid),
+            contention=contention,
+            noise=noise,
+            solver_s=solver_s,
+            time_limit_s=time_limit,
+            on_chunk=bar,
+            checkpoint=out / CHECKPOINT,
+        )
+    finally:
+        bar.close()
+    names, packed = write_placed(out, found, pins)
+    print(f"{found.text()}\n{packed}\nWritten to {out}: {', '.join(n for n in names if n != CHECKPOINT)}")
+
+
+@app.command()
+def chips() -> None:
+    """List the chips that come with the package; `hwmodel chip show NAME` prints one."""
+    print("\n".join(hw.preset_names()))
+
+
+def check_out(out: Path, resume: bool) -> None:
+    """Refuses a folder that holds something, but for a search that is to go on."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file: give a folder")
+    if resume and not (out / CHECKPOINT).is_file():
+        raise ValueError(f"--out {out} holds no {CHECKPOINT} to resume: leave --resume out")
+    if not resume and out.exists() and any(out.iterdir()):
+        raise ValueError(f"--out {out} must be a new or an empty folder, or --resume a search in it")
+
+
+def pairs(option: str, given: list[str] | None) -> dict[str, str]:
+    """NAME=VALUE texts as a dict; a name may stand once."""
+    found: dict[str, str] = {}
+    for text in given or []:
+        name, equals, value = text.rpartition("=")
+        if not (equals and name and value):
+            raise ValueError(f"--{option} must be NAME=VALUE, got {text!r}")
+        if name in found:
+            raise ValueError(f"--{option} names {name!r} twice")
+        found[name] = value
+    return found
+
+
+def grouped(option: str, given: list[str] | None) -> dict[str, list[str]]:
+    """NAME=VALUE texts as lists by name."""
+    found: dict[str, list[str]] = {}
+    for text in given or []:
+        for name, value in pairs(option, [text]).items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def rates(given: list[str] | None) -> list[hw.Rate] | None:
+    """WxA=OPS_PER_S texts."""
+    found = []
+    for bits, speed in pairs("rate", given).items():
+        try:
+            weights, activations = map(int, bits.split("x"))
+            found.append(hw.Rate(weights, activations, float(speed), source="--rate"))
+        except ValueError:
+            raise ValueError(f"--rate must be WxA=OPS_PER_S, such as 8x8=1e9, got {bits}={speed}") from None
+    return found or None
+
+
+def with_reserved(chip: hw.Chip, reserved: dict[str, str]) -> hw.Chip:
+    """The chip with bytes of its levels reserved."""
+    levels = list(chip.levels)
+    for name, value in reserved.items():
+        if not value.isdecimal():
+            raise ValueError(f"--reserve must be LEVEL=BYTES, a whole number, got {name}={value}")
+        k = chip.level_index(name)
+        levels[k] = replace(levels[k], reserved_bytes=int(value))
+    return replace(chip, levels=tuple(levels))
+
+
+def main() -> None:
+    """Runs the console script; every expected error is one line and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except (ValueError, ImportError) as error:
+        _say(f"egrljax: error: {' '.join(str(error).split())}")
+        raise SystemExit(2) from None
+    except OSError as error:
+        _say(f"egrljax: error: {error.filename or 'a file'}: {error.strerror or error}")
+        raise SystemExit(2) from None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
