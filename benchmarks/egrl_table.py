@@ -127,6 +127,7 @@ def agents(env: egrl.Environment, cell: Cell) -> dict[str, Callable[[jax.Array, 
     made["ea_direct, from rules"] = partial(
         _search, lambda key, env, budget: baselines.ea_direct(key, env, budget, seeded, seeds=rules)
     )
+    made["pg_only"] = made.pop("pg_only")  # slow: last
     if QUICK:
         return {name: made[name] for name in ("egrl", "ea_direct", "ea_direct, from rules", "ea_margins")}
     return made if full(cell) else {name: made[name] for name in SHORT}

@@ -265,12 +265,12 @@ def _tell(
     ends = (0, policies, policies + chromosomes, count)
     bests = [jnp.max(worth[a:b], initial=-jnp.inf) for a, b in pairwise(ends)]
     log_t = own.chromosomes.log_t
-    valid = jnp.sum(measured.valid & counts).astype(worth.dtype) / jnp.maximum(live, 1)
+    fitted = jnp.sum((measured.valid & counts).astype(worth.dtype))
     metrics = Metrics(
         best_s=best_s,
         answer=_answer(parts, done, env).astype(jnp.int8),
         measured=done.measured,
-        valid=valid,
+        valid=fitted / jnp.maximum(live, 1).astype(worth.dtype),
         rewards=jnp.stack(bests),
         temperature=jnp.exp(jnp.sum(log_t) / max(log_t.size, 1)),
         learned=learned,
@@ -319,13 +319,13 @@ def _choose(
     if config.acting == "levels" and config.learner.critic != "graph":
         seen = hw.rectify(env.problem, seen).placement
     costs = _parted(-parts.learner.value(state.learner, env, seen), groups)
-    known = state.population.placement.reshape(config.members, -1)
+    known = state.population.placement
     rows = []
     for maps, cost, count in zip(_parted(seen, groups), costs, counts, strict=True):
         order = jnp.argsort(cost, stable=True)
-        flat = maps[order].reshape(len(maps), -1).astype(jnp.int8)
-        old = jnp.any(jnp.all(flat[:, None] == known[None], axis=-1), axis=1)
-        same = jnp.all(flat[:, None] == flat[None], axis=-1)
+        best = maps[order].astype(jnp.int8)
+        old = jnp.any(jnp.all(best[:, None] == known[None], axis=(-2, -1)), axis=1)
+        same = jnp.all(best[:, None] == best[None], axis=(-2, -1))
         repeats = old | jnp.any(same & jnp.tril(jnp.ones_like(same), -1), axis=1)
         order = order[jnp.argsort(repeats, stable=True)]
         rows.append(jnp.where(state.generation > 0, order[:count], jnp.arange(count)))

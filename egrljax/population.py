@@ -45,8 +45,8 @@ def split(values: Array, config: EGRLConfig) -> tuple[Array, Array]:
 def without_repeats(population: Population, fitness: Float[Array, " K"]) -> Float[Array, " K"]:
     """+inf where a better member, or an equally good one before it, has the same map."""
     order = jnp.argsort(fitness, stable=True)
-    maps = population.placement.reshape(len(fitness), -1)[order]
-    same = jnp.all(maps[:, None] == maps[None], axis=-1)
+    maps = population.placement[order]
+    same = jnp.all(maps[:, None] == maps[None], axis=(-2, -1))
     known = jnp.isfinite(fitness[order])
     earlier = jnp.tril(jnp.ones_like(same), -1) & known[None]
     repeats = jnp.any(same & earlier, axis=1)

@@ -112,7 +112,8 @@ def learner(config: EGRLConfig, policy: Policy, genome: Genome) -> Learner:
         known = told & jnp.isfinite(worth)
         predicted = jax.vmap(twin, (None, None, 0))(critics, env, x)
         error = jnp.where(known[:, None], predicted - jnp.where(known, worth, 0)[:, None], 0)
-        loss = jnp.sum((error / config.reward.scale) ** 2) / jnp.maximum(jnp.sum(known), 1)
+        count = jnp.maximum(jnp.sum(known.astype(error.dtype)), 1)
+        loss = jnp.sum((error / config.reward.scale) ** 2) / count
         if settings.critic == "roofline":
             loss += settings.decay * sum(
                 jnp.mean(critics[name] ** 2) for name in ("weight", "output", "parent")

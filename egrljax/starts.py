@@ -52,7 +52,7 @@ def _density(problem: hw.Problem) -> Float[Array, "N 2 L"]:
     most = jnp.max(saved, axis=-1)
     gains = (size > 0) & (most > 0)
     density = jnp.log(jnp.where(gains, most, 1) / jnp.where(gains, size * lives, 1))
-    count = jnp.maximum(jnp.sum(gains), 1)
+    count = jnp.maximum(jnp.sum(gains.astype(seconds.dtype)), 1)
     mean = jnp.sum(jnp.where(gains, density, 0)) / count
     std = jnp.sqrt(jnp.sum(jnp.where(gains, density - mean, 0) ** 2) / count)
     standard = jnp.where(gains, (density - mean) / jnp.maximum(std, 1e-6), -_ABOVE)

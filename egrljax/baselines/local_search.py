@@ -1,4 +1,7 @@
-"""Hill climbing over single tensors, with kicks out of local optima (iterated local search)."""
+"""Hill climbing over single tensors, with kicks out of local optima (iterated local search).
+
+Weak where memories are full: a tensor gets in only if another leaves first, and no single flip does both.
+"""
 
 from typing import NamedTuple
 
@@ -45,7 +48,7 @@ def local_search(
 
     Args:
         budget: evaluations, static; the first is of the start.
-        start: placement; None: by the rule `hwmodel.density`.
+        start: placement; None: by the rule `hwmodel.density`, but ties may fall otherwise in float32.
         block: flips measured at once, static.
         kicks: tensors drawn anew at a local optimum, expected.
 

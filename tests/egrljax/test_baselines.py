@@ -10,36 +10,26 @@ import pytest
 
 import egrljax as egrl
 import hwmodel as hw
-from egrljax import baselines, starts
+from egrljax import baselines
 from egrljax.environment import exact_latency
-
-@pytest.fixture(autouse=True)
-def _density_of_starts_promotes(monkeypatch):
-    """`starts._density` divides float32 by int32, which strict promotion refuses; nothing else may."""
-    density = starts._density
-
-    def lenient(problem):
-        with jax.numpy_dtype_promotion("standard"):
-            return density(problem)
-
-    monkeypatch.setattr(starts, "_density", lenient)
-
 
 BUDGET = 130  # no multiple of any generation
 
 
-def small_chip(capacity=(900, 300), speeds=((1e9, 1e9), (1e10, 1e10), (1e11, 1e11)), overlap=1.0):
+def small_chip(
+    capacity=(900, 300), speeds=((1e9, 1e9), (1e10, 1e10), (1e11, 1e11)), overlap=1.0, latency_s=0.0
+):
     levels = tuple(
-        hw.Level(name, read, write, room)
+        hw.Level(name, read, write, room, 0.0 if room else latency_s)
         for name, (read, write), room in zip(("dram", "llc", "sram"), speeds, (None, *capacity), strict=True)
     )
     return hw.Chip("small", levels, (hw.Rate(8, 8, 1e12),), overlap=overlap)
 
 
 @cache
-def small_env(operations=4, seed=7, capacity=(900, 300), **options):
+def small_env(operations=4, seed=7, capacity=(900, 300), latency_s=0.0, **options):
     work = hw.random_workload(seed, operations, weight_elems=(20, 600), output_elems=(20, 200), macs=(0, 200))
-    return egrl.environment(work, small_chip(capacity), **options)
+    return egrl.environment(work, small_chip(capacity, latency_s=latency_s), **options)
 
 
 @cache
@@ -51,9 +41,12 @@ def optimum(**options):
 
 
 def run(search, env, budget=BUDGET, runs=10, **options):
-    """The courses of some keys."""
+    """The courses of some keys, the first of which comes again as the last."""
     keys = jax.random.split(jax.random.key(0), runs)
-    return jax.jit(jax.vmap(partial(search, env=env, budget=budget, **options)))(keys)
+    keys = jnp.concatenate([keys, keys[:1]])
+    courses = jax.jit(jax.vmap(partial(search, env=env, budget=budget, **options)))(keys)
+    jax.tree.map(lambda x: np.testing.assert_array_equal(x[0], x[-1], "same key, same course"), courses)
+    return jax.tree.map(lambda x: x[:-1], courses)
 
 
 # Accounts
@@ -68,7 +61,12 @@ def check_course(env, courses, budget=BUDGET):
     np.testing.assert_array_equal(courses.answer_s, courses.exact_s[:, -1])
 
 
-@pytest.mark.parametrize("name", baselines.SEARCHES)
+LONG = ("SNES", "CR_FM_NES", "LM_MA_ES", "LGA", "SimpleGA")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.long) if n in LONG else n for n in baselines.SEARCHES]
+)
 def test_searches_spend_their_budget_and_tell_the_truth(name):
     env = small_env()
     courses = run(baselines.SEARCHES[name], env, runs=4)
@@ -84,13 +82,16 @@ def test_a_budget_below_one_generation_and_noise_and_contention_and_padding(name
     env = small_env(noise=0.3, contention=0.5, nodes=6)
     courses = run(baselines.SEARCHES[name], env, budget=7, runs=3)
     check_course(env, courses, 7)
+    assert (np.asarray(courses.exact_s[0]) != np.asarray(courses.exact_s[1])).any(), (
+        "other keys, other courses"
+    )
     assert (np.asarray(courses.answer)[:, 4:] == 0).all(), "padding lies nowhere"
 
 
 @pytest.mark.parametrize("name", baselines.SEARCHES)
 def test_every_budget_is_spent_exactly(name):
     env = small_env()
-    for budget in (1, 20, 36, 37):
+    for budget in (1, 37):
         search = partial(baselines.SEARCHES[name], env=env, budget=budget)
         assert jax.eval_shape(search, jax.random.key(0)).exact_s.shape == (budget,)
 
@@ -106,25 +107,31 @@ def test_incumbents_by_hand():
     assert int(course.evaluations) == 8
 
 
-@pytest.mark.parametrize("failure", [np.nan, np.inf, 0.0])
-@pytest.mark.parametrize(
-    "name", ["random_search", "greedy_dp", "ea_direct", "ea_margins", "local_search", "SNES"]
-)
-def test_failed_measurements_never_win(name, failure, monkeypatch):
+@pytest.mark.parametrize("name", ["greedy_dp", "ea_direct", "ea_margins", "local_search", "SNES"])
+def test_failed_measurements_never_win(name, monkeypatch):
     env = small_env()
 
-    def fails_with_sram(key, env, maps):
-        found = egrl.measure(key, env, maps)
-        fast = jnp.sum(found.placement == 2, axis=(1, 2))
-        failure = jnp.array([jnp.nan, jnp.inf, 0.0])[fast % 3]
-        return found._replace(latency_s=jnp.where(fast > 0, failure, found.latency_s))
+    def fast(placement):
+        return jnp.sum(placement == 2, axis=(1, 2))
 
-    monkeypatch.setattr("egrljax.baselines.course.measure", fails_with_sram)
+    def fails(key, env, maps):
+        """Where an odd number of tensors lies in sram."""
+        found = egrl.measure(key, env, maps)
+        count = fast(found.placement)
+        failure = jnp.array([jnp.nan, jnp.inf, 0.0])[count // 2 % 3]
+        return found._replace(latency_s=jnp.where(count % 2 == 1, failure, found.latency_s))
+
+    monkeypatch.setattr("egrljax.baselines.course.measure", fails)
     courses = run(baselines.SEARCHES[name], env, runs=2)
-    won = np.isfinite(courses.answer_s)
-    assert won.all() or name == "greedy_dp", "first_fit is full of sram: a visit cannot leave it alone"
-    assert (np.asarray(courses.answer)[won] < 2).all()
-    np.testing.assert_array_equal(np.isfinite(courses.exact_s[:, -1]), won)
+    assert np.isfinite(courses.answer_s).all()
+    assert (fast(courses.answer) % 2 == 0).all()
+
+
+def test_without_a_measurement_there_is_no_answer():
+    nothing = jnp.full((3,), jnp.inf)
+    course = baselines.course_from(nothing, jnp.ones((3,)), jnp.zeros((3, 4, 2), jnp.int32))
+    assert np.isinf(course.answer_s)
+    assert np.isinf(course.exact_s).all()
 
 
 def test_strict_fitness_answers_with_valid_maps_only():
@@ -147,8 +154,9 @@ def test_small_networks_are_solved(name):
 
 
 def test_local_search_leaves_local_optima():
-    courses = run(baselines.local_search, small_env(), budget=500)
-    assert (courses.answer_s <= optimum() * (1 + 1e-6)).sum() >= 9
+    stuck, free = (run(baselines.local_search, small_env(), budget=1000, kicks=kicks) for kicks in (0.0, 6.0))
+    assert not (stuck.answer_s <= optimum() * (1 + 1e-6)).any(), "swaps of two tensors are out of its reach"
+    assert (free.answer_s <= optimum() * (1 + 1e-6)).sum() >= 5
 
 
 def test_greedy_dp_is_optimal_where_nodes_are_independent():
@@ -181,17 +189,17 @@ def test_greedy_dp_visits_node_after_node():
 
 
 def test_ea_direct_starts_from_rules():
-    env = small_env(operations=8)
+    env = small_env()
     rules = baselines.rules(env)
     seeds = jnp.asarray(np.stack(list(rules.values())))
     config = baselines.EADirectConfig(start="rules")
-    courses = run(baselines.ea_direct, env, budget=3, runs=2, config=config, seeds=seeds)
+    courses = run(baselines.ea_direct, env, budget=3, runs=1, config=config, seeds=seeds)
     times = np.asarray(hw.latency(env.problem, seeds))
-    np.testing.assert_allclose(courses.exact_s, [np.minimum.accumulate(times)] * 2, rtol=1e-6)
+    np.testing.assert_allclose(courses.exact_s, [np.minimum.accumulate(times)], rtol=1e-6)
 
 
 def test_elites_are_not_measured_again(monkeypatch):
-    env = small_env(operations=8)
+    env = small_env()
     batches = []
 
     def watched(key, env, maps):
@@ -206,12 +214,11 @@ def test_elites_are_not_measured_again(monkeypatch):
     assert set(batches) == {80, 20}
 
 
-@pytest.mark.parametrize("operations", [4, 20])
-def test_local_search_starts_from_density(operations):
-    for seed in range(3):
-        env = small_env(operations, seed, capacity=(1500, 500))
-        course = run(baselines.local_search, env, budget=1, runs=1)
-        np.testing.assert_array_equal(course.answer[0], hw.density(env.problem))
+def test_local_search_starts_from_density():
+    # Seconds per byte differ between tensors only by the store's latency: without, all would tie.
+    env = small_env(8, latency_s=1e-7)
+    course = run(baselines.local_search, env, budget=1, runs=1)
+    np.testing.assert_array_equal(course.answer[0], hw.density(env.problem))
 
 
 def test_local_search_climbs_to_where_no_flip_helps():
