@@ -305,7 +305,7 @@ def _choose(
     parts: _Parts,
     state: EGRLState,
     env: Environment,
-    groups: Sequence[Int[Array, "C N 2"]],
+    groups: Sequence[Array],  # (C, N, 2) each
     counts: Sequence[int],
 ) -> list[Array]:
     """Of each group of candidates those that the critic holds for the best, maps that are new first.

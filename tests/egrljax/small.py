@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 
 import egrljax as egrl
@@ -26,7 +27,7 @@ def brute_force(env):
     n, _, levels = env.allowed.shape
     maps = np.stack(np.unravel_index(np.arange(levels ** (2 * n)), (levels,) * (2 * n)), axis=1)
     maps = maps.reshape(-1, n, 2).astype(np.int32)
-    return float(np.min(np.asarray(egrl.exact_latency(env, maps))))
+    return float(jnp.min(egrl.exact_latency(env, jnp.asarray(maps))))
 
 
 def tiny(**changes):

@@ -32,12 +32,15 @@ def small_env(operations=4, seed=7, capacity=(900, 300), latency_s=0.0, **option
     return egrl.environment(work, small_chip(capacity, latency_s=latency_s), **options)
 
 
-@cache
-def optimum(**options):
+def brute_force(env):
     """Of all maps of 4 nodes."""
-    env = small_env(**options)
     every = np.array(list(itertools.product(range(3), repeat=8)), np.int32).reshape(-1, 4, 2)
     return float(exact_latency(env, jnp.asarray(every)).min())
+
+
+@cache
+def optimum():
+    return brute_force(small_env())
 
 
 def run(search, env, budget=BUDGET, runs=10, **options):
@@ -80,7 +83,7 @@ def test_searches_spend_their_budget_and_tell_the_truth(name):
 @pytest.mark.parametrize("name", ["greedy_dp", "ea_direct", "ea_margins", "local_search"])
 def test_a_budget_below_one_generation_and_noise_and_contention_and_padding(name):
     env = small_env(noise=0.3, contention=0.5, nodes=6)
-    courses = run(baselines.SEARCHES[name], env, budget=7, runs=3)
+    courses = run(baselines.SEARCHES[name], env, budget=7, runs=4)
     check_course(env, courses, 7)
     assert (np.asarray(courses.exact_s[0]) != np.asarray(courses.exact_s[1])).any(), (
         "other keys, other courses"
@@ -107,7 +110,7 @@ def test_incumbents_by_hand():
     assert int(course.evaluations) == 8
 
 
-@pytest.mark.parametrize("name", ["greedy_dp", "ea_direct", "ea_margins", "local_search", "SNES"])
+@pytest.mark.parametrize("name", ["greedy_dp", "ea_direct", "ea_margins", "local_search"])
 def test_failed_measurements_never_win(name, monkeypatch):
     env = small_env()
 
@@ -153,6 +156,7 @@ def test_small_networks_are_solved(name):
     assert (courses.answer_s <= optimum() * (1 + 1e-6)).sum() >= 9
 
 
+@pytest.mark.long
 def test_local_search_leaves_local_optima():
     stuck, free = (run(baselines.local_search, small_env(), budget=1000, kicks=kicks) for kicks in (0.0, 6.0))
     assert not (stuck.answer_s <= optimum() * (1 + 1e-6)).any(), "swaps of two tensors are out of its reach"
@@ -163,10 +167,8 @@ def test_greedy_dp_is_optimal_where_nodes_are_independent():
     # One level is quick to read, the other to write; without overlap each tensor's time is its own.
     speeds = ((1e9, 1e9), (1e11, 2e9), (2e9, 1e11))
     work = hw.random_workload(2, 4, weight_elems=(20, 600), output_elems=(20, 200), output_probability=0.5)
-    env = egrl.environment(work, small_chip((10**6, 10**6), speeds, overlap=0.0), nodes=6)
-    every = np.zeros((3**8, 6, 2), np.int32)
-    every[:, :4] = np.array(list(itertools.product(range(3), repeat=8))).reshape(-1, 4, 2)
-    best = float(exact_latency(env, jnp.asarray(every)).min())
+    env = egrl.environment(work, small_chip((10**6, 10**6), speeds, overlap=0.0))
+    best = brute_force(env)
     assert best < 0.99 * float(env.reference_s)
     course = run(baselines.greedy_dp, env, budget=36, runs=1)
     assert float(course.answer_s[0]) == pytest.approx(best, rel=1e-6)
@@ -222,16 +224,16 @@ def test_local_search_starts_from_density():
 
 
 def test_local_search_climbs_to_where_no_flip_helps():
-    env = small_env(operations=8)
+    env = small_env(8, latency_s=1e-7)
     start = jnp.zeros((8, 2), jnp.int32)
-    course = run(baselines.local_search, env, budget=300, runs=1, start=start)
-    assert float(course.exact_s[0, 0]) == pytest.approx(float(hw.latency(env.problem, start)), rel=1e-6)
-    answer = np.asarray(course.answer[0])
-    flips = np.stack([answer] * 48).reshape(8, 2, 3, 8, 2)
+    courses = run(baselines.local_search, env, runs=4, budget=300, start=start, kicks=0.0)
+    first = float(hw.latency(env.problem, start))
+    np.testing.assert_allclose(courses.exact_s[:, 0], first, rtol=1e-6)
+    flips = np.repeat(np.asarray(courses.answer)[:, None], 48, axis=1).reshape(4, 8, 2, 3, 8, 2)
     for node, column, level in itertools.product(range(8), range(2), range(3)):
-        flips[node, column, level, node, column] = level
-    times = hw.evaluate(env.problem, flips.reshape(48, 8, 2)).latency_s
-    assert float(times.min()) >= float(course.answer_s[0]) * (1 - 1e-6)
+        flips[:, node, column, level, node, column] = level
+    times = hw.evaluate(env.problem, flips.reshape(-1, 8, 2)).latency_s.reshape(4, 48)
+    assert (np.asarray(times).min(axis=1) >= np.asarray(courses.answer_s) * (1 - 1e-6)).all()
 
 
 @pytest.mark.parametrize(
@@ -296,7 +298,7 @@ def test_white_boxes_read_the_model():
 
 def test_exact_refuses_what_it_has_no_bound_for():
     with pytest.raises(ValueError, match=r"exact knows no contention.*got contention 0\.5"):
-        baselines.exact(small_env(contention=0.5))
+        baselines.exact(small_env(noise=0.3, contention=0.5, nodes=6))
 
 
 def test_rules_are_hwmodels():

@@ -1,0 +1,194 @@
+"""EGRL whole: against all maps of small networks, its budget, its determinism, its failures."""
+
+from dataclasses import replace
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import egrljax as egrl
+import hwmodel as hw
+
+from .small import algorithm, brute_force, small_chip, small_work, tiny
+
+
+@cache
+def small_env(contention=None, noise=0.0):
+    return egrl.environment(small_work(), small_chip(), contention=contention, noise=noise)
+
+
+def whole(config, env, keys):
+    """Answers of several seeds as one program."""
+    algo = algorithm(config, env)
+
+    def one(key):
+        state, _ = egrl.run_chunk(algo, env, algo.init(key, env), config.generations)
+        return state.best_s, state.best, algo.answer(state, env), state.measured
+
+    return jax.jit(lambda keys: jax.lax.map(one, keys))(keys)
+
+
+def test_it_reaches_the_optimum_of_all_maps_and_never_passes_it():
+    env, config = small_env(), tiny(budget=150)
+    best_s, best, answer, measured = whole(config, env, jax.random.split(jax.random.key(0), 10))
+    least = brute_force(env)
+    assert np.sum(np.asarray(best_s) <= least * (1 + 1e-6)) >= 9
+    assert (np.asarray(best_s) >= least * (1 - 1e-6)).all()
+    np.testing.assert_allclose(egrl.exact_latency(env, best), best_s, rtol=1e-6)
+    np.testing.assert_array_equal(answer, best)
+    assert (np.asarray(measured) == 150).all()
+
+
+@pytest.mark.long
+def test_without_a_learner_it_does_so_too():
+    env = small_env()
+    config = tiny(budget=150, rollouts=0, screen=1)
+    config = replace(config, learner=replace(config.learner, critic_steps=0, actor_steps=0))
+    best_s, *_ = whole(config, env, jax.random.split(jax.random.key(1), 10))
+    assert np.sum(np.asarray(best_s) <= brute_force(env) * (1 + 1e-6)) >= 9
+
+
+@pytest.mark.long
+def test_the_learner_alone_solves_one_node():
+    work = hw.random_workload(2, 1, weight_elems=(100, 200), output_elems=(50, 100))
+    env = egrl.environment(work, small_chip())
+    none = {"policies": 0, "policy_elites": 0, "chromosomes": 0, "chromosome_elites": 0}
+    config = tiny(budget=120, rollouts=4, **none)
+    config = replace(config, learner=replace(config.learner, actor_steps=4))
+    best_s, *_ = whole(config, env, jax.random.split(jax.random.key(1), 5))
+    np.testing.assert_allclose(best_s, brute_force(env), rtol=1e-6)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("changes", [{"contention": 0.3}, {"noise": 0.05}])
+def test_costs_without_a_solver(changes):
+    env = small_env(**changes)
+    config = tiny(rank="predicted" if "noise" in changes else "measured")
+    _, _, answer, _ = whole(config, env, jax.random.split(jax.random.key(0), 5))
+    least = brute_force(env._replace(noise=jnp.zeros(())))
+    found = np.asarray(egrl.exact_latency(env, answer))
+    assert np.median(found) <= least * 1.02
+
+
+@pytest.mark.long
+def test_the_method_as_remembered_runs():
+    config = egrl.paper_like()
+    config = replace(
+        config,
+        budget=100,
+        policies=6,
+        policy=replace(config.policy, hidden=8, heads=2, depth=1),
+        learner=replace(config.learner, critic_steps=2, actor_steps=2, batch=8),
+    )
+    env = small_env()
+    algo = algorithm(config, env)
+    assert config.batch == 11
+    state, metrics = egrl.run(algo, env, algo.init(jax.random.key(0), env), every=5)
+    assert int(state.measured) == 100
+    assert 0 < metrics.valid.mean() <= 1
+    assert float(state.best_s) >= brute_force(env) * (1 - 1e-6)
+    assert float(state.best_s) == pytest.approx(float(egrl.exact_latency(env, state.best)), rel=1e-6)
+
+
+def board_of(env, seen):
+    def board(maps):
+        seen.append(len(maps))
+        assert isinstance(maps, np.ndarray)
+        assert bool(hw.rectify(env.problem, maps).valid.all()), "asked for what fits"
+        seconds = np.array(egrl.exact_latency(env, jnp.asarray(maps)), np.float64)
+        seconds[::5] = np.nan  # some measurements fail
+        return seconds
+
+    return board
+
+
+def test_chunks_boards_and_resumed_runs():
+    env, config = small_env(), tiny(budget=60)
+    algo = algorithm(config, env)
+    start = jax.jit(algo.init)(jax.random.key(4), env)
+    at_once, metrics = egrl.run(algo, env, start, every=5)
+    assert int(at_once.measured) == 60
+    assert metrics.measured[-1] == 60
+    assert (np.diff(metrics.best_s) <= 0).all()
+    np.testing.assert_array_equal(metrics.best_s[-1], at_once.best_s)
+
+    # Stopped after five generations, and gone on.
+    first, _ = egrl.run(algo, env, start, every=5, on_chunk=lambda state, metrics: "stop")
+    assert int(first.generation) == 5
+    rest, _ = egrl.run(algo, env, first, every=5)
+    same(rest, at_once)
+    done, nothing = egrl.run(algo, env, rest)
+    assert nothing is None
+    same(done, at_once)
+
+    # On a board that measures in the model's place: maps asked for are those that count.
+    seen: list[int] = []
+    ended, metrics = egrl.run(algo, env, start, board=board_of(env, seen))
+    assert sum(seen) == 60 == int(ended.measured)
+    assert np.isfinite(float(ended.best_s))
+    with pytest.raises(ValueError, match="board must answer 7 latencies"):
+        egrl.run(algo, env, start, board=lambda maps: np.zeros(3))
+    with pytest.raises(ValueError, match="every must be at least 1"):
+        egrl.run(algo, env, start, every=0)
+
+
+def same(a, b):
+    def equal(x, y):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(x, y)
+
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        equal(x, y)
+
+
+@pytest.mark.long
+def test_seeds_by_vmap_are_the_loops():
+    env, config = small_env(), tiny(budget=40)
+    algo = algorithm(config, env)
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    def one(key):
+        state, _ = egrl.run_chunk(algo, env, algo.init(key, env), config.generations)
+        return state.best_s
+
+    together = jax.jit(jax.vmap(one))(keys)
+    alone = [jax.jit(one)(key) for key in keys]
+    np.testing.assert_allclose(together, alone, rtol=0.05)  # sums in another order may turn a draw
+
+
+def test_a_seeded_chromosome_has_the_policys_distribution():
+    logits = jax.random.normal(jax.random.key(0), (2, 5, 2, 3))
+    seeded = egrl.boltzmann.seeded(logits)
+    np.testing.assert_allclose(
+        jax.nn.softmax(egrl.boltzmann.logits_of(seeded), axis=-1), jax.nn.softmax(logits, axis=-1), atol=1e-6
+    )
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budget": 0}, "budget must be at least 1"),
+        ({"policy_elites": 4}, "policy_elites must keep one of the 4 policies and leave one to vary, got 4"),
+        ({"screen": 0}, "screen must be at least 1"),
+        ({"crossover": 1.5}, "crossover must lie in"),
+        ({"temperature": 0.0}, "temperature must lie in"),
+        ({"cuts": 3}, "cuts must be 1 or 2"),
+        ({"rank": "guessed"}, "rank must be one of"),
+        ({"rates": (("speed", 1.0),)}, "there is no rate 'speed'"),
+        ({"policy": egrl.PolicyConfig(decisions=1)}, "policy.decisions must be 2"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**changes)
+
+
+def test_another_number_of_levels_is_refused():
+    env = egrl.environment(small_work(), small_chip((900, 300, 100)))
+    algo = algorithm(tiny(), env)
+    with pytest.raises(ValueError, match="policy.choices must be the chip's number of levels, 4, got 3"):
+        algo.init(jax.random.key(0), env)

@@ -1,0 +1,217 @@
+"""place and its files: which engine and why, what is refused, what is written."""
+
+import csv
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import egrljax as egrl
+import hwmodel as hw
+from egrljax.cli import main as command
+
+from .small import small_chip, small_work, tiny
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def work():
+    return small_work(nodes=7)
+
+
+def exact_s(placed):
+    problem = hw.problem(placed.workload, placed.chip, placed.bits)
+    assert bool(hw.rectify(problem, placed.placement).valid), "it fits"
+    return float(hw.latency(problem, placed.placement))
+
+
+def test_auto_takes_the_proven_optimum(work):
+    found = egrl.place(KEY, work, small_chip())
+    assert found.engine == "exact"
+    assert "proved the optimum" in found.why
+    assert found.gap == pytest.approx(0, abs=1e-5)
+    assert found.latency_s == pytest.approx(exact_s(found), rel=1e-6)
+    assert found.speedup >= 1 - 1e-6
+    assert found.evaluations == 0
+    for engine in ("gradient", *hw.BASELINES):
+        other = egrl.place(KEY, work, small_chip(), engine=engine)
+        assert other.engine == engine
+        assert exact_s(other) >= found.latency_s * (1 - 1e-6)
+    assert other.rules_s["density"] == pytest.approx(
+        egrl.place(KEY, work, small_chip(), engine="density").latency_s
+    )
+
+
+def test_auto_searches_where_no_solver_applies_and_goes_on_from_a_checkpoint(work, tmp_path):
+    config, chip = tiny(budget=60), small_chip()
+    pin, other = (t.name for t in hw.tensors(work)[:2])
+    reports = []
+    settings = {
+        "contention": 0.3,
+        "config": config,
+        "pins": {pin: "llc"},
+        "forbidden": {other: ["sram"]},
+        "every": 4,
+    }
+    found = egrl.place(KEY, work, chip, on_chunk=lambda *numbers: reports.append(numbers), **settings)
+    assert found.engine == "egrl"
+    assert "contention is not linear" in found.why
+    assert found.bound_s is None
+    assert found.gap is None
+    assert found.evaluations == 60 == found.course.evaluations[-1] == reports[-1][0]
+    assert found.finished
+    assert (np.diff(found.course.best_s) <= 0).all()
+    env = egrl.environment(work, chip, contention=0.3)
+    assert found.latency_s == pytest.approx(
+        float(egrl.exact_latency(env, jnp.asarray(found.placement))), rel=1e-5
+    )
+    first, second = hw.tensors(work)[:2]
+    assert found.placement[first.operation, first.column] == 1
+    assert found.placement[second.operation, second.column] != 2
+
+    # Killed after the first chunk, and begun again.
+    file = tmp_path / "run" / "map.ckpt"
+    part = egrl.place(KEY, work, chip, on_chunk=lambda *_: "stop", checkpoint=file, **settings)
+    assert not part.finished
+    assert "stopped before" in part.text()
+    whole = egrl.place(KEY, work, chip, checkpoint=file, **settings)
+    np.testing.assert_array_equal(whole.placement, found.placement)
+    np.testing.assert_array_equal(whole.course.best_s, found.course.best_s)
+    np.testing.assert_array_equal(whole.course.evaluations, found.course.evaluations)
+    with pytest.raises(ValueError, match="other settings"):
+        egrl.place(jax.random.key(1), work, chip, checkpoint=file, **settings)
+
+
+@pytest.mark.long
+def test_a_board_measures_in_the_models_place(work):
+    env = egrl.environment(work, small_chip())
+    asked = []
+
+    def board(maps):
+        asked.append(len(maps))
+        return np.asarray(egrl.exact_latency(env, jnp.asarray(maps))) * 3 + 1e-6
+
+    found = egrl.place(KEY, work, small_chip(), config=tiny(budget=60), board=board)
+    assert found.engine == "egrl"
+    assert "a board's own" in found.why
+    assert sum(asked) == 60 + 1 + len(hw.BASELINES)
+    assert found.latency_s == pytest.approx(exact_s(found) * 3 + 1e-6, rel=1e-5)
+
+
+def test_shapes_that_users_bring():
+    one = hw.random_workload(2, 1, weight_elems=(100, 200), output_elems=(50, 100))
+    assert egrl.place(KEY, one, small_chip()).gap == pytest.approx(0, abs=1e-5)
+    five = small_chip((3000, 900))
+    levels = (*five.levels, hw.Level("tcm", 1e12, 1e12, 200), hw.Level("regs", 1e13, 1e13, 100))
+    five = hw.Chip("five", levels, five.compute)
+    found = egrl.place(KEY, small_work(nodes=4), five)
+    assert found.gap == pytest.approx(0, abs=1e-5)
+    assert found.latency_s == pytest.approx(exact_s(found), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"engine": "magic"}, "engine must be one of auto, egrl"),
+        ({"engine": "exact", "contention": 0.1}, "knows the linear model only, not contention"),
+        ({"engine": "gradient", "board": len}, "not a board's own cost"),
+        ({"engine": "exact", "solver_s": 0.0}, "needs solver_s above 0"),
+        ({"solver_s": -1.0}, "solver_s must be at least 0"),
+        ({"pins": {"nothing": "llc"}}, "there is no tensor 'nothing'"),
+        ({"noise": -1.0}, "noise must be at least 0"),
+    ],
+)
+def test_requests_that_cannot_be_fail_before_searching(work, changes, message):
+    with pytest.raises(ValueError, match=message):
+        egrl.place(KEY, work, small_chip(), **changes)
+
+
+def test_a_chip_without_room_for_anything_is_refused(work):
+    with pytest.raises(ValueError, match="nothing to decide"):
+        egrl.place(KEY, work, small_chip((8, 4)))
+    tiny_store = small_chip()
+    levels = (hw.Level("dram", 1e9, 1e9, 100), *tiny_store.levels[1:])
+    with pytest.raises(ValueError, match="needs"):
+        egrl.place(KEY, work, hw.Chip("no room", levels, tiny_store.compute))
+
+
+def run_command(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr("sys.argv", ["egrljax", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        command()
+    out, err = capsys.readouterr()
+    return ended.value.code or 0, out, err
+
+
+def test_the_console_script_writes_the_map(work, tmp_path, monkeypatch, capsys):
+    chip, network, out = tmp_path / "chip.toml", tmp_path / "net.json", tmp_path / "out"
+    hw.save_chip(chip, small_chip())
+    hw.save_workload(network, work)
+    given = ("map", "--workload", network, "--chip", chip, "--out", out)
+    code, text, _ = run_command(monkeypatch, capsys, *given)
+    assert code == 0
+    assert "by exact" in text
+    document = json.loads((out / "map.json").read_text())
+    assert document["schema"] == "frugaljax.map"
+    assert set(document["tensors"]) == {t.name for t in hw.tensors(work)}
+    rows = list(csv.DictReader((out / "placement.csv").read_text().splitlines()))
+    assert {row["name"] for row in rows} == set(document["tensors"])
+    assert all(document["tensors"][row["name"]] == row["level"] for row in rows)
+    assert {"level", "bytes", "birth", "death", "offset"} <= set(rows[0])
+    for file in ("placement.png", "memory.png", "latency.png", "latency_before.png", "before.csv", "after.csv"):
+        assert (out / file).stat().st_size > 100
+    from hwmodel.addresses import load_placement, read_minimalloc
+
+    loaded = load_placement(out / "placement.json", work, small_chip())
+    assert loaded.workload == work.name
+    for level in {row["level"] for row in rows}:
+        buffers = read_minimalloc(out / f"minimalloc_{level}.csv")
+        assert {b.name for b in buffers} == {row["name"] for row in rows if row["level"] == level}
+
+    code, _, err = run_command(monkeypatch, capsys, *given)
+    assert code == 2
+    assert "must be a new or an empty folder" in err
+    code, text, _ = run_command(monkeypatch, capsys, "chips")
+    assert "nnp_i_tight" in text.split()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--pin", "a"), "--pin must be NAME=VALUE, got 'a'"),
+        (("--reserve", "llc=many"), "--reserve must be LEVEL=BYTES"),
+        (("--engine", "magic"), "engine must be one of"),
+        (("--rate", "8x8=fast"), "--rate must be WxA=OPS_PER_S"),
+        (("--resume",), "holds no map.ckpt to resume"),
+        (("--chip", "nnp_tight"), "nnp_tight"),
+    ],
+)
+def test_what_is_wrong_is_one_line(work, tmp_path, monkeypatch, capsys, options, message):
+    chip, network = tmp_path / "chip.toml", tmp_path / "net.json"
+    hw.save_chip(chip, small_chip())
+    hw.save_workload(network, work)
+    given = ["map", "--workload", network, "--chip", chip, "--out", tmp_path / "out", *options]
+    code, _, err = run_command(monkeypatch, capsys, *given)
+    assert code == 2
+    assert re.search(re.escape(message), err)
+    assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.long
+def test_a_search_of_the_console_script_has_a_course_and_goes_on(work, tmp_path, monkeypatch, capsys):
+    chip, network, out = tmp_path / "chip.toml", tmp_path / "net.json", tmp_path / "out"
+    hw.save_chip(chip, small_chip())
+    hw.save_workload(network, work)
+    given = ["map", "--workload", network, "--chip", chip, "--out", out, "--contention", 0.2, "--budget", 240]
+    code, text, err = run_command(monkeypatch, capsys, *given)
+    assert code == 0
+    assert "240 maps measured" in text
+    assert "map 240/240" in err
+    assert (out / "course.png").stat().st_size > 1000
+    code, again, _ = run_command(monkeypatch, capsys, *given, "--resume")
+    assert code == 0
+    assert again.splitlines()[0] == text.splitlines()[0]
