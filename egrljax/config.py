@@ -100,7 +100,7 @@ class EGRLConfig:
                     f"{elites} must keep one of the {members} {kind} and leave one to vary, got {stay}"
                 )
         if self.members + self.rollouts < 1:
-            raise ValueError("policies, chromosomes and rollouts must not all be 0: nothing would be measured")
+            raise ValueError("policies, chromosomes and rollouts must not all be 0: nothing is measured")
         for name in ("crossover", "cross_type", "mutation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")

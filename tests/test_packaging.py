@@ -28,6 +28,6 @@ def test_what_is_not_python_is_shipped():
 
 def test_the_console_scripts_are_declared():
     scripts = {e.name: e.value for e in entry_points(group="console_scripts")}
-    for package in ("hwmodel", "nemojax"):
+    for package in ("hwmodel", "egrljax", "nemojax"):
         assert scripts[package] == f"{package}.cli:main"
     assert version("frugaljax").count(".") == 2

@@ -66,9 +66,7 @@ def test_the_roofline_is_the_retold_one(env):
     }
     run = jax.jit(lambda placed: roofline.ratio(params, env, jax.nn.one_hot(placed, 3)))
     for placed in random_maps(env, 10):
-        assert float(run(placed)) == pytest.approx(
-            retold(params, env.problem, np.asarray(placed)), rel=1e-4
-        )
+        assert float(run(placed)) == pytest.approx(retold(params, env.problem, np.asarray(placed)), rel=1e-4)
 
 
 def learn(env, config, maps, steps):

@@ -190,5 +190,5 @@ def test_settings_that_cannot_be_are_refused(changes, message):
 def test_another_number_of_levels_is_refused():
     env = egrl.environment(small_work(), small_chip((900, 300, 100)))
     algo = algorithm(tiny(), env)
-    with pytest.raises(ValueError, match="policy.choices must be the chip's number of levels, 4, got 3"):
+    with pytest.raises(ValueError, match=r"policy\.choices must be the chip's number of levels, 4, got 3"):
         algo.init(jax.random.key(0), env)
