@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from evosax.algorithms import algorithms
+
 from .acting import Acting
 from .boltzmann import T_MAX, T_MIN, BoltzmannRates
 from .critics import CriticKind
@@ -78,6 +80,8 @@ class EGRLConfig:
     crossover: float = 0.6  # probability that a child has two parents
     cross_type: float = 0.1  # probability that a chromosome's other parent is a policy
     cuts: int = 2  # of the crossover of chromosomes
+    strategy: str = "SNES"  # of evosax, that drives the guests
+    guests: int = 0  # members of a sub-population of its own; see guests.py
     mutation: float = 1.0  # probability that a child mutates
     rates: tuple[tuple[str, float], ...] = (("share", 0.0), ("count", 2.0), ("prior_std", 1.0))
     policy: PolicyConfig = field(
@@ -88,7 +92,7 @@ class EGRLConfig:
 
     def __post_init__(self) -> None:
         least = {"budget": 1, "screen": 1, "tournament": 1, "policies": 0, "chromosomes": 0}
-        least |= {"rollouts": 0, "migrate_every": 0, "seed_every": 0, "seeds": 0}
+        least |= {"guests": 0, "rollouts": 0, "migrate_every": 0, "seed_every": 0, "seeds": 0}
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
@@ -99,8 +103,10 @@ class EGRLConfig:
                 raise ValueError(
                     f"{elites} must keep one of the {members} {kind} and leave one to vary, got {stay}"
                 )
-        if self.members + self.rollouts < 1:
-            raise ValueError("policies, chromosomes and rollouts must not all be 0: nothing is measured")
+        if self.members + self.rollouts + self.guests < 1:
+            raise ValueError("policies, chromosomes, rollouts, guests must not all be 0: nothing is measured")
+        if self.strategy not in algorithms:
+            raise ValueError(f"strategy must be one of {sorted(algorithms)}, got {self.strategy!r}")
         for name in ("crossover", "cross_type", "mutation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
@@ -134,7 +140,8 @@ class EGRLConfig:
     @property
     def batch(self) -> int:
         """Maps measured in a generation."""
-        return (self.members if self.remeasure else sum(self.varied)) + self.rollouts
+        own = self.members if self.remeasure else sum(self.varied)
+        return own + self.rollouts + self.guests
 
     @property
     def generations(self) -> int:

@@ -25,9 +25,9 @@ from jaxtyping import Array, Float, Int
 
 import hwmodel as hw
 
-from . import replay as buffer
+from . import guests, replay as buffer
 from .acting import act
-from .boltzmann import Boltzmann, logits_of, random_boltzmann, seeded
+from .boltzmann import Boltzmann, at_temperature, logits_of, random_boltzmann, seeded
 from .config import EGRLConfig
 from .environment import Environment, Measured
 from .genomes import Genome, genome
@@ -56,6 +56,7 @@ class EGRLState:
     key: jax.Array  # of the run; a generation's is folded from its number
     population: Population
     learner: LearnerState
+    guests: Any  # of a strategy of evosax; () without guests
     replay: Replay
     best: jax.Array  # (N, 2) int32, the placement with the lowest latency that was measured
     best_s: jax.Array  # () float32, that latency; +inf: none yet
@@ -68,7 +69,7 @@ class Ticket(NamedTuple):
 
     children: Children
     stay: Int[Array, " E"]
-    fitness: Float[Array, " K"]  # of the population, as it was ranked
+    guests: guests.Asked
 
 
 class Metrics(NamedTuple):
@@ -78,7 +79,7 @@ class Metrics(NamedTuple):
     answer: Int[Array, "N 2"]  # what the run would answer now, int8
     measured: Int[Array, ""]  # maps so far
     valid: Float[Array, ""]  # share of this generation's maps that fitted
-    rewards: Float[Array, "3"]  # best of this generation: new policies, new chromosomes, rollouts; -inf: none
+    rewards: Float[Array, "4"]  # best of this generation: policies, chromosomes, rollouts, guests; -inf: none
     temperature: Float[Array, ""]  # geometric mean over chromosomes and nodes
     learned: Learned
 
@@ -131,7 +132,7 @@ def _init(parts: _Parts, key: Array, env: Environment, actor: Float[Array, " P"]
     config = parts.config
     check_levels(config, env)
     n = env.allowed.shape[0]
-    k_run, k_policies, k_chromosomes, k_learner = jax.random.split(key, 4)
+    k_run, k_policies, k_chromosomes, k_learner, k_guests = jax.random.split(key, 5)
     own = 0 if actor is not None else 1
     made = _random_policies(parts, k_policies, env, config.policies + own)
     actor = made[-1] if actor is None else actor
@@ -148,6 +149,7 @@ def _init(parts: _Parts, key: Array, env: Environment, actor: Float[Array, " P"]
         key=k_run,
         population=population,
         learner=parts.learner.init(k_learner, env, actor),
+        guests=guests.init(k_guests, config, env),
         replay=buffer.empty(config.budget, n),
         best=jnp.zeros((n, 2), jnp.int32),
         best_s=jnp.full((), jnp.inf, env.reference_s.dtype),
@@ -169,7 +171,7 @@ def _ask(parts: _Parts, state: EGRLState, env: Environment) -> tuple[Array, Tick
     # Networks, assignment and critic are each called once, on all members together: XLA compiles each call.
     config, learns, population = parts.config, parts.learner, state.population
     key = jax.random.fold_in(state.key, state.generation)
-    k_policies, k_chromosomes, k_act, k_luck = jax.random.split(key, 4)
+    k_policies, k_chromosomes, k_act, k_luck, k_guests = jax.random.split(key, 5)
     fitness = _ranked(parts, state, env)
     ranks = with_luck(k_luck, fitness)
     stay = elites(population, fitness, config)
@@ -181,11 +183,12 @@ def _ask(parts: _Parts, state: EGRLState, env: Environment) -> tuple[Array, Tick
     chromosomes = chromosome_children(k_chromosomes, population, ranks, posteriors, many[1], config)
     seeds = _seeds(parts, actor, posteriors, split(fitness, config)[0])
     kept_policies, kept = _kept(population, posteriors, stay, config)
-    groups = [wishes, logits_of(chromosomes), jnp.repeat(actor, many[2], axis=0), logits_of(seeds)]
+    visiting, asked_guests = guests.ask(k_guests, state.guests, config, env)
+    groups = [wishes, logits_of(chromosomes), jnp.repeat(actor, many[2], axis=0), logits_of(seeds), visiting]
     if config.remeasure:
         groups += [kept_policies, logits_of(kept)]
     maps = act(k_act, env, jnp.concatenate(groups), config.acting)
-    first, second, third, fourth, *again = _parted(maps, groups)
+    first, second, third, fourth, fifth, *again = _parted(maps, groups)
 
     take = _choose(parts, state, env, [first, second, third], [*config.varied, config.rollouts])
     chosen = Children(policies[take[0]], jax.tree.map(lambda x: x[take[1]], chromosomes))
@@ -196,10 +199,10 @@ def _ask(parts: _Parts, state: EGRLState, env: Environment) -> tuple[Array, Tick
         chosen = jax.tree.map(lambda a, b: jnp.where(due, a, b), new, chosen)
         second = jnp.where(due, _last(second, fourth), second)
     if config.remeasure:
-        asked = [again[0], first, again[1], second, third]
+        asked = [again[0], first, again[1], second, third, fifth]
     else:
-        asked = [first, second, third]
-    return jnp.concatenate(asked), Ticket(chosen, stay, fitness), state
+        asked = [first, second, third, fifth]
+    return jnp.concatenate(asked), Ticket(chosen, stay, asked_guests), state
 
 
 def _last(old: Array, new: Array) -> Array:
@@ -248,13 +251,17 @@ def _tell(
         _for_members(population.fitness, ticket.stay, fitness[:members], config),
         config,
     )
-    own = _migrate(parts, state, own, measured.placement[members:], fitness[members:])
+    ends = members + config.rollouts
+    own = _migrate(parts, state, own, measured.placement[members:ends], fitness[members:ends])
+    own = _invite(parts, own, ticket.guests, measured.placement[ends:], fitness[ends:], env)
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.generation), 1)
-    learner_state, learned = parts.learner.update(key, state.learner, env, stored)
+    k_learn, k_guests = jax.random.split(key)
+    learner_state, learned = parts.learner.update(k_learn, state.learner, env, stored)
     done = EGRLState(
         key=state.key,
         population=own,
         learner=learner_state,
+        guests=guests.tell(k_guests, ticket.guests, fitness[ends:], config, env),
         replay=stored,
         best=best,
         best_s=best_s,
@@ -262,8 +269,8 @@ def _tell(
         generation=state.generation + 1,
     )
     policies, chromosomes = (config.policies, config.chromosomes) if config.remeasure else config.varied
-    ends = (0, policies, policies + chromosomes, count)
-    bests = [jnp.max(worth[a:b], initial=-jnp.inf) for a, b in pairwise(ends)]
+    parting = (0, policies, policies + chromosomes, ends, count)
+    bests = [jnp.max(worth[a:b], initial=-jnp.inf) for a, b in pairwise(parting)]
     log_t = own.chromosomes.log_t
     fitted = jnp.sum((measured.valid & counts).astype(worth.dtype))
     metrics = Metrics(
@@ -362,6 +369,36 @@ def _migrate(
         chromosomes=population.chromosomes,
         placement=put(population.placement, placement[best]),
         fitness=put(population.fitness, fitness[best]),
+    )
+
+
+def _invite(
+    parts: _Parts,
+    population: Population,
+    asked: guests.Asked,
+    placement: Array,
+    fitness: Array,
+    env: Environment,
+) -> Population:
+    """The best guest becomes a chromosome in the place of the weakest one, if it is better."""
+    config = parts.config
+    if not (config.guests and config.chromosomes):
+        return population
+    weakest = config.policies + jnp.argmax(split(population.fitness, config)[1])
+    best = jnp.argmin(fitness)
+    better = fitness[best] < population.fitness[weakest]
+    prior = asked.solutions[best].reshape(env.allowed.shape)
+    new = at_temperature(prior, config.temperature)
+
+    def put(old: Array, row: Array, value: Array) -> Array:
+        return old.at[row].set(jnp.where(better, value.astype(old.dtype), old[row]))
+
+    row = weakest - config.policies
+    return Population(
+        policies=population.policies,
+        chromosomes=jax.tree.map(lambda old, value: put(old, row, value), population.chromosomes, new),
+        placement=put(population.placement, weakest, placement[best]),
+        fitness=put(population.fitness, weakest, fitness[best]),
     )
 
 

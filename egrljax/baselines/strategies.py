@@ -1,7 +1,5 @@
 """Any strategy of evosax on the flat logits of a map: 2 N L real numbers, the largest logit decides."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -14,6 +12,7 @@ from ..acting import Acting, act_greedily
 from ..environment import Environment
 from ..reward import RewardConfig
 from ..starts import Start, start_logits
+from ..strictness import as_evosax
 from .course import RECTIFIED, Course, Trials, course_of, generations, trial
 
 STRATEGIES = (
@@ -60,7 +59,7 @@ def evosax_search(
     if population < 1:
         raise ValueError(f"population must be at least 1, got {population}")
     mean = start_logits(env, start).reshape(-1)
-    with _as_evosax(), jax.ensure_compile_time_eval():  # some makers turn arrays into numbers, also under jit
+    with as_evosax(), jax.ensure_compile_time_eval():  # some makers turn arrays into numbers, also under jit
         algorithm = algorithms[name](population_size=population, solution=jnp.zeros(mean.shape, mean.dtype))
         params = algorithm.default_params
     k_init, k_first, k_measure, k_rounds = jax.random.split(key, 4)
@@ -71,10 +70,10 @@ def evosax_search(
 
     def generation(state: Any, key: Array) -> tuple[Any, Trials]:
         k_ask, k_measure, k_tell = jax.random.split(key, 3)
-        with _as_evosax():
+        with as_evosax():
             flat, state = algorithm.ask(k_ask, state, params)
         found = measured(k_measure, flat)
-        with _as_evosax():
+        with as_evosax():
             state, _ = algorithm.tell(k_tell, flat, _finite(found.cost), state, params)
         return state, found
 
@@ -82,10 +81,10 @@ def evosax_search(
     if isinstance(algorithm, PopulationBasedAlgorithm):
         flat = mean[None] + _SPREAD * jax.random.normal(k_first, (population, mean.size))
         parts, spent = [measured(k_measure, flat)], population
-        with _as_evosax():
+        with as_evosax():
             state = algorithm.init(k_init, flat, _finite(parts[0].cost), params)
     else:
-        with _as_evosax():
+        with as_evosax():
             state = algorithm.init(k_init, mean, params)
     keys = jax.random.split(k_rounds, generations(budget, spent, population))
     _, rest = jax.lax.scan(generation, state, keys)
@@ -94,10 +93,3 @@ def evosax_search(
 
 def _finite(cost: Float[Array, " P"]) -> Float[Array, " P"]:
     return jnp.minimum(cost, _FAILED)
-
-
-@contextmanager
-def _as_evosax() -> Iterator[None]:
-    """evosax mixes types and ranks, also where JAX is told to be strict."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield

@@ -8,8 +8,7 @@ evosax's ask/tell becomes a species, whether it keeps a population or a distribu
   members then is a record, for ranking, utility and front.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +17,8 @@ import jraph
 from evosax.algorithms.base import EvolutionaryAlgorithm
 from evosax.algorithms.population_based.base import PopulationBasedAlgorithm
 from jaxtyping import Array, Float, Int
+
+from egrljax.strictness import as_evosax
 
 from ..archive import Archive
 from ..box import Space
@@ -60,13 +61,6 @@ class Survivors(NamedTuple):
     children: Float[Array, " C"]
     kept: Float[Array, " C"]  # positions of the survivors
     live: Int[Array, ""]  # how many of them live
-
-
-@contextmanager
-def as_evosax() -> Iterator[None]:
-    """evosax mixes types and ranks, also where JAX is told to be strict."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def start(

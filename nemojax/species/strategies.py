@@ -17,7 +17,9 @@ from evosax.algorithms.base import EvolutionaryAlgorithm
 from evosax.algorithms.population_based.base import PopulationBasedAlgorithm
 from jaxtyping import Array, Float, Int
 
-from .protocol import Setting, Species, as_evosax
+from egrljax.strictness import as_evosax
+
+from .protocol import Setting, Species
 
 TRUSTED = ("DifferentialEvolution", "MR15_GA", "SNES", "CMA_ES", "Sep_CMA_ES", "MA_ES", "CR_FM_NES")
 """Strategies of evosax 0.3.2 that improve as species at their defaults (tests/nemojax/test_strategies.py)."""

@@ -92,7 +92,7 @@ def learn(env, config, maps, steps):
     return learns, state, np.asarray(learned.critic_loss)
 
 
-@pytest.mark.parametrize("contention", [None, 0.25])
+@pytest.mark.parametrize("contention", [0.25, pytest.param(None, marks=pytest.mark.long)])
 def test_a_roofline_that_learned_predicts_maps_that_it_never_saw(contention):
     env = egrl.environment(small_work(nodes=8), small_chip((1500, 700)), contention=contention)
     config = tiny()
@@ -105,6 +105,7 @@ def test_a_roofline_that_learned_predicts_maps_that_it_never_saw(contention):
     assert np.corrcoef(learns.value(state, env, others), true)[0, 1] > 0.9
 
 
+@pytest.mark.long
 def test_a_graph_critic_learns_a_table_by_heart(env):
     config = tiny()
     settings = replace(config.learner, critic="graph", critic_steps=20, actor_steps=0, critic_rate=1e-2)

@@ -73,6 +73,23 @@ def test_costs_without_a_solver(changes):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("strategy", ["SNES", "DifferentialEvolution"])
+def test_a_strategy_of_evosax_drives_a_sub_population(strategy):
+    env = small_env()
+    config = tiny(strategy=strategy, guests=6, chromosomes=6, chromosome_elites=4, budget=150)
+    assert config.batch == 2 + 2 + 1 + 6
+    best_s, _, _, measured = whole(config, env, jax.random.split(jax.random.key(0), 5))
+    assert (np.asarray(measured) == 150).all()
+    assert np.sum(np.asarray(best_s) <= brute_force(env) * (1 + 1e-6)) >= 4
+    alone = {"policies": 0, "policy_elites": 0, "chromosomes": 0, "chromosome_elites": 0, "rollouts": 0}
+    algo = algorithm(tiny(strategy=strategy, guests=6, **alone), env)
+    state, metrics = egrl.run(algo, env, jax.jit(algo.init)(jax.random.key(0), env), every=34)
+    assert np.isneginf(metrics.rewards[:, :3]).all()
+    assert np.isfinite(metrics.rewards[:-1, 3]).all()
+    assert brute_force(env) * (1 - 1e-6) <= float(state.best_s) <= metrics.best_s[0]
+
+
+@pytest.mark.long
 def test_the_method_as_remembered_runs():
     config = egrl.paper_like()
     config = replace(
@@ -177,6 +194,7 @@ def test_a_seeded_chromosome_has_the_policys_distribution():
         ({"crossover": 1.5}, "crossover must lie in"),
         ({"temperature": 0.0}, "temperature must lie in"),
         ({"cuts": 3}, "cuts must be 1 or 2"),
+        ({"strategy": "Luck"}, "strategy must be one of"),
         ({"rank": "guessed"}, "rank must be one of"),
         ({"rates": (("speed", 1.0),)}, "there is no rate 'speed'"),
         ({"policy": egrl.PolicyConfig(decisions=1)}, "policy.decisions must be 2"),

@@ -46,6 +46,7 @@ def test_auto_takes_the_proven_optimum(work):
     )
 
 
+@pytest.mark.long
 def test_auto_searches_where_no_solver_applies_and_goes_on_from_a_checkpoint(work, tmp_path):
     config, chip = tiny(budget=60), small_chip()
     pin, other = (t.name for t in hw.tensors(work)[:2])
