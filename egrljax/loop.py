@@ -67,7 +67,8 @@ def run(
     while left > 0:
         count = min(every, left)
         if board is None:
-            state, metrics = _chunk(algo, env, state, count)
+            state, rows = _chunk(algo, env, state, jnp.asarray(count, jnp.int32), every)
+            metrics = jax.tree.map(lambda row: row[:count], rows)  # noqa: B023
         else:
             state, metrics = _host_chunk(algo, env, state, count, board)
         left -= count
@@ -91,8 +92,19 @@ def told(env: Environment, maps: Any, latency_s: Any) -> Measured:
     return Measured(jnp.asarray(latency_s, env.reference_s.dtype), found.moved, found.valid, found.placement)
 
 
-# Module-level jit, so that a second run of the same algorithm compiles nothing.
-_chunk = partial(jax.jit, static_argnames=("algo", "generations"))(run_chunk)
+# Module-level jit, so that a second run of the same algorithm compiles nothing. The number of generations
+# is traced: the last chunk is often a shorter one, and would compile all of it again.
+@partial(jax.jit, static_argnames=("algo", "every"))
+def _chunk(algo: EGRL, env: Environment, state: EGRLState, count: Any, every: int) -> tuple[EGRLState, Any]:
+    """`count` generations, at most `every`; rows of the metrics beyond hold zeros."""
+    shapes = jax.eval_shape(lambda: step(algo, env, state)[1])
+    rows = jax.tree.map(lambda x: jnp.zeros((every, *x.shape), x.dtype), shapes)
+
+    def generation(i: Any, carry: Any) -> Any:
+        state, metrics = step(algo, env, carry[0])
+        return state, jax.tree.map(lambda row, value: row.at[i].set(value), carry[1], metrics)
+
+    return jax.lax.fori_loop(0, count, generation, (state, rows))
 
 
 @partial(jax.jit, static_argnames="algo")
