@@ -43,6 +43,7 @@ from .reward import RewardConfig as RewardConfig, reward as reward
 from .sac import Learned as Learned, Learner as Learner, LearnerState as LearnerState, learner as learner
 from .ssne import SSNERates as SSNERates
 from .starts import start_logits as start_logits
+from .strictness import as_evosax as as_evosax
 from .unet import GraphUNet as GraphUNet
 
 

@@ -9,7 +9,6 @@ import jax
 import typer
 
 import hwmodel as hw
-from hwmodel.report.models import load_model
 
 from .place import ENGINES, place
 from .place_files import write_placed
@@ -69,7 +68,7 @@ def map_(
 ) -> None:
     """Place a network in a chip's memories, and say how far that is from the best possible."""
     check_out(out, resume)
-    work = load_model(workload, batch)
+    work = hw.load_model(workload, batch)
     where = with_reserved(hw.load_chip(chip, rates(rate), warn=False), pairs("reserve", reserve))
     for line in where.warnings:
         _say(f"warning: chip {where.name!r}: {line}")

@@ -6,7 +6,7 @@ re-assign is counted in bytes.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ def environment(
     noise: float = 0.0,
     contention: float | None = None,
     nodes: int | None = None,
-    features: hw.FeatureKind = "plus",
+    features: Literal["paper19", "onehot", "plus"] = "plus",
 ) -> Environment:
     """The environment of a workload on a chip; everything that cannot be is refused here.
 

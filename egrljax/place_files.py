@@ -23,21 +23,20 @@ def write_placed(folder: Path, placed: Placed, pins: dict[str, str] | None = Non
     Returns:
         The names of the files, and what the packing says; or why there is none.
     """
-    from hwmodel.report import plots  # takes a second to import
+    from .plots import plot_course  # takes a second to import
 
-    from .plots import plot_course
-
+    draw: Any = hw  # its plots come when asked for, as objects without a type
     folder.mkdir(parents=True, exist_ok=True)
     before, after = placed.before(), placed.explain()
     hw.write_text(folder / "map.json", json.dumps(document(placed), indent=1) + "\n")
     before.to_csv(folder / "before.csv")
     after.to_csv(folder / "after.csv")
     packed = _write_addresses(folder, placed, pins)
-    plots.memory_figure(after).savefig(folder / "memory.png")
+    draw.memory_figure(after).savefig(folder / "memory.png")
     pictures = {
-        "placement": plots.plot_placement(after),
-        "latency": plots.plot_latency(after),
-        "latency_before": plots.plot_latency(before),
+        "placement": draw.plot_placement(after),
+        "latency": draw.plot_latency(after),
+        "latency_before": draw.plot_latency(before),
     }
     if placed.course is not None:
         pictures["course"] = plot_course(placed)
@@ -78,18 +77,14 @@ def document(placed: Placed) -> dict[str, Any]:
 
 def _write_addresses(folder: Path, placed: Placed, pins: dict[str, str] | None) -> str:
     try:
-        from hwmodel.addresses import Buffer, allocate, save_placement, write_minimalloc
+        packed = hw.allocate(placed.workload, placed.chip, placed.placement, placed.bits, pins=pins)
     except ImportError:
         return "addresses: left out; they need `pip install frugaljax[addresses]`"
-    try:
-        packed = allocate(placed.workload, placed.chip, placed.placement, placed.bits, pins=pins)
-    except ImportError:
-        return "addresses: left out; they need `pip install frugaljax[addresses]`"
-    save_placement(folder / "placement.json", packed)
-    save_placement(folder / "placement.csv", packed)
+    hw.save_placement(folder / "placement.json", packed)
+    hw.save_placement(folder / "placement.csv", packed)
     for level in placed.chip.level_names:
         here = [a for a in packed.addresses if a.level == level]
         if here:
-            buffers = [Buffer(a.name, a.birth, a.death + 1, a.bytes * a.copies) for a in here]
-            write_minimalloc(folder / f"minimalloc_{level}.csv", buffers)
+            buffers = [hw.Buffer(a.name, a.birth, a.death + 1, a.bytes * a.copies) for a in here]
+            hw.write_minimalloc(folder / f"minimalloc_{level}.csv", buffers)
     return packed.report()

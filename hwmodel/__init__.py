@@ -3,10 +3,12 @@
 from . import zoo as zoo
 from .addresses import (
     Allocation as Allocation,
+    Buffer as Buffer,
     allocate as allocate,
     load_placement as load_placement,
     min_capacity as min_capacity,
     save_placement as save_placement,
+    write_minimalloc as write_minimalloc,
 )
 from .arrays import (
     ChipArrays as ChipArrays,
@@ -41,11 +43,7 @@ from .contention import contended_latency as contended_latency
 from .costs import bit_operations_ratio as bit_operations_ratio, model_ratio as model_ratio
 from .coverage import Coverage as Coverage, Unquantized as Unquantized, coverage as coverage
 from .energy import energy_j as energy_j
-from .features import (
-    FeatureKind as FeatureKind,
-    feature_names as feature_names,
-    features as features,
-)
+from .features import feature_names as feature_names, features as features
 from .gradient import (
     GradientConfig as GradientConfig,
     GradientPlacement as GradientPlacement,
@@ -69,6 +67,7 @@ from .problem import (
 )
 from .random_graphs import random_workload as random_workload
 from .report.explain import Explanation as Explanation, explain as explain
+from .report.models import load_model as load_model
 from .soft import (
     Soft as Soft,
     Temperature as Temperature,

@@ -17,7 +17,7 @@ from evosax.algorithms.base import EvolutionaryAlgorithm
 from evosax.algorithms.population_based.base import PopulationBasedAlgorithm
 from jaxtyping import Array, Float, Int
 
-from egrljax.strictness import as_evosax
+from egrljax import as_evosax
 
 from .protocol import Setting, Species
 

@@ -80,6 +80,7 @@ def test_searches_spend_their_budget_and_tell_the_truth(name):
     assert (courses.answer_s < courses.exact_s[:, 0]).any(), "it searches"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["greedy_dp", "ea_direct", "ea_margins", "local_search"])
 def test_a_budget_below_one_generation_and_noise_and_contention_and_padding(name):
     env = small_env(noise=0.3, contention=0.5, nodes=6)
@@ -110,6 +111,7 @@ def test_incumbents_by_hand():
     assert int(course.evaluations) == 8
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["greedy_dp", "ea_direct", "ea_margins", "local_search"])
 def test_failed_measurements_never_win(name, monkeypatch):
     env = small_env()

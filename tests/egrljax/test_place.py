@@ -103,6 +103,7 @@ def test_a_board_measures_in_the_models_place(work):
     assert found.latency_s == pytest.approx(exact_s(found) * 3 + 1e-6, rel=1e-5)
 
 
+@pytest.mark.long
 def test_shapes_that_users_bring():
     one = hw.random_workload(2, 1, weight_elems=(100, 200), output_elems=(50, 100))
     assert egrl.place(KEY, one, small_chip()).gap == pytest.approx(0, abs=1e-5)
@@ -165,9 +166,9 @@ def test_the_console_script_writes_the_map(work, tmp_path, monkeypatch, capsys):
     assert {"level", "bytes", "birth", "death", "offset"} <= set(rows[0])
     for file in ("placement.png", "memory.png", "latency_before.png", "before.csv", "after.csv"):
         assert (out / file).stat().st_size > 100
-    from hwmodel.addresses import load_placement, read_minimalloc
+    from hwmodel.addresses import read_minimalloc
 
-    loaded = load_placement(out / "placement.json", work, small_chip())
+    loaded = hw.load_placement(out / "placement.json", work, small_chip())
     assert loaded.workload == work.name
     for level in {row["level"] for row in rows}:
         buffers = read_minimalloc(out / f"minimalloc_{level}.csv")
