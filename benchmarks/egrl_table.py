@@ -3,14 +3,15 @@
 Cells are a network on a chip where capacity binds, with one of three costs:
   linear      latency of the exact model; the gap is to the bound that HiGHS proves
   noise       the same, each measurement off by 5 % (log-normal); scored without noise, at the same bound
-  contention  each further stream to a memory costs a quarter of its time: no solver, no bound; the score is
-              the gap to the best that any agent of this table found in that cell
-Agents: EGRL as `tuned`, as `paper_like`, without learner (ea_only), without population (pg_only); the
+  contention  each further stream to a memory costs a quarter of its time; the score is the gap to the best
+              that any agent of this table found in that cell (the linear bound holds there, too)
+Agents: EGRL as `tuned`, without learner (ea_only), without population (pg_only); the
 baselines of egrljax.baselines; with a linear cost the compilers, descent through the soft model and HiGHS.
-Rivals get their best settings: ea_direct stands with its own random start and with the compilers' maps in its
+Rivals have the start and the way of acting that suit them, else their defaults: ea_direct stands with its own random start and with the compilers' maps in its
 first population, strategies of evosax act by margins from the density start, as EGRL does.
 
-Evaluations are maps measured. What a critic or a soft model looked at is counted apart. Runs are kept, so an
+With noise EGRL answers by its critic, the others by their lowest measurement: not yet a fair pair.
+Evaluations are maps measured; what a critic looked at is not counted. Runs are kept, so an
 interrupted table goes on. TABLE_LIMIT_S ends it early; what is missing is said. TABLE_PART=0/2 runs every
 second cell, for a process a core; a run without it puts the table together.
 """
