@@ -7,8 +7,9 @@ Cells are a network on a chip where capacity binds, with one of three costs:
               that any agent of this table found in that cell (the linear bound holds there, too)
 Agents: EGRL as `tuned`, without learner (ea_only), without population (pg_only); the
 baselines of egrljax.baselines; with a linear cost the compilers, descent through the soft model and HiGHS.
-Rivals have the start and the way of acting that suit them, else their defaults: ea_direct stands with its own random start and with the compilers' maps in its
-first population, strategies of evosax act by margins from the density start, as EGRL does.
+Rivals have the start and the way of acting that suit them, else their defaults: ea_direct stands with its own
+random start and with the compilers' maps in its first population; strategies of evosax act by margins from
+the density start, as EGRL does.
 
 With noise EGRL answers by its critic, the others by their lowest measurement: not yet a fair pair.
 Evaluations are maps measured; what a critic looked at is not counted. Runs are kept, so an
