@@ -12,7 +12,7 @@ from .config import (
     tuned as tuned,
 )
 from .critics import Critic as Critic, critic as critic
-from .egrl import EGRL as EGRL, EGRLState as EGRLState, Metrics as Metrics, Ticket as Ticket, egrl as egrl
+from .egrl import EGRL as EGRL, egrl as egrl
 from .environment import (
     Environment as Environment,
     Measured as Measured,
@@ -37,12 +37,13 @@ from .policies import (
     apply_population as apply_population,
     policy as policy,
 )
-from .progress import PlaceProgress as PlaceProgress
+from .progress import PlaceProgress as PlaceProgress, ProgressLine as ProgressLine
 from .replay import Replay as Replay
 from .reward import RewardConfig as RewardConfig, reward as reward
 from .sac import Learned as Learned, Learner as Learner, LearnerState as LearnerState, learner as learner
 from .ssne import SSNERates as SSNERates
 from .starts import start_logits as start_logits
+from .state import EGRLState as EGRLState, Metrics as Metrics, Ticket as Ticket, live as live
 from .strictness import as_evosax as as_evosax
 from .unet import GraphUNet as GraphUNet
 

@@ -1,6 +1,5 @@
 """The console script: egrljax map | chips."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -53,7 +52,7 @@ def map_(
     ] = None,
     contention: Annotated[
         float | None,
-        typer.Option(help="Share of a memory's time that each further stream to it costs; no solver then."),
+        typer.Option(help="Share of a memory's time that each further stream to it costs; no proof then."),
     ] = None,
     noise: Annotated[float, typer.Option(help="Sigma of a measurement's error, to try the search.")] = 0.0,
     rate: Annotated[
@@ -69,10 +68,9 @@ def map_(
     """Place a network in a chip's memories, and say how far that is from the best possible."""
     check_out(out, resume)
     work = hw.load_model(workload, batch)
-    where = with_reserved(hw.load_chip(chip, rates(rate), warn=False), pairs("reserve", reserve))
+    where = with_reserved(hw.load_chip(chip, hw.parse_rates(rate), warn=False), pairs("reserve", reserve))
     for line in where.warnings:
-        _say(f"warning: chip {where.name!r}: {line}")
-    pins = pairs("pin", pin)
+        hw.say(f"warning: chip {where.name!r}: {line}")
     bar = PlaceProgress()
     try:
         found = place(
@@ -82,7 +80,7 @@ def map_(
             budget=budget,
             engine=engine,
             bits=hw.Bits(bits, bits, bits),
-            pins=pins,
+            pins=pairs("pin", pin),
             forbidden=grouped("forbid", forbid),
             contention=contention,
             noise=noise,
@@ -93,7 +91,7 @@ def map_(
         )
     finally:
         bar.close()
-    names, packed = write_placed(out, found, pins)
+    names, packed = write_placed(out, found)
     print(f"{found.text()}\n{packed}\nWritten to {out}: {', '.join(n for n in names if n != CHECKPOINT)}")
 
 
@@ -135,18 +133,6 @@ def grouped(option: str, given: list[str] | None) -> dict[str, list[str]]:
     return found
 
 
-def rates(given: list[str] | None) -> list[hw.Rate] | None:
-    """WxA=OPS_PER_S texts."""
-    found = []
-    for bits, speed in pairs("rate", given).items():
-        try:
-            weights, activations = map(int, bits.split("x"))
-            found.append(hw.Rate(weights, activations, float(speed), source="--rate"))
-        except ValueError:
-            raise ValueError(f"--rate must be WxA=OPS_PER_S, such as 8x8=1e9, got {bits}={speed}") from None
-    return found or None
-
-
 def with_reserved(chip: hw.Chip, reserved: dict[str, str]) -> hw.Chip:
     """The chip with bytes of its levels reserved."""
     levels = list(chip.levels)
@@ -159,16 +145,5 @@ def with_reserved(chip: hw.Chip, reserved: dict[str, str]) -> hw.Chip:
 
 
 def main() -> None:
-    """Runs the console script; every expected error is one line and exit code 2."""
-    try:
-        app(standalone_mode=True)
-    except (ValueError, ImportError) as error:
-        _say(f"egrljax: error: {' '.join(str(error).split())}")
-        raise SystemExit(2) from None
-    except OSError as error:
-        _say(f"egrljax: error: {error.filename or 'a file'}: {error.strerror or error}")
-        raise SystemExit(2) from None
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    """Runs the console script."""
+    hw.run_app(app, "egrljax")

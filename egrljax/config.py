@@ -36,7 +36,14 @@ class LearnerConfig:
     noise_clip: float = 0.3
     decay: float = 1e-3  # pull of a roofline critic's single tensors towards the bytes that they have
 
+    @property
+    def judges(self) -> bool:
+        """Whether the critic comes to know anything."""
+        return self.critic == "model" or self.critic_steps > 0
+
     def __post_init__(self) -> None:
+        if self.critic not in get_args(CriticKind):
+            raise ValueError(f"learner.critic must be one of {get_args(CriticKind)}, got {self.critic!r}")
         for name in ("critic_steps", "actor_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"learner.{name} must be at least 0, got {getattr(self, name)}")
@@ -96,13 +103,10 @@ class EGRLConfig:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
-        for kind in ("policies", "chromosomes"):
-            elites = {"policies": "policy_elites", "chromosomes": "chromosome_elites"}[kind]
+        for kind, elites in (("policies", "policy_elites"), ("chromosomes", "chromosome_elites")):
             members, stay = getattr(self, kind), getattr(self, elites)
-            if not 0 <= stay <= members or (members > 0 and not 1 <= stay < members):
-                raise ValueError(
-                    f"{elites} must keep one of the {members} {kind} and leave one to vary, got {stay}"
-                )
+            if not 0 <= stay < max(members, 1):
+                raise ValueError(f"{elites} must leave one of the {members} {kind} to vary, got {stay}")
         if self.members + self.rollouts + self.guests < 1:
             raise ValueError("policies, chromosomes, rollouts, guests must not all be 0: nothing is measured")
         if self.strategy not in algorithms:
@@ -116,8 +120,16 @@ class EGRLConfig:
             raise ValueError(f"temperature must lie in [{T_MIN}, {T_MAX}], got {self.temperature}")
         if self.cuts not in (1, 2):
             raise ValueError(f"cuts must be 1 or 2, got {self.cuts}")
-        if self.rank not in get_args(Rank):
-            raise ValueError(f"rank must be one of {get_args(Rank)}, got {self.rank!r}")
+        for name, choices in (("rank", Rank), ("acting", Acting), ("start", Start)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}")
+        if self.rank == "predicted" and not self.members:
+            raise ValueError("rank 'predicted' ranks policies and chromosomes, and there are none")
+        if (self.rank == "predicted" or self.screen > 1) and not self.learner.judges:
+            raise ValueError(
+                f"rank {self.rank!r} and screen {self.screen} ask a critic that never learns: "
+                "give learner.critic_steps, or rank 'measured' and screen 1"
+            )
         if self.policy.decisions != 2:
             raise ValueError(
                 f"policy.decisions must be 2, the memories of weights and of the output, got "

@@ -18,7 +18,7 @@ from .environment import Environment
 from .starts import start_logits
 from .strictness import as_evosax
 
-_FAILED = 1e6  # finite, as some strategies average what they are told
+FAILED = 1e6  # finite, as some strategies average what they are told; rewards are of order 1
 
 
 class Asked(NamedTuple):
@@ -29,14 +29,15 @@ class Asked(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def _algorithm(name: str, members: int, size: int) -> tuple[Any, Any]:
+def strategy_of(name: str, members: int, size: int) -> tuple[Any, Any]:
+    """A strategy of evosax at its defaults, by the name of its class, and its parameters."""
     with as_evosax(), jax.ensure_compile_time_eval():  # some makers turn arrays into numbers
         made = algorithms[name](population_size=members, solution=jnp.zeros((size,), jnp.float32))
         return made, made.default_params
 
 
 def _of(config: EGRLConfig, env: Environment) -> tuple[Any, Any]:
-    return _algorithm(config.strategy, config.guests, env.allowed.size)
+    return strategy_of(config.strategy, config.guests, env.allowed.size)
 
 
 def init(key: jax.Array, config: EGRLConfig, env: Environment) -> Any:
@@ -53,7 +54,7 @@ def init(key: jax.Array, config: EGRLConfig, env: Environment) -> Any:
         if isinstance(made, PopulationBasedAlgorithm):
             noise = jax.random.normal(k_first, (config.guests, mean.size), mean.dtype)
             first = mean[None] + config.start_std * noise
-            return made.init(k_init, first, jnp.full((config.guests,), _FAILED), params)
+            return made.init(k_init, first, jnp.full((config.guests,), FAILED), params)
         return made.init(k_init, mean, params)
 
 
@@ -78,5 +79,5 @@ def tell(
         return ()
     made, params = _of(config, env)
     with as_evosax():
-        state, _ = made.tell(key, asked.solutions, jnp.minimum(fitness, _FAILED), asked.state, params)
+        state, _ = made.tell(key, asked.solutions, jnp.minimum(fitness, FAILED), asked.state, params)
     return state

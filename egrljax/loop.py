@@ -1,18 +1,19 @@
 """Running EGRL in chunks: compiled inside, plain Python at the seams."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Float, Int
 
 import hwmodel as hw
 
-from .egrl import EGRL, EGRLState, Metrics
+from .egrl import EGRL
 from .environment import Environment, Measured, measure
+from .state import EGRLState, Metrics, Ticket, keys_of, live
 
 # maps (M, N, 2) int32 -> seconds (M,); NaN or infinite: the measurement failed.
 Board = Callable[[Int[np.ndarray, "M N 2"]], Any]
@@ -22,12 +23,13 @@ OnChunk = Callable[[EGRLState, Metrics], Any]
 def step(algo: EGRL, env: Environment, state: EGRLState) -> tuple[EGRLState, Metrics]:
     """One generation with the model as the environment."""
     maps, ticket, state = algo.ask(state, env)
-    key = jax.random.fold_in(jax.random.fold_in(state.key, state.generation), 2)
-    return algo.tell(state, env, maps, ticket, measure(key, env, maps))
+    return algo.tell(state, env, maps, ticket, measure(keys_of(state).measure, env, maps))
 
 
 def run_chunk(algo: EGRL, env: Environment, state: EGRLState, generations: int) -> tuple[EGRLState, Metrics]:
     """A number of generations as one scan. Pure: vmap it over states for seeds.
+
+    Sums may be in another order than in `run`, which compiles single generations.
 
     Returns the state and the metrics stacked along a new first axis.
     """
@@ -50,8 +52,9 @@ def run(
         on_chunk: called with the state and the chunk's metrics (NumPy): progress, logging, checkpoints.
             True or "stop" ends the run.
         board: measures in the model's place, one map after the other or all at once, on the host. It is
-            asked for feasible placements only: what the compiler leaves of a map. `env.noise` and
-            `env.contention` are not looked at then.
+            asked for feasible placements only: what the compiler leaves of a map, and under the fitness
+            "strict" only of maps that fit. `env.noise` and `env.contention` are not looked at then;
+            `env.reference_s` should be the board's own, so that rewards are of order `reward.scale`.
 
     Returns:
         The state and all metrics, NumPy arrays with the generations along the first axis; None where the
@@ -63,16 +66,15 @@ def run(
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
     left = algo.config.generations - int(state.generation)
-    collected: list[Any] = []
+    collected: list[Metrics] = []
     while left > 0:
         count = min(every, left)
         if board is None:
-            state, rows = _chunk(algo, env, state, jnp.asarray(count, jnp.int32), every)
-            metrics = jax.tree.map(lambda row: row[:count], rows)  # noqa: B023
+            state, metrics = _chunk(algo, env, state, count)
         else:
             state, metrics = _host_chunk(algo, env, state, count, board)
         left -= count
-        collected.append(jax.device_get(metrics))
+        collected.append(metrics)
         if on_chunk is not None and on_chunk(state, collected[-1]) in (True, "stop"):
             break
     if not collected:
@@ -80,42 +82,53 @@ def run(
     return state, jax.tree.map(lambda *parts: np.concatenate(parts), *collected)
 
 
-def told(env: Environment, maps: Any, latency_s: Any) -> Measured:
+def told(env: Environment, maps: Int[Array, "M N 2"], latency_s: Float[Array, " M"]) -> Measured:
     """What `tell` is told of maps that were measured elsewhere.
 
     Args:
-        maps: as `ask` gave them out.
-        latency_s: (M,) seconds of their placements, `hwmodel.rectify(env.problem, maps).placement`; NaN:
-            failed.
+        maps: as `ask` gave them out; `live` tells how many of them are within the budget.
+        latency_s: seconds of their placements, `hwmodel.rectify(env.problem, maps).placement`; NaN: failed.
+
+    Raises:
+        ValueError: another number of latencies than of maps.
     """
-    found = hw.rectify(env.problem, jnp.asarray(maps))
-    return Measured(jnp.asarray(latency_s, env.reference_s.dtype), found.moved, found.valid, found.placement)
+    if latency_s.shape != maps.shape[:1]:
+        raise ValueError(f"latency_s must be {maps.shape[0]} numbers, one a map, got shape {latency_s.shape}")
+    found = hw.rectify(env.problem, maps)
+    return Measured(latency_s, found.moved, found.valid, found.placement)
 
 
-# Module-level jit, so that a second run of the same algorithm compiles nothing. The number of generations
-# is traced: the last chunk is often a shorter one, and would compile all of it again.
-@partial(jax.jit, static_argnames=("algo", "every"))
-def _chunk(algo: EGRL, env: Environment, state: EGRLState, count: Any, every: int) -> tuple[EGRLState, Any]:
-    """`count` generations, at most `every`; rows of the metrics beyond hold zeros."""
-    shapes = jax.eval_shape(lambda: step(algo, env, state)[1])
-    rows = jax.tree.map(lambda x: jnp.zeros((every, *x.shape), x.dtype), shapes)
+# Module-level jit, so that a second run of the same algorithm compiles nothing. One generation is what is
+# compiled: so chunks of all sizes run the same program, and give the same result to the bit.
+_step = partial(jax.jit, static_argnames="algo")(step)
 
-    def generation(i: Any, carry: Any) -> Any:
-        state, metrics = step(algo, env, carry[0])
-        return state, jax.tree.map(lambda row, value: row.at[i].set(value), carry[1], metrics)
 
-    return jax.lax.fori_loop(0, count, generation, (state, rows))
+def _chunk(algo: EGRL, env: Environment, state: EGRLState, generations: int) -> tuple[EGRLState, Metrics]:
+    rows = []
+    for _ in range(generations):
+        state, metrics = _step(algo, env, state)
+        rows.append(metrics)
+    return state, _stacked(rows)
+
+
+def _stacked(rows: Sequence[Metrics]) -> Metrics:
+    stacked: Metrics = jax.tree.map(lambda *each: np.stack(each), *jax.device_get(rows))
+    return stacked
 
 
 @partial(jax.jit, static_argnames="algo")
 def _ask(algo: EGRL, env: Environment, state: EGRLState) -> Any:
+    """What was asked for, and all that is known of it before it is measured."""
     maps, ticket, state = algo.ask(state, env)
-    return maps, hw.rectify(env.problem, maps).placement, ticket, state
+    nothing = jnp.full(maps.shape[:1], jnp.nan, env.reference_s.dtype)
+    return maps, told(env, maps, nothing), ticket, state
 
 
 @partial(jax.jit, static_argnames="algo")
-def _tell(algo: EGRL, env: Environment, state: EGRLState, maps: Any, ticket: Any, latency_s: Any) -> Any:
-    return algo.tell(state, env, maps, ticket, told(env, maps, latency_s))
+def _tell(
+    algo: EGRL, env: Environment, state: EGRLState, maps: Any, ticket: Ticket, measured: Measured
+) -> Any:
+    return algo.tell(state, env, maps, ticket, measured)
 
 
 def _host_chunk(
@@ -123,12 +136,26 @@ def _host_chunk(
 ) -> tuple[EGRLState, Metrics]:
     rows = []
     for _ in range(generations):
-        maps, placements, ticket, state = _ask(algo, env, state)
-        live = min(len(maps), algo.config.budget - int(state.measured))
-        seconds = np.asarray(board(np.asarray(placements[:live])), np.float64)
-        if seconds.shape != (live,):
-            raise ValueError(f"board must answer {live} latencies for {live} maps, got shape {seconds.shape}")
-        seconds = np.concatenate([seconds, np.full(len(maps) - live, np.nan)]).astype(np.float32)
-        state, metrics = _tell(algo, env, state, maps, ticket, jnp.asarray(seconds))
-        rows.append(jax.device_get(metrics))
-    return state, jax.tree.map(lambda *each: np.stack(each), *rows)
+        maps, known, ticket, state = _ask(algo, env, state)
+        runs = np.arange(len(maps)) < int(live(algo.config, state))
+        if algo.config.reward.fitness == "strict":
+            runs &= np.asarray(known.valid)  # a map that does not fit is not run, and counts all the same
+        seconds = np.full(len(maps), np.nan, np.float32)
+        if runs.any():
+            seconds[runs] = measured_by(board, np.asarray(known.placement)[runs])
+        state, metrics = _tell(algo, env, state, maps, ticket, known._replace(latency_s=jnp.asarray(seconds)))
+        rows.append(metrics)
+    return state, _stacked(rows)
+
+
+def measured_by(board: Board, placements: Int[np.ndarray, "M N 2"]) -> Float[np.ndarray, " M"]:
+    """A board's answer, checked.
+
+    Raises:
+        ValueError: another number of latencies than of placements.
+    """
+    seconds = np.asarray(board(placements), np.float64)
+    if seconds.shape != (len(placements),):
+        count = len(placements)
+        raise ValueError(f"board must answer {count} latencies for {count} maps, got shape {seconds.shape}")
+    return seconds

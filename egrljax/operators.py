@@ -39,6 +39,13 @@ def tournament(
     return jnp.where(jnp.any(live), best, 0)
 
 
+def repeats(rows: Int[Array, "n ..."]) -> Bool[Array, " n"]:
+    """Whether a row is equal to an earlier one."""
+    axes = tuple(range(2, rows.ndim + 1))
+    same = jnp.all(rows[:, None] == rows[None], axis=axes)
+    return jnp.any(same & jnp.tril(jnp.ones_like(same), -1), axis=1)
+
+
 def uniform_index(draw: Float[Array, "..."], count: Int[Array, ""] | int) -> Int[Array, "..."]:
     """Whole numbers 0 ... count-1, uniform for uniform draws in [0, 1); 0 if count is 0.
 

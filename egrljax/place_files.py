@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import hwmodel as hw
 
 from .placed import Placed
@@ -11,7 +13,7 @@ from .placed import Placed
 SCHEMA, VERSION = "frugaljax.map", 1
 
 
-def write_placed(folder: Path, placed: Placed, pins: dict[str, str] | None = None) -> tuple[list[str], str]:
+def write_placed(folder: Path, placed: Placed) -> tuple[list[str], str]:
     """Writes everything, each file whole or not at all.
 
     - placement.json, placement.csv: level, address, bytes and lifetime of every tensor (extra `addresses`)
@@ -28,10 +30,11 @@ def write_placed(folder: Path, placed: Placed, pins: dict[str, str] | None = Non
     draw: Any = hw  # its plots come when asked for, as objects without a type
     folder.mkdir(parents=True, exist_ok=True)
     before, after = placed.before(), placed.explain()
-    hw.write_text(folder / "map.json", json.dumps(document(placed), indent=1) + "\n")
+    allocation, packing = _addresses(folder, placed)
+    text = json.dumps(document(placed, allocation), indent=1, allow_nan=False)
+    hw.write_text(folder / "map.json", text + "\n")
     before.to_csv(folder / "before.csv")
     after.to_csv(folder / "after.csv")
-    packed = _write_addresses(folder, placed, pins)
     draw.memory_figure(after).savefig(folder / "memory.png")
     pictures = {
         "placement": draw.plot_placement(after),
@@ -44,13 +47,15 @@ def write_placed(folder: Path, placed: Placed, pins: dict[str, str] | None = Non
         figure = axes.get_figure(root=True)
         if figure is not None:
             figure.savefig(folder / f"{name}.png")
-    hw.write_text(folder / "map.txt", f"{placed.text()}\n{packed}\n")
-    return sorted(file.name for file in folder.iterdir() if file.is_file()), packed
+    hw.write_text(folder / "map.txt", f"{placed.text()}\n{packing}\n")
+    return sorted(file.name for file in folder.iterdir() if file.is_file()), packing
 
 
-def document(placed: Placed) -> dict[str, Any]:
-    """map.json as JSON values."""
+def document(placed: Placed, allocation: hw.Allocation | None = None) -> dict[str, Any]:
+    """map.json as JSON values; where the packing had to demote tensors, with the levels that they got."""
     names = placed.chip.level_names
+    levels = placed.placement if allocation is None else allocation.placement
+    moved = allocation is not None and bool(allocation.demoted)
     return {
         "schema": SCHEMA,
         "version": VERSION,
@@ -59,7 +64,8 @@ def document(placed: Placed) -> dict[str, Any]:
         "engine": placed.engine,
         "why": placed.why,
         "latency_s": placed.latency_s,
-        "rules_s": placed.rules_s,
+        "packed_latency_s": placed.model_s(levels) if moved else None,
+        "rules_s": {n: seconds if np.isfinite(seconds) else None for n, seconds in placed.rules_s.items()},
         "bound_s": placed.bound_s,
         "gap": placed.gap,
         "speedup": placed.speedup,
@@ -69,17 +75,25 @@ def document(placed: Placed) -> dict[str, Any]:
         "contention": placed.contention,
         "settings": placed.settings,
         "tensors": {
-            t.name: names[int(placed.placement[t.operation, t.column])]
+            t.name: names[int(levels[t.operation, t.column])]
             for t in hw.tensors(placed.workload, placed.bits, placed.chip.count_bias)
         },
     }
 
 
-def _write_addresses(folder: Path, placed: Placed, pins: dict[str, str] | None) -> str:
+def _addresses(folder: Path, placed: Placed) -> tuple[hw.Allocation | None, str]:
+    """Packs every memory and writes the files of it; and what is to be said of it."""
     try:
-        packed = hw.allocate(placed.workload, placed.chip, placed.placement, placed.bits, pins=pins)
+        packed = hw.allocate(
+            placed.workload,
+            placed.chip,
+            placed.placement,
+            placed.bits,
+            pins=placed.pins,
+            forbidden=placed.forbidden,
+        )
     except ImportError:
-        return "addresses: left out; they need `pip install frugaljax[addresses]`"
+        return None, "addresses: left out; they need `pip install frugaljax[addresses]`"
     hw.save_placement(folder / "placement.json", packed)
     hw.save_placement(folder / "placement.csv", packed)
     for level in placed.chip.level_names:
@@ -87,4 +101,7 @@ def _write_addresses(folder: Path, placed: Placed, pins: dict[str, str] | None) 
         if here:
             buffers = [hw.Buffer(a.name, a.birth, a.death + 1, a.bytes * a.copies) for a in here]
             hw.write_minimalloc(folder / f"minimalloc_{level}.csv", buffers)
-    return packed.report()
+    report = packed.report()
+    if packed.demoted:
+        report += f"\nas packed: {placed.model_s(packed.placement) * 1e6:.6g} us"
+    return packed, report

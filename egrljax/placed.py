@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -26,20 +27,23 @@ class Placed:
     engine: str  # what made it
     why: str  # it was that engine, in a sentence
     placement: Int[np.ndarray, "n 2"]  # levels of weights and outputs
-    latency_s: float  # by the model, without noise; of a board's own: as measured
-    rules_s: dict[str, float]  # latency of the compilers' placements, likewise
-    bound_s: float | None  # no placement takes less; None: not proven, or the cost is not linear
-    evaluations: int  # maps measured
-    seconds: float  # spent
+    latency_s: float  # by the model, without noise; of a board's own: the mean of its measurements
+    rules: dict[str, Int[np.ndarray, "n 2"]]  # the compilers' placements, under the same pins
+    rules_s: dict[str, float]  # their latencies
+    bound_s: float | None  # no placement takes less; None: not known
+    evaluations: int = 0  # maps measured
+    seconds: float = 0.0  # spent
     finished: bool = True  # False: ended before the budget
     course: Course | None = None
     contention: float | None = None
+    pins: dict[str, str] = field(default_factory=dict)
+    forbidden: dict[str, tuple[str, ...]] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def best_rule(self) -> str:
-        """The compiler with the lowest latency."""
-        return min(self.rules_s, key=self.rules_s.__getitem__)
+        """The compiler with the lowest latency; what a board failed to measure comes last."""
+        return min(self.rules_s, key=lambda name: np.nan_to_num(self.rules_s[name], nan=np.inf))
 
     @property
     def speedup(self) -> float:
@@ -61,8 +65,6 @@ class Placed:
         ]
         if self.gap is not None:
             lines.append(f"no placement takes less than {_us(self.bound_s or 0)}: gap {self.gap:.3%}")
-        elif self.contention is not None:
-            lines.append("with contention there is no proven bound")
         if self.evaluations:
             lines.append(f"{self.evaluations:,} maps measured in {self.seconds:.1f} s")
         if not self.finished:
@@ -75,8 +77,14 @@ class Placed:
 
     def before(self) -> hw.Explanation:
         """The same of the best compiler's placement."""
+        return hw.explain(self.workload, self.chip, self.rules[self.best_rule], self.bits)
+
+    def model_s(self, placement: Int[np.ndarray, "n 2"]) -> float:
+        """Latency of another placement by the model, contention and all."""
         problem = hw.problem(self.workload, self.chip, self.bits)
-        return hw.explain(self.workload, self.chip, hw.BASELINES[self.best_rule](problem), self.bits)
+        if self.contention is None:
+            return float(hw.latency(problem, placement))
+        return float(hw.contended_latency(problem, jnp.asarray(placement), self.contention))
 
 
 def _us(seconds: float) -> str:

@@ -15,7 +15,7 @@ from . import boltzmann, ssne
 from .boltzmann import Boltzmann, BoltzmannRates
 from .config import EGRLConfig
 from .genomes import Genome
-from .operators import tournament
+from .operators import repeats, tournament
 
 ERL = ssne.SSNERates()
 
@@ -42,15 +42,10 @@ def split(values: Array, config: EGRLConfig) -> tuple[Array, Array]:
     return values[: config.policies], values[config.policies :]
 
 
-def without_repeats(population: Population, fitness: Float[Array, " K"]) -> Float[Array, " K"]:
+def without_repeats(placement: Int[Array, "K N 2"], fitness: Float[Array, " K"]) -> Float[Array, " K"]:
     """+inf where a better member, or an equally good one before it, has the same map."""
     order = jnp.argsort(fitness, stable=True)
-    maps = population.placement[order]
-    same = jnp.all(maps[:, None] == maps[None], axis=(-2, -1))
-    known = jnp.isfinite(fitness[order])
-    earlier = jnp.tril(jnp.ones_like(same), -1) & known[None]
-    repeats = jnp.any(same & earlier, axis=1)
-    return fitness.at[order].set(jnp.where(repeats, jnp.inf, fitness[order]))
+    return fitness.at[order].set(jnp.where(repeats(placement[order]), jnp.inf, fitness[order]))
 
 
 def with_luck(key: jax.Array, fitness: Float[Array, " K"]) -> Float[Array, " K"]:
@@ -118,7 +113,7 @@ def chromosome_children(
     return _where(_chance(k_mutates, count, config.mutation), mutated, child)
 
 
-def elites(population: Population, fitness: Float[Array, " K"], config: EGRLConfig) -> Int[Array, " E"]:
+def elites(fitness: Float[Array, " K"], config: EGRLConfig) -> Int[Array, " E"]:
     """Indices of the members that stay: the best policies, then the best chromosomes."""
     policies, chromosomes = split(fitness, config)
     first = jnp.argsort(policies, stable=True)[: config.policy_elites]

@@ -1,4 +1,4 @@
-"""A progress line for `place`: maps measured, time left, and the speed-up so far."""
+"""Lines that tell how far a long run is: one that moves on a terminal, lines of text elsewhere."""
 
 import sys
 from typing import Any, TextIO
@@ -14,13 +14,19 @@ from rich.progress import (
 )
 
 
-class PlaceProgress:
-    """An `on_chunk` of `place`."""
+class ProgressLine:
+    """What `on_chunk` functions draw on.
 
-    def __init__(self, file: TextIO | None = None):
+    Args:
+        label: first word of the line.
+        waiting: what it says before anything is done.
+        file: default: stderr.
+    """
+
+    def __init__(self, label: str, waiting: str, file: TextIO | None = None):
         console = Console(file=file or sys.stderr)
         self._bar = Progress(
-            TextColumn("map"),
+            TextColumn(label),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -28,25 +34,48 @@ class PlaceProgress:
             TextColumn("{task.fields[note]}"),
             console=console,
         )
-        self._plain = not console.is_terminal
+        self._label, self._waiting = label, waiting
         self._task: Any = None
+        self.plain = not console.is_terminal  # a log file or a pipe
 
-    def __call__(self, measured: int, budget: int, best_s: float, reference_s: float) -> None:
-        note = f"best {best_s * 1e6:.6g} us, {reference_s / best_s:.3f}x first_fit"
-        if self._plain:  # a log file or a pipe: a line a chunk
-            print(f"map {measured}/{budget}, {note}", file=self._bar.console.file, flush=True)
+    def move(self, done: int, total: int | None = None, note: str | None = None) -> None:
+        """The line on a terminal; a total or note that is left out stays."""
+        if self.plain:
             return
-        self.start(budget)
-        self._bar.update(self._task, completed=measured, total=budget, note=note)
-
-    def start(self, budget: int) -> None:
-        """Shows the line before the first chunk, which compiles."""
-        if self._task is None and not self._plain:
-            self._task = self._bar.add_task("map", total=budget, note="compiling")
+        if self._task is None:
+            self._task = self._bar.add_task(self._label, total=total, note=self._waiting)
             self._bar.start()
+        changes: dict[str, Any] = {} if note is None else {"note": note}
+        if total is not None:
+            changes["total"] = total
+        self._bar.update(self._task, completed=done, **changes)
+
+    def write(self, text: str) -> None:
+        """A line of text, after the label, where nothing moves."""
+        if self.plain:
+            print(f"{self._label} {text}", file=self._bar.console.file, flush=True)
 
     def close(self) -> None:
         """Leaves the line as it is."""
         if self._task is not None:
             self._bar.stop()
             self._task = None
+
+
+class PlaceProgress:
+    """An `on_chunk` of `place`: maps measured, time left, and the speed-up so far."""
+
+    def __init__(self, file: TextIO | None = None):
+        self._line = ProgressLine("map", "compiling", file)
+
+    def __call__(self, measured: int, budget: int, best_s: float, reference_s: float) -> None:
+        if not measured:
+            self._line.move(0, budget)
+            return
+        note = f"best {best_s * 1e6:.6g} us, {reference_s / best_s:.3f}x first_fit"
+        self._line.move(measured, budget, note)
+        self._line.write(f"{measured}/{budget}, {note}")
+
+    def close(self) -> None:
+        """Leaves the line as it is."""
+        self._line.close()

@@ -54,13 +54,13 @@ def reward(
 ) -> Float[Array, "*M"]:
     """The reward of maps, larger is better; -inf where the speed-up is NaN or not above 0: it failed.
 
+    Under "strict" a map that does not fit needs no speed-up.
+
     Args:
         speedup: reference latency / latency, as measured.
         moved: eps, of `hwmodel.evaluate`.
     """
     gain = config.scale * speedup**config.power
     if config.fitness == "strict":
-        worth = jnp.where(moved == 0, gain, -moved)
-    else:
-        worth = gain - config.penalty * moved
-    return jnp.where(speedup > 0, worth, -jnp.inf)
+        return jnp.where(moved > 0, -moved, jnp.where(speedup > 0, gain, -jnp.inf))
+    return jnp.where(speedup > 0, gain - config.penalty * moved, -jnp.inf)

@@ -81,11 +81,9 @@ def learner(config: EGRLConfig, policy: Policy, genome: Genome) -> Learner:
         return jax.vmap(one)(actors)
 
     def twin(critics: Any, env: Environment, x: Float[Array, "N 2 L"]) -> Float[Array, "2"]:
-        return (
-            jax.vmap(judge.value, (0, None, None))(critics, env, x)
-            if judge.learns
-            else (jnp.broadcast_to(judge.value(critics, env, x), (2,)))
-        )
+        if judge.learns:
+            return jax.vmap(judge.value, (0, None, None))(critics, env, x)
+        return jnp.broadcast_to(judge.value(critics, env, x), (2,))
 
     def value(state: LearnerState, env: Environment, maps: Int[Array, "M N 2"]) -> Float[Array, " M"]:
         levels = env.allowed.shape[-1]

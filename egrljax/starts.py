@@ -44,15 +44,11 @@ def start_logits(env: Environment, start: Start = "density") -> Float[Array, "N 
 
 
 def _density(problem: hw.Problem) -> Float[Array, "N 2 L"]:
-    n = problem.shape[0]
-    seconds = hw.tensor_seconds(problem)
-    size = jnp.stack([problem.weight_bytes, problem.output_bytes], axis=1).astype(seconds.dtype)
-    lives = jnp.stack([jnp.full((n,), n), problem.death - jnp.arange(n) + 1], axis=1).astype(seconds.dtype)
-    saved = seconds[..., :1] - seconds
+    saved = hw.saved_density(problem)
     most = jnp.max(saved, axis=-1)
-    gains = (size > 0) & (most > 0)
-    density = jnp.log(jnp.where(gains, most, 1) / jnp.where(gains, size * lives, 1))
-    count = jnp.maximum(jnp.sum(gains.astype(seconds.dtype)), 1)
+    gains = most > 0
+    density = jnp.log(jnp.where(gains, most, 1))
+    count = jnp.maximum(jnp.sum(gains.astype(saved.dtype)), 1)
     mean = jnp.sum(jnp.where(gains, density, 0)) / count
     std = jnp.sqrt(jnp.sum(jnp.where(gains, density - mean, 0) ** 2) / count)
     standard = jnp.where(gains, (density - mean) / jnp.maximum(std, 1e-6), -_ABOVE)

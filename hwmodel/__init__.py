@@ -39,6 +39,7 @@ from .chips.file import (
     save_chip as save_chip,
     with_align as with_align,
 )
+from .console import parse_rates as parse_rates, run_app as run_app, say as say
 from .contention import contended_latency as contended_latency
 from .costs import bit_operations_ratio as bit_operations_ratio, model_ratio as model_ratio
 from .coverage import Coverage as Coverage, Unquantized as Unquantized, coverage as coverage
@@ -63,6 +64,7 @@ from .problem import (
     Problem as Problem,
     problem as problem,
     problem_from_arrays as problem_from_arrays,
+    saved_density as saved_density,
     tensor_seconds as tensor_seconds,
 )
 from .random_graphs import random_workload as random_workload

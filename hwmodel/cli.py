@@ -1,6 +1,5 @@
 """The console script: hwmodel report | chip | zoo."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +8,7 @@ import typer
 from .bits import Bits
 from .chip import Chip, Rate
 from .chips.file import TEMPLATE, load_chip, preset_names, preset_text
+from .console import parse_rates, run_app, say
 from .report.models import load_model
 from .report.report import OPTIMAL, PLACEMENTS, make_report, write_report
 from .zoo import NAMES, by_name, parameters
@@ -86,7 +86,7 @@ def report(
     work = load_model(model, batch, unknown)
     found = make_report(work, where, placement, Bits(bits, bits, bits), time_limit, seed)
     for line in where.warnings:
-        _say(f"warning: chip {where.name!r}: {line}")
+        say(f"warning: chip {where.name!r}: {line}")
     print(found.text(top))
     if out is not None:
         print(f"\nWritten to {out}: {', '.join(write_report(out, found))}")
@@ -137,7 +137,7 @@ def chip_check(
     try:
         found = _chip(str(file), rate)
     except ValueError as error:
-        _say(f"hwmodel: error: {error}")
+        say(f"hwmodel: error: {error}")
         raise typer.Exit(1) from None
     print(f"{file} is a chip: {found.name}")
     for level in found.levels:
@@ -156,32 +156,12 @@ def chip_check(
 
 
 def main() -> None:
-    """Runs the console script; every expected error is one line and exit code 2."""
-    try:
-        app(standalone_mode=True)
-    except (ValueError, ImportError) as error:
-        _say(f"hwmodel: error: {' '.join(str(error).split())}")
-        raise SystemExit(2) from None
-    except OSError as error:
-        _say(f"hwmodel: error: {error.filename or 'a file'}: {error.strerror or error}")
-        raise SystemExit(2) from None
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    """Runs the console script."""
+    run_app(app, "hwmodel")
 
 
 def _chip(name: str, rates: list[str] | None) -> Chip:
-    return load_chip(name, [_rate(text) for text in rates] if rates else None, warn=False)
-
-
-def _rate(text: str) -> Rate:
-    pair, _, speed = text.partition("=")
-    weight_bits, _, activation_bits = pair.partition("x")
-    try:
-        return Rate(int(weight_bits), int(activation_bits), float(speed), source="--rate")
-    except ValueError:
-        raise ValueError(f"--rate must be WxA=OPS_PER_S, such as 8x8=1e9, got {text!r}") from None
+    return load_chip(name, parse_rates(rates), warn=False)
 
 
 def _addresses(found: Any, bits: Bits, out: Path | None) -> None:

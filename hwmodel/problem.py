@@ -154,6 +154,18 @@ def tensor_seconds(problem: Problem) -> Float[Array, "N 2 L"]:
     return jnp.stack([weight, output], axis=1)
 
 
+def saved_density(problem: Problem) -> Float[Array, "N 2 L"]:
+    """Seconds that a tensor saves on level k against level 0, per byte and step of its life.
+
+    What the rule `density` goes by. 0 for tensors without bytes.
+    """
+    n = problem.shape[0]
+    seconds = tensor_seconds(problem)
+    size = jnp.stack([problem.weight_bytes, problem.output_bytes], axis=1).astype(seconds.dtype)
+    lives = jnp.stack([jnp.full((n,), n), problem.death - jnp.arange(n) + 1], axis=1).astype(seconds.dtype)
+    return (seconds[..., :1] - seconds) / jnp.maximum(size * lives, 1)[..., None]
+
+
 def tensor_bytes(elems: Int[Array, " N"], bits: Int[Array, " N"]) -> Int[Array, " N"]:
     """ceil(elems * bits / 8), exact in 32 bits up to 2 GiB."""
     return elems // 8 * bits + (elems % 8 * bits + 7) // 8

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import typer
 
+from hwmodel import run_app
+
 from . import cli_evaluate as dataset
 from .cli_export import export
 from .cli_train import train_network
@@ -310,15 +312,8 @@ app.command("train")(train_network)
 
 
 def main() -> None:
-    """Runs the console script; every expected error is one line and exit code 2."""
-    try:
-        app(standalone_mode=True)
-    except ValueError as error:
-        print(f"nemojax: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        print(f"nemojax: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    """Runs the console script."""
+    run_app(app, "nemojax")
 
 
 def _say(line: str) -> None:

@@ -7,7 +7,13 @@ and vmapped over keys.
 from collections.abc import Callable
 from functools import partial
 
-from .course import Course as Course, Trials as Trials, course_from as course_from
+from .course import (
+    Course as Course,
+    Trials as Trials,
+    course_from as course_from,
+    settle as settle,
+    shortlist as shortlist,
+)
 from .ea_direct import EADirectConfig as EADirectConfig, ea_direct as ea_direct
 from .ea_margins import EAMarginsConfig as EAMarginsConfig, ea_margins as ea_margins
 from .greedy_dp import greedy_dp as greedy_dp

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from ..acting import act_greedily
 from ..environment import Environment
-from ..operators import tournament, uniform_index
+from ..operators import repeats, tournament, uniform_index
 from ..reward import RewardConfig
 from ..starts import Start, start_logits
 from .course import RECTIFIED, Course, Trials, course_of, generations, trial
@@ -32,9 +32,7 @@ class EAMarginsConfig:
     children: int = 20  # λ
     tournament: int = 2
     crossover: float = 0.6  # probability that a child has two parents
-    mutations: float = (
-        3.0  # decisions of a child that mutate, expected; times a draw of Exp(1) for each child
-    )
+    mutations: float = 3.0  # decisions of a child that mutate, expected; times a draw of Exp(1) each
     mutation_std: float = 1.0
     start: Start = "density"
     start_std: float = 0.3  # of the first scores around the start
@@ -87,7 +85,8 @@ def ea_margins(
         found = trial(k_measure, env, act_greedily(env, scores, "margins"), reward)
         born = _Population(scores, found.placement, found.cost)
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), old, born)
-        stay = jnp.lexsort((both.cost, _repeats(both)))[: config.population]
+        order = jnp.argsort(both.cost, stable=True)
+        stay = order[jnp.argsort(repeats(both.placement[order]), stable=True)][: config.population]
         return jax.tree.map(lambda x: x[stay], both), found
 
     start = _Population(scores, first.placement, first.cost)
@@ -113,12 +112,3 @@ def _children(
     open_ = jnp.sum(env.allowed, axis=-1, dtype=jnp.int32) > 1
     hit = (jax.random.uniform(k_hit, (*a.shape[:3], 1)) < share) & open_[None, ..., None]
     return jnp.where(hit, child + config.mutation_std * jax.random.normal(k_noise, a.shape), child)
-
-
-def _repeats(both: _Population) -> Bool[Array, " M"]:
-    """Members that have the placement of a better one, or of an earlier one as good."""
-    flat = both.placement.reshape(len(both.cost), -1)
-    same = jnp.all(flat[:, None] == flat[None], axis=-1)
-    index = jnp.arange(len(flat))
-    tie = (both.cost[None] == both.cost[:, None]) & (index[None] < index[:, None])
-    return jnp.any(same & ((both.cost[None] < both.cost[:, None]) | tie), axis=1)

@@ -94,7 +94,9 @@ def local_search(
             stale=jnp.where(stuck, 0, at.stale),
         ), found
 
-    place = (_density(env.problem) if start is None else start).astype(jnp.int32)
+    # The rule itself is a function of the host.
+    rule = hw.assign(env.problem, hw.saved_density(env.problem)) if start is None else start
+    place = rule.astype(jnp.int32)
     first = trial(k_first, env, place[None], reward)
     place, cost, none = first.placement[0].astype(jnp.int32), first.cost[0], jnp.zeros((), jnp.int32)
     start_at = _At(place, cost, none, none, place, cost)
@@ -115,12 +117,3 @@ def _moved(at: _At, found: Trials, turn: Int[Array, ""]) -> _At:
         jnp.where(record, placement, at.best),
         jnp.where(record, cost, at.best_cost),
     )
-
-
-def _density(problem: hw.Problem) -> Int[Array, "N 2"]:
-    """`hwmodel.density`, which is a function of the host: seconds saved per byte and step as scores."""
-    n = problem.shape[0]
-    seconds = hw.tensor_seconds(problem)
-    size = jnp.stack([problem.weight_bytes, problem.output_bytes], axis=1).astype(seconds.dtype)
-    lives = jnp.stack([jnp.full((n,), n), problem.death - jnp.arange(n) + 1], axis=1).astype(seconds.dtype)
-    return hw.assign(problem, (seconds[..., :1] - seconds) / jnp.maximum(size * lives, 1)[..., None])

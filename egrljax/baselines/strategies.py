@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from ..acting import Acting, act_greedily
 from ..environment import Environment
+from ..guests import FAILED, strategy_of
 from ..reward import RewardConfig
 from ..starts import Start, start_logits
 from ..strictness import as_evosax
@@ -26,7 +27,6 @@ STRATEGIES = (
 )
 """Strategies of evosax 0.3.2 that are compared; SimpleGA has no elitism at its defaults and is weak."""
 
-_FAILED = 1e6  # finite, as some strategies average costs; rewards are of order 1
 _SPREAD = 1.0  # standard deviation of a first population about the start: evosax's usual std_init
 
 
@@ -59,9 +59,7 @@ def evosax_search(
     if population < 1:
         raise ValueError(f"population must be at least 1, got {population}")
     mean = start_logits(env, start).reshape(-1)
-    with as_evosax(), jax.ensure_compile_time_eval():  # some makers turn arrays into numbers, also under jit
-        algorithm = algorithms[name](population_size=population, solution=jnp.zeros(mean.shape, mean.dtype))
-        params = algorithm.default_params
+    algorithm, params = strategy_of(name, population, mean.size)
     k_init, k_first, k_measure, k_rounds = jax.random.split(key, 4)
 
     def measured(key: Array, flat: Float[Array, "P G"]) -> Trials:
@@ -92,4 +90,4 @@ def evosax_search(
 
 
 def _finite(cost: Float[Array, " P"]) -> Float[Array, " P"]:
-    return jnp.minimum(cost, _FAILED)
+    return jnp.minimum(cost, FAILED)

@@ -1,6 +1,6 @@
 """Addresses for a placement: the levels one by one, from the last to the backing store."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Array, Int
@@ -25,6 +25,7 @@ def allocate(
     bits: Bits = INT8,
     *,
     pins: Mapping[str, str] | None = None,
+    forbidden: Mapping[str, Sequence[str]] | None = None,
     time_limit_s: float = 30.0,
     seed: int = 0,
 ) -> Allocation:
@@ -38,6 +39,7 @@ def allocate(
     Args:
         placement: (N, 2) levels of weights and outputs, as `rectify` and the baselines give them.
         pins: tensors and their levels, {"conv1.weight": "sram"}; they are never demoted.
+        forbidden: tensors and levels that they are never demoted to.
         time_limit_s: of each attempt to pack a level.
         seed: of the solvers.
 
@@ -65,7 +67,8 @@ def allocate(
             if packing.status != "failed":
                 break
             victim = _victim(chip, k, here, packing, base, seconds, fixed)
-            to = _next_level(workload, chip, held, placed, victim, k)
+            not_to = dict(forbidden or {}).get(victim.name, ())
+            to = _next_level(workload, chip, held, placed, victim, k, not_to)
             cell = victim.operation, victim.column
             placed[cell] = to
             saved = float(seconds[cell][to] - seconds[cell][k])
@@ -130,10 +133,18 @@ def _victim(
 
 
 def _next_level(
-    workload: Workload, chip: Chip, held: tuple[Tensor, ...], placed: np.ndarray, t: Tensor, level: int
+    workload: Workload,
+    chip: Chip,
+    held: tuple[Tensor, ...],
+    placed: np.ndarray,
+    t: Tensor,
+    level: int,
+    not_to: Sequence[str],
 ) -> int:
     """The first slower level whose bytes alive leave room for the tensor; at last the backing store."""
     for k in range(level - 1, -1, -1):
+        if chip.levels[k].name in not_to:
+            continue
         free = free_bytes(chip, k)
         used = live_bytes(workload, chip, k, on_level(held, placed, k))
         if free is None or used[t.birth : t.death + 1].max() + taken(chip, k, t) <= free:

@@ -18,7 +18,8 @@ def small_chip(capacity=(900, 300)):
     return hw.Chip("small", levels, (hw.Rate(8, 8, 1e12),))
 
 
-def small_work(seed=3, nodes=4):
+def small_work(seed=20, nodes=5):
+    """With the defaults the start is 22 % above the optimum, and 150 draws about it do not find it."""
     return hw.random_workload(seed, nodes, weight_elems=(100, 600), output_elems=(20, 300))
 
 

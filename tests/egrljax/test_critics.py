@@ -72,7 +72,7 @@ def test_the_roofline_is_the_retold_one(env):
 def learn(env, config, maps, steps):
     """A learner that has seen the maps, and its losses."""
     algo = algorithm(config, env)
-    learns = algo.tell.args[0].learner
+    learns = algo.learner
     state = algo.init(jax.random.key(0), env).learner
     measured = egrl.measure(jax.random.key(0), env, maps)
     seen = buffer.add(
@@ -97,7 +97,7 @@ def test_a_roofline_that_learned_predicts_maps_that_it_never_saw(contention):
     env = egrl.environment(small_work(nodes=8), small_chip((1500, 700)), contention=contention)
     config = tiny()
     config = replace(config, learner=replace(config.learner, critic_steps=20, actor_steps=0, batch=64))
-    learns, state, _ = learn(env, config, random_maps(env, 300), 60)
+    learns, state, _ = learn(env, config, random_maps(env, 300), 120)
     others = random_maps(env, 200, seed=9)
     true = env.reference_s / egrl.exact_latency(env, others) * config.reward.scale
     error = np.abs(np.asarray(learns.value(state, env, others)) / np.asarray(true) - 1)
@@ -120,17 +120,18 @@ def test_the_known_model_is_hwmodels(env):
     algo = algorithm(config, env)
     state = algo.init(jax.random.key(0), env).learner
     maps = random_maps(env, 50)
-    value = algo.tell.args[0].learner.value(state, env, maps)
+    value = algo.learner.value(state, env, maps)
     true = env.reference_s / egrl.exact_latency(env, maps) * config.reward.scale
     np.testing.assert_allclose(value, true, rtol=0.05)
 
 
 def test_the_actors_loss_reaches_every_parameter_and_what_does_not_fit_costs(env):
     config = tiny()
-    config = replace(config, learner=replace(config.learner, critic_steps=0, actor_steps=1, samples=4))
+    learner = replace(config.learner, critic_steps=0, actor_steps=1, samples=4)
+    config = replace(config, screen=1, learner=learner)
     algo = algorithm(config, env)
     state = algo.init(jax.random.key(0), env)
-    learns = algo.tell.args[0].learner
+    learns = algo.learner
     after, learned = jax.jit(learns.update)(jax.random.key(1), state.learner, env, state.replay)
     changed = np.asarray(after.actor != state.learner.actor)
     shapes = algo.genome

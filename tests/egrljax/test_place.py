@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 import egrljax as egrl
 import hwmodel as hw
 from egrljax.cli import main as command
+from egrljax.place import _or_faster
 
 from .small import small_chip, small_work, tiny
 
@@ -59,11 +61,11 @@ def test_auto_searches_where_no_solver_applies_and_goes_on_from_a_checkpoint(wor
         "every": 4,
     }
     found = egrl.place(KEY, work, chip, on_chunk=lambda *numbers: reports.append(numbers), **settings)
-    assert found.engine == "egrl"
-    assert "contention is not linear" in found.why
-    assert found.bound_s is None
-    assert found.gap is None
+    assert found.engine in ("egrl", "exact", *hw.BASELINES)
+    assert "not linear in the placement" in found.why
+    assert 0 <= found.gap < 0.5, "the linear model's bound holds"
     assert found.evaluations == 60 == found.course.evaluations[-1] == reports[-1][0]
+    assert reports[0][:3] == (0, 60, np.inf)
     assert found.finished
     assert (np.diff(found.course.best_s) <= 0).all()
     env = egrl.environment(work, chip, contention=0.3)
@@ -88,19 +90,76 @@ def test_auto_searches_where_no_solver_applies_and_goes_on_from_a_checkpoint(wor
 
 
 @pytest.mark.long
-def test_a_board_measures_in_the_models_place(work):
+def test_a_board_measures_in_the_models_place(work, tmp_path):
     env = egrl.environment(work, small_chip())
     asked = []
 
     def board(maps):
         asked.append(len(maps))
-        return np.asarray(egrl.exact_latency(env, jnp.asarray(maps))) * 3 + 1e-6
+        return np.asarray(egrl.exact_latency(env, jnp.asarray(maps))) * 3e3 + 1e-6
 
-    found = egrl.place(KEY, work, small_chip(), config=tiny(budget=60), board=board)
+    file = tmp_path / "board.ckpt"
+    given = {"config": tiny(budget=57), "board": board}
+    found = egrl.place(KEY, work, small_chip(), engine="egrl", checkpoint=file, **given)
     assert found.engine == "egrl"
-    assert "a board's own" in found.why
-    assert sum(asked) == 60 + 1 + len(hw.BASELINES)
-    assert found.latency_s == pytest.approx(exact_s(found) * 3 + 1e-6, rel=1e-5)
+    assert sum(asked) == 60 == found.evaluations, "the rules count"
+    assert found.latency_s == pytest.approx(exact_s(found) * 3e3 + 1e-6, rel=1e-5)
+    rule = float(egrl.exact_latency(env, jnp.asarray(hw.density(env.problem)))) * 3e3 + 1e-6
+    assert found.rules_s["density"] == pytest.approx(rule, rel=1e-5)
+    with pytest.raises(ValueError, match="board was True and is now False"):
+        egrl.place(KEY, work, small_chip(), engine="egrl", config=given["config"], checkpoint=file)
+    auto = egrl.place(KEY, work, small_chip(), **given)
+    assert "a board's own" in auto.why
+
+
+def test_a_board_that_fails_is_no_result(work):
+    given = {"config": tiny(budget=20), "engine": "egrl"}
+    with pytest.raises(ValueError, match="board must measure first_fit"):
+        egrl.place(KEY, work, small_chip(), board=lambda maps: np.full(len(maps), np.nan), **given)
+    with pytest.raises(ValueError, match="board must answer 3 latencies"):
+        egrl.place(KEY, work, small_chip(), board=lambda maps: np.ones(1), **given)
+
+
+def test_the_fastest_stands_and_says_whose_it_is(work):
+    """`auto` compares; an engine that was asked for answers for itself."""
+    env = egrl.environment(work, small_chip())
+    slow = {name: np.zeros((7, 2), np.int32) for name in hw.BASELINES}
+    solved = hw.optimal_placement(env.problem)
+    least = solved.latency_s
+    base = egrl.Placed(
+        workload=work,
+        chip=small_chip(),
+        bits=hw.INT8,
+        engine="egrl",
+        why="Asked.",
+        placement=slow["density"],
+        latency_s=3 * least,
+        rules=slow,
+        rules_s={"first_fit": 4 * least, "density": 2 * least, "banked_greedy": 5 * least},
+        bound_s=None,
+    )
+    found = _or_faster(base, env, None)
+    assert found.engine == "density"
+    assert "density was faster than what it found" in found.why
+    assert _or_faster(replace(base, latency_s=2 * least), env, None).engine == "egrl"
+    best = _or_faster(base, env, solved.placement)
+    assert best.engine == "exact"
+    assert best.latency_s == pytest.approx(exact_s(best), rel=1e-6)
+
+
+def test_before_and_packing_keep_to_pins(work, tmp_path):
+    first, second = hw.tensors(work)[:2]
+    found = egrl.place(
+        KEY, work, small_chip(), engine="density", pins={first.name: "dram"}, forbidden={second.name: ["llc"]}
+    )
+    before = found.before()
+    assert before.placement[first.operation, first.column] == 0
+    assert before.latency_s == pytest.approx(found.rules_s[found.best_rule], rel=1e-6)
+    egrl.write_placed(tmp_path, found)
+    rows = csv.DictReader((tmp_path / "placement.csv").read_text().splitlines())
+    levels = {row["name"]: row["level"] for row in rows}
+    assert levels[first.name] == "dram"
+    assert levels[second.name] != "llc"
 
 
 @pytest.mark.long
@@ -125,6 +184,9 @@ def test_shapes_that_users_bring():
         ({"solver_s": -1.0}, "solver_s must be at least 0"),
         ({"pins": {"nothing": "llc"}}, "there is no tensor 'nothing'"),
         ({"noise": -1.0}, "noise must be at least 0"),
+        ({"budget": 0}, "budget must be at least 1"),
+        ({"time_limit_s": 0.0}, "time_limit_s must be above 0"),
+        ({"config": egrl.tuned(4)}, "policy.choices must be the chip's number of levels"),
     ],
 )
 def test_requests_that_cannot_be_fail_before_searching(work, changes, message):

@@ -54,7 +54,7 @@ def test_a_child_across_types_has_the_policys_posterior():
 def test_elites_are_the_best_of_each_type_and_stay_bit_for_bit():
     config = tiny()
     people = members(config)
-    stay = pop.elites(people, people.fitness, config)
+    stay = pop.elites(people.fitness, config)
     expected = [*np.argsort(people.fitness[:4])[:2], *(4 + np.argsort(people.fitness[4:])[:8])]
     np.testing.assert_array_equal(stay, expected)
     children = pop.Children(
@@ -71,7 +71,7 @@ def test_elites_are_the_best_of_each_type_and_stay_bit_for_bit():
 def test_repeats_are_ranked_last():
     config = tiny()
     people = members(config)  # maps repeat every seven members, the last ones are fitter
-    ranked = np.asarray(pop.without_repeats(people, people.fitness))
+    ranked = np.asarray(pop.without_repeats(people.placement, people.fitness))
     expected = np.where(np.arange(16) >= 9, people.fitness, np.inf)
     np.testing.assert_array_equal(ranked, expected)
     luck = pop.with_luck(jax.random.key(0), jnp.asarray(ranked))

@@ -214,3 +214,19 @@ def test_every_network_here_packs_without_a_demotion(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_network_here_packs_by_every_rule_on_more_chips(name, rule, chip):
     check_network(name, chip, rule)
+
+
+def test_nothing_is_demoted_to_a_level_that_is_forbidden_to_it():
+    workload, chip = network_of(FRAGMENTED), chip_of(12 * UNIT)
+    dram, sram = chip.levels
+    between = replace(sram, name="between", capacity_bytes=100 * UNIT)
+    chip = replace(chip, levels=(dram, between, sram))
+    top = np.full((10, 2), 2)
+    free = allocate(workload, chip, top).demoted
+    assert {d.to_level for d in free} == {"between"}
+    one = free[0].name
+    found = allocate(workload, chip, top, forbidden={one: ["between"]}).demoted
+    assert {d.name: d.to_level for d in found}.get(one, "dram") == "dram"
+    every = {f"op{i}.output": ["between"] for i in range(10)}
+    found = allocate(workload, chip, top, forbidden=every).demoted
+    assert {d.to_level for d in found} == {"dram"}

@@ -1,0 +1,142 @@
+"""EGRL as `place` runs it: with a checkpoint, a clock, and perhaps a board."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from .checkpoint import load_state, save_state
+from .config import EGRLConfig
+from .egrl import egrl
+from .environment import Environment
+from .loop import Board, measured_by, run
+from .placed import Course
+from .replay import filled
+from .state import EGRLState, Metrics
+
+# maps measured, budget, best latency, that of first_fit -> True or "stop" ends the search.
+Progress = Callable[[int, int, float, float], Any]
+
+
+class Searched(NamedTuple):
+    """What came of it."""
+
+    placement: Int[np.ndarray, "N 2"]
+    latency_s: float | None  # as the board measured it, the mean of its measurements; None: no board
+    rules_s: dict[str, float] | None  # of the rules, likewise
+    evaluations: int
+    course: Course
+    finished: bool  # False: ended before the budget
+
+
+def search(
+    key: jax.Array,
+    env: Environment,
+    config: EGRLConfig,
+    rules: Mapping[str, Int[np.ndarray, "N 2"]],
+    *,
+    board: Board | None,
+    time_limit_s: float | None,
+    every: int,
+    on_chunk: Progress | None,
+    checkpoint: str | os.PathLike[str] | None,
+) -> Searched:
+    """Runs EGRL until the budget is spent, from the checkpoint if there is one.
+
+    A board measures the rules first. That is one evaluation each, and is not in the configuration's budget;
+    its `first_fit` is the reference of the rewards.
+
+    Raises:
+        ValueError: a checkpoint of another run; a board that fails on `first_fit`, or on every map.
+    """
+    start = time.monotonic()
+    settings = {
+        "config": repr(config),
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "environment": _digest(env),
+        "board": board is not None,
+    }
+    algo = egrl(config, jnp.asarray(env.graph.nodes).shape[1])
+    none = jnp.zeros((0,))
+    saved: dict[str, Any] = {"evaluations": none.astype(jnp.int32), "best_s": none, "rules_s": none}
+    state = jax.jit(algo.init)(key, env)
+    if checkpoint is not None and Path(checkpoint).exists():
+        saved = load_state(checkpoint, {**saved, "state": _raw(state)}, settings)
+        state = _typed(saved.pop("state"))
+    if board is not None:
+        if not len(saved["rules_s"]):
+            found = measured_by(board, np.stack(list(rules.values())).astype(np.int32))
+            saved["rules_s"] = jnp.asarray(found, jnp.float32)
+        reference_s = saved["rules_s"][list(rules).index("first_fit")]
+        if not (jnp.isfinite(reference_s) and reference_s > 0):
+            raise ValueError(f"board must measure first_fit, to which all is compared, got {reference_s} s")
+        env = env._replace(reference_s=reference_s.astype(env.reference_s.dtype))
+    before = len(saved["rules_s"])
+    budget = config.budget + before
+
+    def after(state: EGRLState, metrics: Metrics) -> Any:
+        saved["evaluations"] = jnp.concatenate([saved["evaluations"], metrics.measured + before])
+        saved["best_s"] = jnp.concatenate([saved["best_s"], metrics.best_s])
+        if checkpoint is not None:
+            save_state(checkpoint, {**saved, "state": _raw(state)}, settings)
+        stop = time_limit_s is not None and time.monotonic() - start > time_limit_s
+        return _told(on_chunk, state, budget, before, env) or stop
+
+    _told(on_chunk, state, budget, before, env)
+    state, _ = run(algo, env, state, every=every, on_chunk=after, board=board)
+    if not np.isfinite(state.best_s):
+        raise ValueError(
+            "no map has a latency: all measurements failed, or none fitted under fitness 'strict'"
+        )
+    answer = np.asarray(algo.answer(state, env))
+    return Searched(
+        placement=answer,
+        latency_s=None if board is None else _mean_s(state, answer, env),
+        rules_s=None if board is None else dict(zip(rules, saved["rules_s"].tolist(), strict=True)),
+        evaluations=int(state.measured) + before,
+        course=Course(np.asarray(saved["evaluations"]), np.asarray(saved["best_s"])),
+        finished=int(state.measured) >= config.budget,
+    )
+
+
+def _told(on_chunk: Progress | None, state: EGRLState, budget: int, before: int, env: Environment) -> bool:
+    """Whether `on_chunk` wants the end."""
+    if on_chunk is None:
+        return False
+    numbers = int(state.measured) + before, budget, float(state.best_s), float(env.reference_s)
+    return on_chunk(*numbers) in (True, "stop")
+
+
+def _mean_s(state: EGRLState, placement: Int[np.ndarray, "N 2"], env: Environment) -> float:
+    """Mean of a placement's measurements."""
+    replay = state.replay
+    same = np.all(np.asarray(replay.placement) == placement[None], axis=(1, 2))
+    speedup = np.asarray(replay.speedup)
+    rows = same & np.asarray(filled(replay)) & (speedup > 0)
+    return float(np.mean(float(env.reference_s) / speedup[rows]))
+
+
+def _digest(env: Environment) -> str:
+    """Of everything that decides what a map costs and what a policy sees."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(env):
+        array = np.asarray(leaf)
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _raw(state: Any) -> Any:
+    """The typed key as the numbers that it holds, for a file."""
+    return state.replace(key=jax.random.key_data(state.key))
+
+
+def _typed(state: Any) -> EGRLState:
+    typed: EGRLState = state.replace(key=jax.random.wrap_key_data(state.key))
+    return typed
