@@ -57,6 +57,15 @@ def variants() -> dict[str, egrl.EGRLConfig]:
         "one mutation": replace(base, rates=(("share", 0.0), ("count", 1.0), ("prior_std", 1.0))),
         "four mutations": replace(base, rates=(("share", 0.0), ("count", 4.0), ("prior_std", 1.0))),
         "acting by levels": replace(base, acting="levels"),
+        "actor rate 1e-3": replace(base, learner=replace(learner, actor_rate=1e-3)),
+        "actor rate 3e-4": replace(base, learner=replace(learner, actor_rate=3e-4)),
+        "entropy 0.5": replace(base, learner=replace(learner, entropy=0.5)),
+        "no rollouts, no actor": replace(
+            base, rollouts=0, seed_every=0, learner=replace(learner, actor_steps=0)
+        ),
+        "no actor steps, temperature 0.2": replace(
+            base, temperature=0.2, learner=replace(learner, actor_steps=0)
+        ),
     }
     return dict(list(made.items())[:2]) if QUICK else made
 

@@ -37,14 +37,33 @@ from .policies import (
     apply_population as apply_population,
     policy as policy,
 )
-from .progress import PlaceProgress as PlaceProgress, ProgressLine as ProgressLine
+from .progress import (
+    PlaceProgress as PlaceProgress,
+    ProgressLine as ProgressLine,
+    TrainPolicyProgress as TrainPolicyProgress,
+)
 from .replay import Replay as Replay
 from .reward import RewardConfig as RewardConfig, reward as reward
 from .sac import Learned as Learned, Learner as Learner, LearnerState as LearnerState, learner as learner
+from .several import environments as environments, one_of as one_of
+from .shared import (
+    Shared as Shared,
+    SharedMetrics as SharedMetrics,
+    SharedState as SharedState,
+    shared as shared,
+    shared_config as shared_config,
+)
 from .ssne import SSNERates as SSNERates
 from .starts import start_logits as start_logits
 from .state import EGRLState as EGRLState, Metrics as Metrics, Ticket as Ticket, live as live
 from .strictness import as_evosax as as_evosax
+from .train import train_policy as train_policy
+from .trained import (
+    TrainedPolicy as TrainedPolicy,
+    best_policy as best_policy,
+    load_policy as load_policy,
+    save_policy as save_policy,
+)
 from .unet import GraphUNet as GraphUNet
 
 

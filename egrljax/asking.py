@@ -35,7 +35,8 @@ def ask(parts: Parts, state: EGRLState, env: Environment) -> tuple[Array, Ticket
     stay = elites(state.ranks, config)
     many = [config.screen * count for count in (*config.varied, config.rollouts)]
 
-    policies = policy_children(keys.policies, population, ranks, many[0], parts.genome, config)
+    worth, _ = split(ranks, config)
+    policies = policy_children(keys.policies, population.policies, worth, many[0], parts.genome, config)
     vectors = [population.policies, policies, state.learner.actor[None]]
     posteriors, wishes, actor = parted(learns.logits(env, jnp.concatenate(vectors)), vectors)
     chromosomes = chromosome_children(keys.chromosomes, population, ranks, posteriors, many[1], config)

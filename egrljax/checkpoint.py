@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import serialization
 
 from hwmodel import write_bytes
@@ -85,6 +86,25 @@ def load_state(
         saved = {name: saved[name] for name in like if name in saved}  # type: ignore[attr-defined]
     _check_shapes(str(path), saved, serialization.to_state_dict(like))
     return serialization.from_state_dict(like, saved)
+
+
+def digest(tree: Any) -> str:
+    """Of every number in a pytree, with shapes and types: tells two environments apart."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        array = np.asarray(leaf)
+        found.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return found.hexdigest()[:16]
+
+
+def raw(state: Any) -> Any:
+    """A state whose `key` is given as the numbers that it holds, for a file."""
+    return state.replace(key=jax.random.key_data(state.key))
+
+
+def typed(state: Any) -> Any:
+    """The same, with a key again."""
+    return state.replace(key=jax.random.wrap_key_data(state.key))
 
 
 def _canonical(settings: Any) -> str:

@@ -1,4 +1,4 @@
-"""The console script: egrljax map | chips."""
+"""The console script: egrljax map | train | chips."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,9 @@ import hwmodel as hw
 
 from .place import ENGINES, place
 from .place_files import write_placed
-from .progress import PlaceProgress
+from .progress import PlaceProgress, TrainPolicyProgress
+from .train import train_policy
+from .trained import load_policy, save_policy
 
 app = typer.Typer(
     name="egrljax",
@@ -59,6 +61,10 @@ def map_(
         list[str] | None,
         typer.Option(help="WxA=OPS_PER_S, say 8x8=1e9: rates in the chip's place. Repeatable."),
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="A file of `egrljax train`: engine policy answers by it, egrl starts from it."),
+    ] = None,
     solver_s: Annotated[float, typer.Option(help="Seconds for optimum and bound; 0: leave them out.")] = 20.0,
     time_limit: Annotated[float | None, typer.Option(help="Seconds of searching at most.")] = None,
     resume: Annotated[
@@ -84,6 +90,7 @@ def map_(
             forbidden=grouped("forbid", forbid),
             contention=contention,
             noise=noise,
+            policy=None if policy is None else load_policy(policy),
             solver_s=solver_s,
             time_limit_s=time_limit,
             on_chunk=bar,
@@ -93,6 +100,57 @@ def map_(
         bar.close()
     names, packed = write_placed(out, found)
     print(f"{found.text()}\n{packed}\nWritten to {out}: {', '.join(n for n in names if n != CHECKPOINT)}")
+
+
+@app.command()
+def train(
+    workload: Annotated[
+        list[str], typer.Option(help="As of `map`. Repeatable: the policy learns all of them.")
+    ],
+    chip: Annotated[list[str], typer.Option(help="As of `map`. Repeatable: every workload on every chip.")],
+    out: Annotated[Path, typer.Option(help="File for the policy; must be new, or --resume a training.")],
+    budget: Annotated[int, typer.Option(help="Maps that are measured, of all cases together.")] = 8_000,
+    seed: Annotated[int, typer.Option(help="Decides every draw.")] = 0,
+    bits: Annotated[int, typer.Option(help="Of weights, outputs and graph inputs.")] = 8,
+    batch: Annotated[
+        int | None, typer.Option(help="Samples in one call, where a workload leaves it open.")
+    ] = None,
+    contention: Annotated[
+        float | None, typer.Option(help="Share of a memory's time that each further stream to it costs.")
+    ] = None,
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(help="WxA=OPS_PER_S, say 8x8=1e9: rates in the chips' place. Repeatable."),
+    ] = None,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds at most.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the training towards --out, bit for bit.")
+    ] = False,
+) -> None:
+    """Train one policy on several networks and chips: it places others in one forward pass."""
+    checkpoint = out.with_name(out.name + ".ckpt")
+    if resume and not checkpoint.is_file():
+        raise ValueError(f"--out {out} has no {checkpoint.name} beside it to resume: leave --resume out")
+    if not resume and (out.exists() or checkpoint.exists()):
+        raise ValueError(f"--out {out} must be a new file, or --resume its training")
+    chips = [hw.load_chip(name, hw.parse_rates(rate), warn=False) for name in chip]
+    cases = [(hw.load_model(name, batch), where) for name in workload for where in chips]
+    bar = TrainPolicyProgress()
+    try:
+        found = train_policy(
+            jax.random.key(seed),
+            cases,
+            budget=budget,
+            bits=hw.Bits(bits, bits, bits),
+            contention=contention,
+            time_limit_s=time_limit,
+            on_chunk=bar,
+            checkpoint=checkpoint,
+        )
+    finally:
+        bar.close()
+    save_policy(out, found)
+    print(f"A policy of {len(found.vector):,} parameters, trained on {', '.join(found.trained_on)}: {out}")
 
 
 @app.command()

@@ -20,14 +20,14 @@ import jax.numpy as jnp
 import jraph
 from jaxtyping import Array, Float
 
-from . import guests, replay as buffer
+from . import guests, replay as buffer, ssne
 from .asking import ask
 from .boltzmann import random_boltzmann
 from .config import EGRLConfig
 from .environment import Environment
 from .genomes import Genome, genome
-from .policies import policy
-from .population import Population
+from .policies import Policy, policy
+from .population import ERL, Population
 from .sac import Learner, learner
 from .starts import start_logits
 from .state import EGRLState, Metrics, Parts, Ticket
@@ -38,9 +38,11 @@ class EGRL(NamedTuple):
     """Pure functions; jit and vmap (over states, or over environments of one shape) are the caller's."""
 
     config: EGRLConfig
+    features: int
+    policy: Policy
     genome: Genome
     learner: Learner
-    init: Callable[..., EGRLState]  # key, env, actor=None -> state
+    init: Callable[..., EGRLState]  # key, env, actor=None (P,): a trained policy to start from -> state
     ask: Callable[..., tuple[Any, Ticket, EGRLState]]  # state, env -> maps (M, N, 2), ticket, state
     tell: Callable[..., tuple[EGRLState, Metrics]]  # state, env, maps, ticket, Measured -> state, metrics
     answer: Callable[..., Any]  # state, env -> placement (N, 2)
@@ -63,6 +65,8 @@ def egrl(config: EGRLConfig, features: int) -> EGRL:
     parts = Parts(config, net, shapes, learner(config, net, shapes))
     return EGRL(
         config,
+        features,
+        net,
         shapes,
         parts.learner,
         partial(_init, parts),
@@ -77,11 +81,10 @@ def _init(parts: Parts, key: Array, env: Environment, actor: Float[Array, " P"] 
     check_levels(config, env)
     n = env.allowed.shape[0]
     k_run, k_policies, k_chromosomes, k_learner, k_guests = jax.random.split(key, 5)
-    keys = jax.random.split(k_policies, config.policies + 1)
-    made = jax.vmap(lambda key: parts.genome.ravel(parts.policy.init(key, env.graph)))(keys)
-    start = start_logits(env, config.start)
+    made = first_policies(parts, k_policies, env, config.policies + 1, actor)
+    start = start_logits(env, config.start) if actor is None else parts.learner.logits(env, actor[None])[0]
     population = Population(
-        policies=made[: config.policies],
+        policies=made[1:],
         chromosomes=random_boltzmann(
             k_chromosomes, config.chromosomes, start, config.start_std, config.temperature
         ),
@@ -92,7 +95,7 @@ def _init(parts: Parts, key: Array, env: Environment, actor: Float[Array, " P"] 
         key=k_run,
         population=population,
         ranks=population.fitness,
-        learner=parts.learner.init(k_learner, env, made[-1] if actor is None else actor),
+        learner=parts.learner.init(k_learner, env, made[0]),
         guests=guests.init(k_guests, config, env),
         replay=buffer.empty(config.budget, n),
         best=jnp.zeros((n, 2), jnp.int32),
@@ -100,6 +103,17 @@ def _init(parts: Parts, key: Array, env: Environment, actor: Float[Array, " P"] 
         measured=jnp.zeros((), jnp.int32),
         generation=jnp.zeros((), jnp.int32),
     )
+
+
+def first_policies(
+    parts: Parts | EGRL, key: jax.Array, env: Environment, count: int, actor: Float[Array, " P"] | None
+) -> Float[Array, "K P"]:
+    """New policies; or a trained one, twice as it is (actor and member), then with ERL's mutations."""
+    if actor is None:
+        keys = jax.random.split(key, count)
+        return jax.vmap(lambda key: parts.genome.ravel(parts.policy.init(key, env.graph)))(keys)
+    copies = jnp.repeat(actor[None], count, axis=0)
+    return jnp.concatenate([copies[:2], ssne.mutate(key, copies[2:], parts.genome, ERL, "erl")])
 
 
 def check_levels(config: EGRLConfig, env: Environment) -> None:

@@ -62,7 +62,7 @@ def environment(
             `reserved_bytes`.
         noise: sigma; a measurement is the latency times exp(sigma · normal).
         contention: see `hwmodel.contended_latency`.
-        nodes: pads to a number of operations, so that workloads share compiled programs.
+        nodes: pads problem and graph to a number of operations, so that workloads share compiled programs.
         features: of the graph's nodes; "paper19" are the paper's, "plus" tell of sizes and of the chip.
 
     Raises:
@@ -86,7 +86,7 @@ def environment(
     real = problem.output_write_s.dtype
     made = Environment(
         problem,
-        jax.tree.map(jnp.asarray, hw.policy_graph(workload, features, chip, bits)),
+        jax.tree.map(jnp.asarray, hw.policy_graph(workload, features, chip, bits, nodes=nodes)),
         jnp.asarray(allowed),
         jnp.zeros((), real),
         jnp.asarray(noise, real),

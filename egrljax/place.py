@@ -24,8 +24,9 @@ from .environment import Environment, environment, exact_latency
 from .loop import Board
 from .place_search import Progress, search
 from .placed import Placed
+from .trained import TrainedPolicy
 
-ENGINES = ("auto", "egrl", "exact", "gradient", *hw.BASELINES)
+ENGINES = ("auto", "egrl", "exact", "gradient", "policy", *hw.BASELINES)
 _EQUAL = 1e-6  # relative: placements that differ by less are equally fast
 
 
@@ -43,6 +44,7 @@ def place(
     noise: float = 0.0,
     board: Board | None = None,
     config: EGRLConfig | None = None,
+    policy: TrainedPolicy | None = None,
     solver_s: float = 20.0,
     time_limit_s: float | None = None,
     every: int = 5,
@@ -53,9 +55,10 @@ def place(
 
     Args:
         budget: maps that are measured: EGRL's, and a board's of the rules.
-        engine: "exact" is the integer program, "gradient" descent through the soft model, a rule one of the
-            compilers. "auto": "exact" where the cost is linear and known and the optimum is proven within
-            `solver_s`; else "egrl", or what the solver or a rule found if that is faster.
+        engine: "exact" is the integer program, "gradient" descent through the soft model, "policy" the
+            forward pass of a trained policy, which measures nothing, a rule one of the compilers. "auto":
+            "exact" where the cost is linear and known and the optimum is proven within `solver_s`; else
+            "egrl", or what the solver or a rule found if that is faster.
         bits: bit-widths of tensors.
         pins: tensor -> level that it must lie on.
         forbidden: tensor -> levels that it must not lie on. What is not the network's is the chip's
@@ -64,6 +67,7 @@ def place(
         noise: sigma of the measurements' log; above 0 EGRL ranks maps by its critic.
         board: measures placements in the model's place, see `run`; the rules first.
         config: of EGRL, in the place of `budget` and what it decides by `noise`.
+        policy: trained on other workloads or chips, see `train_policy`; EGRL starts from it.
         solver_s: seconds for the integer program, which also gives the bound; 0: none.
         time_limit_s: of EGRL, which ends with the chunk in which it passes.
         every: generations between two calls of `on_chunk`, and between two checkpoints.
@@ -74,8 +78,9 @@ def place(
 
     Raises:
         ValueError: an unknown engine; "exact" or "gradient" with contention or a board, which they do not
-            know of; a limit that is none; what `environment` and `EGRLConfig` refuse, such as a chip too
-            small for any placement; a board that fails throughout.
+            know of; "policy" without a policy, or one that does not fit; a limit that is none; what
+            `environment` and `EGRLConfig` refuse, such as a chip too small for any placement; a board that
+            fails throughout.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
@@ -86,16 +91,26 @@ def place(
     if engine in ("exact", "gradient") and not (contention is None and board is None):
         what = "a board's own cost" if board is not None else "contention"
         raise ValueError(f"engine {engine!r} knows the linear model only, not {what}: use engine 'egrl'")
+    if engine == "policy" and policy is None:
+        raise ValueError("engine 'policy' needs a trained policy: policy=load_policy(file)")
     if engine == "exact" and not solver_s:
         raise ValueError("engine 'exact' needs solver_s above 0")
     start = time.monotonic()
     rank: Rank = "predicted" if noise else "measured"
     own = 0 if board is None else len(hw.BASELINES)  # maps that the board measures of the rules
     settings = config or replace(tuned(len(chip.levels)), budget=budget - own, rank=rank)
+    if config is None and policy is not None:
+        settings = replace(settings, policy=policy.policy, start=policy.start, acting=policy.acting)
     env = environment(
         workload, chip, bits=bits, pins=pins, forbidden=forbidden, noise=noise, contention=contention
     )
     check_levels(settings, env)
+    if policy is not None:
+        policy.check(env)
+        if settings.policy != policy.policy:
+            raise ValueError(
+                f"config.policy must have the trained policy's shape, {policy.policy}, got {settings.policy}"
+            )
     rules = {name: rule(env.problem) for name, rule in hw.BASELINES.items()}
     # Contention only adds to the linear model's time, so its bound holds there, too.
     optimum = hw.optimal_placement(env.problem, solver_s) if solver_s and board is None else None
@@ -121,6 +136,7 @@ def place(
             env,
             settings,
             rules,
+            actor=None if policy is None else jnp.asarray(policy.vector),
             board=board,
             time_limit_s=time_limit_s,
             every=every,
@@ -148,6 +164,9 @@ def place(
             latency_s=_model_s(env, descent.placement),
             evaluations=descent.evaluations,
         )
+    elif chosen == "policy" and policy is not None:
+        proposed = np.asarray(policy.propose(env))
+        placed = replace(placed, placement=proposed, latency_s=_model_s(env, proposed))
     else:
         known = optimum.placement if chosen == "exact" and optimum is not None else rules[chosen]
         placed = replace(placed, placement=known, latency_s=_model_s(env, known))

@@ -1,6 +1,5 @@
 """EGRL as `place` runs it: with a checkpoint, a clock, and perhaps a board."""
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -10,9 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Float, Int
 
-from .checkpoint import load_state, save_state
+from .checkpoint import digest, load_state, raw, save_state, typed
 from .config import EGRLConfig
 from .egrl import egrl
 from .environment import Environment
@@ -42,6 +41,7 @@ def search(
     config: EGRLConfig,
     rules: Mapping[str, Int[np.ndarray, "N 2"]],
     *,
+    actor: Float[Array, " P"] | None,
     board: Board | None,
     time_limit_s: float | None,
     every: int,
@@ -51,7 +51,7 @@ def search(
     """Runs EGRL until the budget is spent, from the checkpoint if there is one.
 
     A board measures the rules first. That is one evaluation each, and is not in the configuration's budget;
-    its `first_fit` is the reference of the rewards.
+    its `first_fit` is the reference of the rewards. `actor` is a trained policy to start from.
 
     Raises:
         ValueError: a checkpoint of another run; a board that fails on `first_fit`, or on every map.
@@ -60,16 +60,17 @@ def search(
     settings = {
         "config": repr(config),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
-        "environment": _digest(env),
+        "environment": digest(env),
         "board": board is not None,
+        "actor": None if actor is None else digest(actor),
     }
     algo = egrl(config, jnp.asarray(env.graph.nodes).shape[1])
     none = jnp.zeros((0,))
     saved: dict[str, Any] = {"evaluations": none.astype(jnp.int32), "best_s": none, "rules_s": none}
-    state = jax.jit(algo.init)(key, env)
+    state = jax.jit(algo.init)(key, env, actor)
     if checkpoint is not None and Path(checkpoint).exists():
-        saved = load_state(checkpoint, {**saved, "state": _raw(state)}, settings)
-        state = _typed(saved.pop("state"))
+        saved = load_state(checkpoint, {**saved, "state": raw(state)}, settings)
+        state = typed(saved.pop("state"))
     if board is not None:
         if not len(saved["rules_s"]):
             found = measured_by(board, np.stack(list(rules.values())).astype(np.int32))
@@ -85,7 +86,7 @@ def search(
         saved["evaluations"] = jnp.concatenate([saved["evaluations"], metrics.measured + before])
         saved["best_s"] = jnp.concatenate([saved["best_s"], metrics.best_s])
         if checkpoint is not None:
-            save_state(checkpoint, {**saved, "state": _raw(state)}, settings)
+            save_state(checkpoint, {**saved, "state": raw(state)}, settings)
         stop = time_limit_s is not None and time.monotonic() - start > time_limit_s
         return _told(on_chunk, state, budget, before, env) or stop
 
@@ -121,22 +122,3 @@ def _mean_s(state: EGRLState, placement: Int[np.ndarray, "N 2"], env: Environmen
     speedup = np.asarray(replay.speedup)
     rows = same & np.asarray(filled(replay)) & (speedup > 0)
     return float(np.mean(float(env.reference_s) / speedup[rows]))
-
-
-def _digest(env: Environment) -> str:
-    """Of everything that decides what a map costs and what a policy sees."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(env):
-        array = np.asarray(leaf)
-        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _raw(state: Any) -> Any:
-    """The typed key as the numbers that it holds, for a file."""
-    return state.replace(key=jax.random.key_data(state.key))
-
-
-def _typed(state: Any) -> EGRLState:
-    typed: EGRLState = state.replace(key=jax.random.wrap_key_data(state.key))
-    return typed

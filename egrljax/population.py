@@ -60,20 +60,19 @@ def with_luck(key: jax.Array, fitness: Float[Array, " K"]) -> Float[Array, " K"]
 
 def policy_children(
     key: jax.Array,
-    population: Population,
-    fitness: Float[Array, " K"],
+    policies: Float[Array, "G P"],
+    fitness: Float[Array, " G"],
     count: int,
     genome: Genome,
     config: EGRLConfig,
 ) -> Float[Array, "count P"]:
     """Children of policies: one parent by tournament, crossed with another, mutated (ERL's operators)."""
     if not count:
-        return population.policies[:0]
+        return policies[:0]
     k_a, k_b, k_do, k_cross, k_mutates, k_mutate = jax.random.split(key, 6)
-    worth, _ = split(fitness, config)
-    live = jnp.ones(len(worth), bool)
-    a = population.policies[tournament(k_a, worth, live, count, config.tournament)]
-    b = population.policies[tournament(k_b, worth, live, count, config.tournament)]
+    live = jnp.ones(len(fitness), bool)
+    a = policies[tournament(k_a, fitness, live, count, config.tournament)]
+    b = policies[tournament(k_b, fitness, live, count, config.tournament)]
     crossed = ssne.crossover(k_cross, a, b, genome, ERL, "erl")
     child = jnp.where(_chance(k_do, count, config.crossover)[:, None], crossed, a)
     mutated = ssne.mutate(k_mutate, child, genome, ERL, "erl")

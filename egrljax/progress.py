@@ -79,3 +79,22 @@ class PlaceProgress:
     def close(self) -> None:
         """Leaves the line as it is."""
         self._line.close()
+
+
+class TrainPolicyProgress:
+    """An `on_chunk` of `train_policy`: maps measured, time left, and the best policy's speed-up so far."""
+
+    def __init__(self, file: TextIO | None = None):
+        self._line = ProgressLine("train", "compiling", file)
+
+    def __call__(self, measured: int, budget: int, speedup: float) -> None:
+        if not measured:
+            self._line.move(0, budget)
+            return
+        note = f"best policy {speedup:.3f}x first_fit (geometric mean)"
+        self._line.move(measured, budget, note)
+        self._line.write(f"{measured}/{budget}, {note}")
+
+    def close(self) -> None:
+        """Leaves the line as it is."""
+        self._line.close()

@@ -57,6 +57,9 @@ class Learner(NamedTuple):
     logits: Any  # env, actors (K, P) -> (K, N, 2, L)
     value: Any  # state, env, maps (M, N, 2) as the critic sees them -> predicted rewards (M,)
     update: Any  # key, state, env, replay -> state, Learned
+    # The same of one actor in E environments of one shape, each with critics of its own (leading axes E, 2).
+    init_several: Any
+    update_several: Any
 
 
 def learner(config: EGRLConfig, policy: Policy, genome: Genome) -> Learner:
@@ -136,12 +139,10 @@ def learner(config: EGRLConfig, policy: Policy, genome: Genome) -> Learner:
         too_much = hw.overflow(env.problem, soft) / steps
         return -worth - settings.entropy * spread + settings.overflow * config.reward.scale * too_much, spread
 
-    def update(
-        key: jax.Array, state: LearnerState, env: Environment, replay: Replay
-    ) -> tuple[LearnerState, Learned]:
-        k_critic, k_actor = jax.random.split(key)
-
-        def critic_step(carry: Any, key: jax.Array) -> tuple[Any, Array]:
+    def learn_critics(
+        key: jax.Array, critics: Any, moments: Any, env: Environment, replay: Replay
+    ) -> tuple[Any, Any, Float[Array, ""]]:
+        def step(carry: Any, key: jax.Array) -> tuple[Any, Array]:
             critics, moments = carry
             k_rows, k_noise = jax.random.split(key)
             loss, gradient = jax.value_and_grad(critic_loss)(
@@ -151,24 +152,60 @@ def learner(config: EGRLConfig, policy: Policy, genome: Genome) -> Learner:
                 updates, moments = critic_adam.update(gradient, moments)
             return (optax.apply_updates(critics, updates), moments), loss
 
-        def actor_step(carry: Any, key: jax.Array) -> tuple[Any, tuple[Array, Array]]:
+        if not (judge.learns and settings.critic_steps):
+            return critics, moments, jnp.zeros(())
+        keys = jax.random.split(key, settings.critic_steps)
+        (critics, moments), losses = jax.lax.scan(step, (critics, moments), keys)
+        return critics, moments, losses[-1]
+
+    def learn_actor(key: jax.Array, state: LearnerState, loss: Any) -> tuple[Any, Any, Array, Array]:
+        """`loss` of actor and key gives the loss and the entropy."""
+
+        def step(carry: Any, key: jax.Array) -> tuple[Any, tuple[Array, Array]]:
             actor, moments = carry
-            (loss, spread), gradient = jax.value_and_grad(actor_loss, has_aux=True)(actor, key, critics, env)
+            (value, spread), gradient = jax.value_and_grad(loss, has_aux=True)(actor, key)
             with jax.numpy_dtype_promotion("standard"):
                 updates, moments = actor_adam.update(gradient, moments)
-            return (optax.apply_updates(actor, updates), moments), (loss, spread)
+            return (optax.apply_updates(actor, updates), moments), (value, spread)
 
-        critics, critic_moments = state.critics, state.critic_moments
-        actor, actor_moments = state.actor, state.actor_moments
-        learned = Learned(*[jnp.zeros(())] * 3)
-        if judge.learns and settings.critic_steps:
-            keys = jax.random.split(k_critic, settings.critic_steps)
-            (critics, critic_moments), losses = jax.lax.scan(critic_step, (critics, critic_moments), keys)
-            learned = learned._replace(critic_loss=losses[-1])
-        if settings.actor_steps:
-            keys = jax.random.split(k_actor, settings.actor_steps)
-            (actor, actor_moments), (losses, spreads) = jax.lax.scan(actor_step, (actor, actor_moments), keys)
-            learned = learned._replace(actor_loss=losses[-1], entropy=spreads[-1])
-        return LearnerState(critics, critic_moments, actor, actor_moments), learned
+        carry = state.actor, state.actor_moments
+        if not settings.actor_steps:
+            return *carry, jnp.zeros(()), jnp.zeros(())
+        keys = jax.random.split(key, settings.actor_steps)
+        (actor, moments), (losses, spreads) = jax.lax.scan(step, carry, keys)
+        return actor, moments, losses[-1], spreads[-1]
 
-    return Learner(init, logits, value, update)
+    def update(
+        key: jax.Array, state: LearnerState, env: Environment, replay: Replay
+    ) -> tuple[LearnerState, Learned]:
+        k_critic, k_actor = jax.random.split(key)
+        critics, critic_moments, critic = learn_critics(
+            k_critic, state.critics, state.critic_moments, env, replay
+        )
+        actor, moments, value, spread = learn_actor(
+            k_actor, state, lambda actor, key: actor_loss(actor, key, critics, env)
+        )
+        return LearnerState(critics, critic_moments, actor, moments), Learned(critic, value, spread)
+
+    def init_several(key: jax.Array, envs: Environment, actor: Float[Array, " P"]) -> LearnerState:
+        keys = jax.random.split(key, envs.reference_s.shape[0])
+        critics = jax.vmap(lambda key, env: init(key, env, actor).critics)(keys, envs)
+        return LearnerState(critics, jax.vmap(critic_adam.init)(critics), actor, actor_adam.init(actor))
+
+    def update_several(
+        key: jax.Array, state: LearnerState, envs: Environment, replays: Replay
+    ) -> tuple[LearnerState, Learned]:
+        count = envs.reference_s.shape[0]
+        k_critic, k_actor = jax.random.split(key)
+        critics, critic_moments, critic = jax.vmap(learn_critics)(
+            jax.random.split(k_critic, count), state.critics, state.critic_moments, envs, replays
+        )
+
+        def mean_loss(actor: Float[Array, " P"], key: jax.Array) -> tuple[Array, Array]:
+            each = jax.vmap(actor_loss, (None, 0, 0, 0))(actor, jax.random.split(key, count), critics, envs)
+            return jnp.mean(each[0]), jnp.mean(each[1])
+
+        actor, moments, value, spread = learn_actor(k_actor, state, mean_loss)
+        return LearnerState(critics, critic_moments, actor, moments), Learned(jnp.mean(critic), value, spread)
+
+    return Learner(init, logits, value, update, init_several, update_several)

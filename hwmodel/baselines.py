@@ -31,8 +31,9 @@ def density(problem: Problem) -> Placement:
     """
     seconds = np.asarray(tensor_seconds(problem), np.float64)  # (N, 2, L)
     size = np.stack([problem.weight_bytes, problem.output_bytes], axis=1).astype(np.float64)
+    steps = int(np.asarray(problem.mask).sum())  # weights live through all of them
     alive = np.stack(
-        [np.full(len(size), len(size)), np.asarray(problem.death) - np.arange(len(size)) + 1], axis=1
+        [np.full(len(size), steps), np.asarray(problem.death) - np.arange(len(size)) + 1], axis=1
     )
     saved = (seconds[..., 0] - seconds.min(axis=-1)) / np.maximum(size * alive, 1)
     order = [divmod(int(t), 2) for t in np.argsort(-saved.ravel(), kind="stable")]

@@ -31,6 +31,7 @@ def policy_graph(
     bits: Bits = INT8,
     *,
     padded: bool = True,
+    nodes: int | None = None,
 ) -> jraph.GraphsTuple:
     """Operations as nodes with `features`; every tensor read as two edges, and every node with itself.
 
@@ -42,8 +43,13 @@ def policy_graph(
         kind, chip, bits: of `features`.
         padded: to `node_bucket(n)` nodes and `edge_bucket(2 e + n)` edges. Padding edges join padding
             nodes only, so that they reach no real node; `node_mask` and `edge_mask` tell them apart.
+        nodes: pads as for that many operations of two parents each, so that workloads of one chip's levels
+            have graphs of one shape.
+
+    Raises:
+        ValueError: of `features`; fewer nodes than operations.
     """
-    nodes = features(workload, kind, chip, bits)
+    rows = features(workload, kind, chip, bits)
     n = len(workload.operations)
     read = [(e.producer, i, e.elems) for i, op in enumerate(workload.operations) for e in op.parents]
     table = np.array(read, np.int64).reshape(-1, 3)
@@ -52,7 +58,7 @@ def policy_graph(
     size = np.log1p(np.concatenate([table[:, 2], table[:, 2], made])) / np.log1p(_ELEMS)
     direction = np.repeat(np.eye(3), [len(table), len(table), n], axis=0)
     graph = jraph.GraphsTuple(
-        nodes=nodes,
+        nodes=rows,
         edges=np.concatenate([size[:, None], direction], 1).astype(np.float32),
         senders=np.concatenate([producer, reader, own]).astype(np.int32),
         receivers=np.concatenate([reader, producer, own]).astype(np.int32),
@@ -62,7 +68,10 @@ def policy_graph(
     )
     if not padded:
         return graph
-    return jraph.pad_with_graphs(graph, node_bucket(n), edge_bucket(2 * len(table) + n), n_graph=2)
+    if nodes is not None and nodes < n:
+        raise ValueError(f"nodes must be at least {n}, the number of operations, got {nodes}")
+    room = max(2 * len(table) + n, 5 * (nodes or 0))
+    return jraph.pad_with_graphs(graph, node_bucket(nodes or n), edge_bucket(room), n_graph=2)
 
 
 def node_mask(graph: jraph.GraphsTuple) -> Bool[Array, " N"]:

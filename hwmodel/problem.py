@@ -162,7 +162,9 @@ def saved_density(problem: Problem) -> Float[Array, "N 2 L"]:
     n = problem.shape[0]
     seconds = tensor_seconds(problem)
     size = jnp.stack([problem.weight_bytes, problem.output_bytes], axis=1).astype(seconds.dtype)
-    lives = jnp.stack([jnp.full((n,), n), problem.death - jnp.arange(n) + 1], axis=1).astype(seconds.dtype)
+    steps = jnp.sum(problem.mask, dtype=jnp.int32)  # weights live through all of them
+    lives = jnp.stack([jnp.full((n,), steps), problem.death - jnp.arange(n, dtype=jnp.int32) + 1], axis=1)
+    lives = lives.astype(seconds.dtype)
     return (seconds[..., :1] - seconds) / jnp.maximum(size * lives, 1)[..., None]
 
 
