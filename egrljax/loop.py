@@ -100,20 +100,21 @@ def told(env: Environment, maps: Int[Array, "M N 2"], latency_s: Float[Array, " 
 
 # Module-level jit, so that a second run of the same algorithm compiles nothing. One generation is what is
 # compiled: so chunks of all sizes run the same program, and give the same result to the bit.
-_step = partial(jax.jit, static_argnames="algo")(step)
+step_once = partial(jax.jit, static_argnames="algo")(step)
 
 
 def _chunk(algo: EGRL, env: Environment, state: EGRLState, generations: int) -> tuple[EGRLState, Metrics]:
     rows = []
     for _ in range(generations):
-        state, metrics = _step(algo, env, state)
+        state, metrics = step_once(algo, env, state)
         rows.append(metrics)
-    return state, _stacked(rows)
+    return state, stacked(rows)
 
 
-def _stacked(rows: Sequence[Metrics]) -> Metrics:
-    stacked: Metrics = jax.tree.map(lambda *each: np.stack(each), *jax.device_get(rows))
-    return stacked
+def stacked(rows: Sequence[Metrics]) -> Metrics:
+    """Of several generations, as NumPy arrays."""
+    whole: Metrics = jax.tree.map(lambda *each: np.stack(each), *jax.device_get(rows))
+    return whole
 
 
 @partial(jax.jit, static_argnames="algo")
@@ -145,7 +146,7 @@ def _host_chunk(
             seconds[runs] = measured_by(board, np.asarray(known.placement)[runs])
         state, metrics = _tell(algo, env, state, maps, ticket, known._replace(latency_s=jnp.asarray(seconds)))
         rows.append(metrics)
-    return state, _stacked(rows)
+    return state, stacked(rows)
 
 
 def measured_by(board: Board, placements: Int[np.ndarray, "M N 2"]) -> Float[np.ndarray, " M"]:

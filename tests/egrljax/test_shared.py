@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from .small import algorithm, small_chip, small_work, tiny
 
 import egrljax as egrl
 import hwmodel as hw
+
+from .small import algorithm, small_chip, small_work, tiny
 
 CASES = [(small_work(seed, 5), small_chip(room)) for seed, room in ((20, (900, 300)), (3, (700, 200)))]
 
@@ -38,6 +39,7 @@ def with_energy():
 
 def many_inputs():
     """Six convolutions of one picture, added up at once."""
+
     def op(name, kind, weights, own, parents):
         size = (1, 1, 20)
         return hw.Operation(name, kind, 100, weights, weights, own, 0, 20, parents, size, size, ext_in=20)
@@ -159,10 +161,9 @@ def test_resumed_trainings_are_the_uninterrupted_one(tmp_path, trained):
         calls.append(measured)
         return measured >= 60
 
-    egrl.train_policy(
-        jax.random.key(0), CASES, config=config(), every=2, on_chunk=stop, checkpoint=path
-    )
-    assert calls[0] == 0 and calls[-1] < 200
+    egrl.train_policy(jax.random.key(0), CASES, config=config(), every=2, on_chunk=stop, checkpoint=path)
+    assert calls[0] == 0
+    assert calls[-1] < 200
     resumed = egrl.train_policy(jax.random.key(0), CASES, config=config(), every=3, checkpoint=path)
     np.testing.assert_array_equal(resumed.vector, trained.vector)
     with pytest.raises(ValueError, match="other settings"):
@@ -224,7 +225,8 @@ def test_place_answers_by_a_policy_and_starts_from_one(trained):
     work, chip = CASES[0]
     env = egrl.environment(work, chip)
     placed = egrl.place(jax.random.key(0), work, chip, engine="policy", policy=trained)
-    assert placed.engine == "policy" and placed.evaluations == 0
+    assert placed.engine == "policy"
+    assert placed.evaluations == 0
     np.testing.assert_array_equal(placed.placement, trained.propose(env))
     searched = egrl.place(
         jax.random.key(0),
