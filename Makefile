@@ -46,13 +46,14 @@ test: lint
 test-slow: $(VENV)/.has-$(EVERYTHING) $(VENV)/.has-bench
 	$(COMPILED) $(BIN)/python -m pytest -m "slow or long"
 
-# The same tests and the long ones against the wheel that users install, not against this folder.
+# The same tests and the long ones against the wheel that users install, not against this folder; without those
+# that do little but compile.
 test-wheel: $(VENV)/.has-$(EVERYTHING)
 	rm -rf build dist
 	$(BIN)/python -m build --wheel
 	$(BIN)/python -m pip install --quiet --no-deps --target $(WHEEL_SITE) dist/*.whl
 	cd build && $(COMPILED) FRUGALJAX_INSTALLED=installed PYTHONPATH=installed ../$(BIN)/python -P -m pytest \
-	  -c ../pyproject.toml --rootdir .. -n $(WORKERS) --dist loadfile -m "not slow" ../tests
+	  -c ../pyproject.toml --rootdir .. -n $(WORKERS) --dist loadfile -m "not slow and (long or not compiles)" ../tests
 
 bench: $(VENV)/.has-pretrained,onnx,addresses,data,keras $(VENV)/.has-bench
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks.$(NAME)

@@ -13,6 +13,8 @@ from egrljax import replay as buffer, roofline
 
 from .small import algorithm, small_chip, small_work, tiny
 
+pytestmark = pytest.mark.compiles
+
 
 @pytest.fixture(scope="module")
 def env():
