@@ -1,8 +1,9 @@
 """What `tuned` is worth beside settings a step away from it, on workloads that no table reports.
 
 Two workloads stand for the rest: MobileNet-V2 on nnp_i_tight with a quarter of its SRAMs, and a random one of
-60 operations. Each variant changes one setting. The key `better` names the variants whose interval of paired
-differences in the gap to the proven bound, over both workloads, lies below 0: reasons to change the preset.
+60 operations. Each variant changes one setting. The key `better` names the variants whose 95 % intervals of
+paired differences in the gap to the proven bound lie below 0 on every workload: reasons to change the preset,
+weak ones, for many variants are looked at.
 """
 
 import os
@@ -94,9 +95,8 @@ def main() -> None:
             say(f"{run}: {[f'{100 * gap:.3f}' for gap in gaps[name][work]]} %")
     if parts > 1:
         return
-    base = np.concatenate([gaps["tuned"][work] for work in chosen])
     over = {
-        name: interval(np.concatenate([each[work] for work in chosen]) - base)
+        name: {work: interval(np.array(each[work]) - np.array(gaps["tuned"][work])) for work in chosen}
         for name, each in gaps.items()
         if name != "tuned"
     }
@@ -104,7 +104,9 @@ def main() -> None:
         "egrl_sweep",
         {
             "settings": {"budget": BUDGET, "seeds": SEEDS},
-            "better": [name for name, found in over.items() if found["high"] < 0],
+            "better": [
+                name for name, found in over.items() if all(one["high"] < 0 for one in found.values())
+            ],
             "over_tuned": over,
             "gaps": gaps,
         },

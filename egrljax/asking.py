@@ -25,6 +25,8 @@ from .population import (
 )
 from .state import EGRLState, Parts, Ticket, keys_of, parted
 
+_SHARP = 1e6  # beside logits times this, Gumbel noise decides ties only
+
 
 def ask(parts: Parts, state: EGRLState, env: Environment) -> tuple[Array, Ticket, EGRLState]:
     """Maps (M, N, 2), the ticket for `tell`, and the state."""
@@ -43,7 +45,9 @@ def ask(parts: Parts, state: EGRLState, env: Environment) -> tuple[Array, Ticket
     seeds = _seeds(config, actor, posteriors, split(state.ranks, config)[0])
     kept_policies, kept = _kept(population, posteriors, stay, config)
     visiting, asked_guests = guests.ask(keys.guests, state.guests, config, env)
-    groups = [wishes, logits_of(chromosomes), jnp.repeat(actor, many[2], axis=0), logits_of(seeds), visiting]
+    # The actor's first candidate is its map without chance, all but ties: a trained one is tried as it is.
+    rollouts = jnp.concatenate([_SHARP * actor[: many[2]], jnp.repeat(actor, max(many[2] - 1, 0), axis=0)])
+    groups = [wishes, logits_of(chromosomes), rollouts, logits_of(seeds), visiting]
     if config.remeasure:
         groups += [kept_policies, logits_of(kept)]
     maps = act(keys.act, env, jnp.concatenate(groups), config.acting)
@@ -93,14 +97,19 @@ def _choose(
         order = jnp.argsort(cost, stable=True)
         old = repeats(jnp.concatenate([known, maps[order].astype(known.dtype)]))[len(known) :]
         order = order[jnp.argsort(old, stable=True)]
-        rows.append(jnp.where(state.generation > 0, order[:count], jnp.arange(count)))
+        # The first candidates are as good as any that the critic has not seen.
+        anyhow = int(config.blind * count)
+        rest = order[jnp.argsort(order < anyhow, stable=True)]
+        chosen = jnp.concatenate([jnp.arange(anyhow), rest[: count - anyhow]])
+        rows.append(jnp.where(state.generation > 0, chosen, jnp.arange(count)))
     return rows
 
 
 def _seeds(config: EGRLConfig, actor: Array, posteriors: Array, policies: Float[Array, " G"]) -> Boltzmann:
-    """Chromosomes with the distribution of the actor, and with the best policy's; none if none are due."""
+    """Chromosomes like the actor, if it learns, and like the best policy; none if none are due."""
     count = min(config.seeds, config.varied[1]) if config.seed_every else 0
-    half = -(-count // 2) if config.policies else count
+    learns = config.learner.actor_steps > 0
+    half = (-(-count // 2) if learns else 0) if config.policies else count
     logits = [jnp.repeat(actor, half, axis=0)]
     if count > half:
         logits.append(jnp.repeat(posteriors[jnp.argmin(policies)][None], count - half, axis=0))

@@ -78,7 +78,8 @@ def place(
 
     Raises:
         ValueError: an unknown engine; "exact" or "gradient" with contention or a board, which they do not
-            know of; "policy" without a policy, or one that does not fit; a limit that is none; what
+            know of; a board, which only EGRL measures on;
+            "policy" without a policy, or one that does not fit; a limit that is none; what
             `environment` and `EGRLConfig` refuse, such as a chip too small for any placement; a board that
             fails throughout.
     """
@@ -91,6 +92,8 @@ def place(
     if engine in ("exact", "gradient") and not (contention is None and board is None):
         what = "a board's own cost" if board is not None else "contention"
         raise ValueError(f"engine {engine!r} knows the linear model only, not {what}: use engine 'egrl'")
+    if board is not None and engine not in ("auto", "egrl"):
+        raise ValueError(f"engine {engine!r} measures nothing on a board: use engine 'egrl', or no board")
     if engine == "policy" and policy is None:
         raise ValueError("engine 'policy' needs a trained policy: policy=load_policy(file)")
     if engine == "exact" and not solver_s:
@@ -107,10 +110,10 @@ def place(
     check_levels(settings, env)
     if policy is not None:
         policy.check(env)
-        if settings.policy != policy.policy:
-            raise ValueError(
-                f"config.policy must have the trained policy's shape, {policy.policy}, got {settings.policy}"
-            )
+        for name in ("policy", "start", "acting"):
+            given, wanted = getattr(settings, name), getattr(policy, name)
+            if given != wanted:
+                raise ValueError(f"config.{name} must be the trained policy's, {wanted!r}, got {given!r}")
     rules = {name: rule(env.problem) for name, rule in hw.BASELINES.items()}
     # Contention only adds to the linear model's time, so its bound holds there, too.
     optimum = hw.optimal_placement(env.problem, solver_s) if solver_s and board is None else None

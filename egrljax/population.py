@@ -42,7 +42,7 @@ def split(values: Array, config: EGRLConfig) -> tuple[Array, Array]:
     return values[: config.policies], values[config.policies :]
 
 
-def without_repeats(placement: Int[Array, "K N 2"], fitness: Float[Array, " K"]) -> Float[Array, " K"]:
+def without_repeats(placement: Int[Array, "K ..."], fitness: Float[Array, " K"]) -> Float[Array, " K"]:
     """+inf where a better member, or an equally good one before it, has the same map."""
     order = jnp.argsort(fitness, stable=True)
     return fitness.at[order].set(jnp.where(repeats(placement[order]), jnp.inf, fitness[order]))

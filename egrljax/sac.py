@@ -189,8 +189,8 @@ def learner(config: EGRLConfig, policy: Policy, genome: Genome) -> Learner:
 
     def init_several(key: jax.Array, envs: Environment, actor: Float[Array, " P"]) -> LearnerState:
         keys = jax.random.split(key, envs.reference_s.shape[0])
-        critics = jax.vmap(lambda key, env: init(key, env, actor).critics)(keys, envs)
-        return LearnerState(critics, jax.vmap(critic_adam.init)(critics), actor, actor_adam.init(actor))
+        each = jax.vmap(lambda key, env: init(key, env, actor))(keys, envs)
+        return LearnerState(each.critics, each.critic_moments, actor, actor_adam.init(actor))
 
     def update_several(
         key: jax.Array, state: LearnerState, envs: Environment, replays: Replay

@@ -7,6 +7,7 @@ all environments, for that is how it will be used; maps that are drawn come from
     critics   two for each environment, learned from its measurements
     actor     mean over environments of the loss of sac.py
 
+Environments with noise are measured as they are: a policy keeps its first measurement, the mean over E.
 A generation is E (varied policies + rollouts) maps; the actor's first rollout is its map without chance, with
 which it takes the weakest policy's place.
 """
@@ -28,7 +29,7 @@ from .config import EGRLConfig
 from .egrl import EGRL, check_levels, egrl, first_policies
 from .environment import Environment, Measured, measure
 from .operators import repeats
-from .population import policy_children, with_luck
+from .population import policy_children, with_luck, without_repeats
 from .replay import Replay
 from .reward import reward
 from .sac import Learned, LearnerState
@@ -102,9 +103,10 @@ def shared(config: EGRLConfig, features: int) -> Shared:
     """The algorithm of a configuration; `features` of a node.
 
     Raises:
-        ValueError: settings that mean nothing here: chromosomes, guests, rank "predicted", no policies.
+        ValueError: settings that mean nothing here (chromosomes, guests, rank "predicted", remeasure), or no
+            policies.
     """
-    for name, wanted in (("chromosomes", 0), ("guests", 0), ("rank", "measured")):
+    for name, wanted in (("chromosomes", 0), ("guests", 0), ("rank", "measured"), ("remeasure", False)):
         if getattr(config, name) != wanted:
             raise ValueError(
                 f"{name} must be {wanted!r} where one policy is trained on several environments, got "
@@ -169,7 +171,8 @@ def _ask(algo: EGRL, state: SharedState, envs: Environment) -> tuple[Array, Arra
     """Maps of the new policies, then of the actor; and those policies."""
     config, learns, keys = algo.config, algo.learner, _keys(state)
     varied = config.policies - config.policy_elites
-    ranks = with_luck(keys.luck, state.fitness)
+    known = without_repeats(state.placement, state.fitness) if config.distinct else state.fitness
+    ranks = with_luck(keys.luck, known)
     many = config.screen * varied
     children = policy_children(keys.children, state.policies, ranks, many, algo.genome, config)
     vectors = jnp.concatenate([children, state.learner.actor[None]])
@@ -203,7 +206,7 @@ def _chosen(algo: EGRL, state: SharedState, envs: Environment, maps: Array, coun
     value_e = jax.vmap(value)(critics, envs, seen)
     cost = -jnp.mean(jnp.log(jnp.maximum(value_e, 1e-6)), axis=0)
     order = jnp.argsort(cost, stable=True)
-    rows = jnp.moveaxis(maps, 0, 1).astype(state.placement.dtype)
+    rows = jnp.moveaxis(seen, 0, 1).astype(state.placement.dtype)
     old = repeats(jnp.concatenate([state.placement, rows[order]]))[len(state.placement) :]
     order = order[jnp.argsort(old, stable=True)]
     return jnp.where(state.generation > 0, order[:count], jnp.arange(count))
@@ -225,7 +228,8 @@ def _tell(
         state.replay, maps, measured, speedup, jnp.asarray(batch)
     )
 
-    stay = jnp.argsort(state.fitness, stable=True)[: config.policy_elites]
+    known = without_repeats(state.placement, state.fitness) if config.distinct else state.fitness
+    stay = jnp.argsort(known, stable=True)[: config.policy_elites]
     varied = config.policies - config.policy_elites
     policies = jnp.concatenate([state.policies[stay], children])
     places = jnp.concatenate([state.placement[stay], placement[:varied]])

@@ -31,7 +31,6 @@ def train_policy(
     budget: int = 8_000,
     config: EGRLConfig | None = None,
     bits: hw.Bits = hw.INT8,
-    noise: float = 0.0,
     contention: float | None = None,
     time_limit_s: float | None = None,
     every: int = 5,
@@ -44,7 +43,7 @@ def train_policy(
         cases: what it is trained on; the chips have one number of levels.
         budget: maps measured, of all cases together; the last whole generation within it is the last.
         config: in the place of `shared_config` with that budget.
-        bits, noise, contention: of `environment`.
+        bits, contention: of `environment`.
         time_limit_s: ends with the chunk in which it passes.
         every: generations between two calls of `on_chunk`, and between two checkpoints.
         on_chunk: called at the start (speed-up 0) and after every chunk.
@@ -63,7 +62,7 @@ def train_policy(
         raise ValueError(f"time_limit_s must be above 0, got {time_limit_s}")
     start = time.monotonic()
     settings = config or shared_config(len(cases[0][1].levels) if cases else 3, budget)
-    envs = environments(cases, bits=bits, noise=noise, contention=contention)
+    envs = environments(cases, bits=bits, contention=contention)
     algo = shared(settings, jnp.asarray(envs.graph.nodes).shape[-1])
     generations = algo.generations(envs)
     state = jax.jit(algo.init)(key, envs)
@@ -79,8 +78,7 @@ def train_policy(
         best = float(jnp.exp(-jnp.min(state.fitness)))
         return on_chunk is not None and on_chunk(int(state.measured), settings.budget, best) in (True, "stop")
 
-    told()
-    stop = False
+    stop = told()
     while (left := generations - int(state.generation)) > 0 and not stop:
         for _ in range(min(every, left)):
             state, _ = _step(algo, envs, state)

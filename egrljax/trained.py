@@ -71,7 +71,9 @@ class TrainedPolicy:
         return _greedy(self.algorithm, env, jnp.asarray(self.vector))
 
     def draw(self, key: jax.Array, env: Environment, count: int) -> Int[Array, "M N 2"]:
-        """Maps drawn from the policy, as the compiler leaves them; measure them and take the best.
+        """Maps drawn from the policy's distribution, as the compiler leaves them: to explore about `propose`.
+
+        A single draw is usually worse than `propose`: the policy was trained to act without chance.
 
         Raises:
             ValueError: as `logits`; a count below 1.
@@ -123,14 +125,17 @@ def _drawn(algo: EGRL, env: Environment, vector: Array, key: Array, count: int) 
 
 
 def best_policy(algo: EGRL, state: EGRLState, trained_on: tuple[str, ...] = ()) -> TrainedPolicy:
-    """The policy of a run that ranks first, to place other workloads with.
+    """The policy of a run that ranks first by its last map, which was drawn, to place other workloads with.
 
     Raises:
-        ValueError: a run without policies.
+        ValueError: a run without policies, or one that has measured none of them.
     """
     if not algo.config.policies:
         raise ValueError("the run has no policies: its configuration says policies=0")
-    best = int(np.argmin(np.asarray(state.ranks[: algo.config.policies])))
+    ranks = np.asarray(state.ranks[: algo.config.policies])
+    if not np.isfinite(ranks).any():
+        raise ValueError("the run has measured no policy yet: run a generation first")
+    best = int(np.argmin(ranks))
     config = algo.config
     return TrainedPolicy(
         np.asarray(state.population.policies[best]),

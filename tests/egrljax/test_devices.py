@@ -12,12 +12,12 @@ import egrljax as egrl
 
 from .small import algorithm, small_chip, small_work, tiny
 
+pytestmark = pytest.mark.compiles
+
 SCRIPT = """
 import jax, numpy as np
 import egrljax as egrl
 from small import algorithm, small_chip, small_work, tiny
-
-pytestmark = pytest.mark.compiles
 
 assert jax.device_count() == 2
 env = egrl.environment(small_work(), small_chip())

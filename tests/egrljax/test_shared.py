@@ -141,8 +141,43 @@ def test_failed_measurements_never_win(envs):
     broken = found._replace(latency_s=found.latency_s.at[0, 0].set(jnp.nan))
     after, _ = jax.jit(algo.tell)(state, envs, maps, children, broken)
     where = np.where((np.asarray(after.policies) == np.asarray(children[0])).all(axis=1))[0]
+    assert len(where)
     assert all(np.isinf(after.fitness[i]) for i in where)
     assert np.isfinite(np.asarray(after.fitness)).any()
+
+
+def test_copies_of_a_policy_are_the_first_to_go(envs):
+    algo = egrl.shared(config(), envs.graph.nodes.shape[-1])
+    state, step = jax.jit(algo.init)(jax.random.key(4), envs), jax.jit(algo.step)
+    for _ in range(8):
+        state, _ = step(state, envs)
+    maps = np.asarray(state.placement).reshape(len(state.policies), -1)
+    worst = np.argsort(np.asarray(state.fitness), kind="stable")[::-1]
+    copies = state.replace(
+        policies=state.policies.at[worst[:2]].set(state.policies[worst[-1]]),
+        placement=state.placement.at[worst[:2]].set(state.placement[worst[-1]]),
+        fitness=state.fitness.at[worst[:2]].set(state.fitness[worst[-1]]),
+    )
+    after, _ = step(copies, envs)
+    best = maps[worst[-1]]
+    kept = np.asarray(after.placement)[: algo.config.policy_elites].reshape(-1, len(best))
+    assert (kept == best).all(axis=1).sum() == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "changes", [{"acting": "levels", "start": "backing"}, {"critic": "model"}, {"critic": "graph"}]
+)
+def test_other_ways_of_acting_and_critics(envs, changes):
+    own = config(screen=2, **{name: value for name, value in changes.items() if name != "critic"})
+    if "critic" in changes:
+        own = replace(own, learner=replace(own.learner, critic=changes["critic"]))
+    algo = egrl.shared(own, envs.graph.nodes.shape[-1])
+    state, step = jax.jit(algo.init)(jax.random.key(5), envs), jax.jit(algo.step)
+    for _ in range(3):
+        state, metrics = step(state, envs)
+    assert np.isfinite(float(metrics.fitness))
+    assert np.isfinite(np.asarray(state.learner.actor)).all()
 
 
 def test_training_helps_where_it_was_trained():
@@ -204,11 +239,14 @@ def test_a_policy_that_does_not_fit_is_refused(trained):
         replace(trained, vector=np.full_like(trained.vector, np.nan))
 
 
-def test_draws_fit_and_their_best_is_no_worse_than_their_mean(trained):
+def test_draws_are_of_the_policys_distribution(trained):
     env = egrl.environment(*CASES[1])
-    maps = trained.draw(jax.random.key(0), env, 16)
-    found = hw.evaluate(env.problem, maps)
-    assert bool(found.valid.all())
+    maps = np.asarray(trained.draw(jax.random.key(0), env, 400))
+    expected = egrl.act(jax.random.key(1), env, jnp.repeat(trained.logits(env)[None], 4000, axis=0))
+    share = np.mean(maps[..., None] == np.arange(3), axis=0)
+    wanted = np.mean(np.asarray(expected)[..., None] == np.arange(3), axis=0)
+    np.testing.assert_allclose(share, wanted, atol=0.12)  # 5 standard deviations of 400 draws
+    assert len(np.unique(maps.reshape(400, -1), axis=0)) > 10
     with pytest.raises(ValueError, match="count"):
         trained.draw(jax.random.key(0), env, 0)
 
@@ -242,8 +280,13 @@ def test_place_answers_by_a_policy_and_starts_from_one(trained):
     assert searched.latency_s <= placed.latency_s * (1 + 1e-6)
     with pytest.raises(ValueError, match="needs a trained policy"):
         egrl.place(jax.random.key(0), work, chip, engine="policy")
-    with pytest.raises(ValueError, match=r"config\.policy must have the trained"):
+    with pytest.raises(ValueError, match=r"config\.policy must be the trained policy's"):
         egrl.place(jax.random.key(0), work, chip, engine="egrl", policy=trained, config=egrl.tuned())
+    other = tiny(start="backing")
+    with pytest.raises(ValueError, match=r"config\.start must be the trained policy's"):
+        egrl.place(jax.random.key(0), work, chip, engine="egrl", policy=trained, config=other)
+    with pytest.raises(ValueError, match="measures nothing on a board"):
+        egrl.place(jax.random.key(0), work, chip, engine="policy", policy=trained, board=len)
 
 
 @pytest.mark.parametrize(
@@ -252,6 +295,7 @@ def test_place_answers_by_a_policy_and_starts_from_one(trained):
         ({"chromosomes": 4, "chromosome_elites": 1}, "chromosomes must be 0"),
         ({"guests": 4}, "guests must be 0"),
         ({"rank": "predicted"}, "rank must be 'measured'"),
+        ({"remeasure": True}, "remeasure must be False"),
         ({"policies": 0, "policy_elites": 0}, "policies must be at least 1"),
     ],
 )
@@ -273,6 +317,8 @@ def test_the_best_policy_of_a_run_can_be_kept():
     policy = egrl.best_policy(algo, state, ("small",))
     best = int(np.argmin(state.ranks[:4]))
     np.testing.assert_array_equal(policy.vector, state.population.policies[best])
+    with pytest.raises(ValueError, match="no policy yet"):
+        egrl.best_policy(algo, jax.jit(algo.init)(jax.random.key(0), env))
     none = algorithm(tiny(policies=0, policy_elites=0), env)
     with pytest.raises(ValueError, match="no policies"):
         egrl.best_policy(none, state)
