@@ -97,11 +97,7 @@ def _choose(
         order = jnp.argsort(cost, stable=True)
         old = repeats(jnp.concatenate([known, maps[order].astype(known.dtype)]))[len(known) :]
         order = order[jnp.argsort(old, stable=True)]
-        # The first candidates are as good as any that the critic has not seen.
-        anyhow = int(config.blind * count)
-        rest = order[jnp.argsort(order < anyhow, stable=True)]
-        chosen = jnp.concatenate([jnp.arange(anyhow), rest[: count - anyhow]])
-        rows.append(jnp.where(state.generation > 0, chosen, jnp.arange(count)))
+        rows.append(jnp.where(state.generation > 0, order[:count], jnp.arange(count)))
     return rows
 
 

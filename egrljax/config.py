@@ -75,7 +75,6 @@ class EGRLConfig:
     distinct: bool = True  # members with the map of a better one are the first to go
     rank: Rank = "measured"  # "predicted": by the critic, which a single noisy measurement cannot mislead
     screen: int = 8  # candidates for each place; the critic chooses among them. 1: none are left out
-    blind: float = 0.0  # share of the places that are filled without the critic
     rollouts: int = 1  # maps of the actor in a generation; 0: none, and then it does not migrate
     migrate_every: int = 1  # generations between two moves of the actor into the population; 0: never
     seed_every: int = 5  # generations between seedings of chromosomes; 0: never
@@ -112,7 +111,7 @@ class EGRLConfig:
             raise ValueError("policies, chromosomes, rollouts, guests must not all be 0: nothing is measured")
         if self.strategy not in algorithms:
             raise ValueError(f"strategy must be one of {sorted(algorithms)}, got {self.strategy!r}")
-        for name in ("crossover", "cross_type", "mutation", "blind"):
+        for name in ("crossover", "cross_type", "mutation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if not self.start_std >= 0:
