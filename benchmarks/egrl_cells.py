@@ -46,15 +46,31 @@ class Cell(NamedTuple):
         return egrl.environment(work, chip, bits=self.bits(), **COSTS[self.cost])
 
 
-def egrl_agent(config: egrl.EGRLConfig, settles: bool, key: jax.Array, env: egrl.Environment) -> jax.Array:
-    """Exact latency of EGRL's answer after each of MARKS evaluations."""
+def egrl_agent(
+    config: egrl.EGRLConfig,
+    settles: bool,
+    key: jax.Array,
+    env: egrl.Environment,
+    known: jax.Array | None = None,
+) -> jax.Array:
+    """Exact latency of EGRL's answer after each of MARKS evaluations.
+
+    Args:
+        known: placements (S, N, 2) that it starts from as well; measuring them is part of the budget.
+    """
+    before = 0 if known is None else len(known)
+    config = replace(config, budget=BUDGET - before)
     if settles:
         config = replace(config, budget=BUDGET - SETTLED * baselines.course.SHORTLIST)
     algo = egrl.egrl(config, env.graph.nodes.shape[1])
     k_run, k_settle = jax.random.split(key)
-    state, metrics = egrl.run_chunk(algo, env, algo.init(k_run, env), config.generations)
+    state = algo.init(k_run, env)
+    if known is not None:
+        k_known = jax.random.fold_in(k_settle, BUDGET)
+        state = algo.know(state, env, known, egrl.measure(k_known, env, known).latency_s)
+    state, metrics = egrl.run_chunk(algo, env, state, config.generations)
     # The last generation that is wholly within each mark.
-    rows = jnp.stack([jnp.maximum(jnp.sum(metrics.measured <= mark) - 1, 0) for mark in MARKS])
+    rows = jnp.stack([jnp.maximum(jnp.sum(metrics.measured + before <= mark) - 1, 0) for mark in MARKS])
     exact_s = egrl.exact_latency(env, metrics.answer[rows].astype(jnp.int32))
     if not settles:
         return exact_s

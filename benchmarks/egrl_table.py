@@ -10,9 +10,10 @@ linear model, and is scored by the cell's cost.
 
 Rivals have the start and the way of acting that suit them, else their defaults: ea_direct stands with its own
 random start and with the compilers' maps in its first population; strategies of evosax act by margins from
-the density start, as EGRL does. With noise EGRL answers by its critic; rivals spend a tenth of the budget on
-measuring their twenty fastest placements twenty times each. `ea_only, critic ranks` has a critic for nothing
-but the ranking.
+the density start, as EGRL does. Where no solver applies, EGRL stands also with the rules' placements, and
+with the linear model's optimum, among its first members. With noise EGRL answers by its critic; rivals spend
+a tenth of the budget on measuring their twenty fastest placements twenty times each. `ea_only, critic ranks`
+has a critic for nothing but the ranking.
 
 Evaluations are maps measured; what a critic looked at is not counted. Runs are kept, so an interrupted table
 goes on. TABLE_LIMIT_S ends it early; what is missing is said. TABLE_PART=0/2 runs every second cell, for a
@@ -59,9 +60,16 @@ def full(cell: Cell) -> bool:
     return cell in cells()[:3]
 
 
-BY_CRITIC = ("egrl", "ea_only, critic ranks")  # with noise they answer by their critic
+BY_CRITIC = (
+    "egrl",
+    "egrl, from rules",
+    "egrl, from rules and solver",
+    "ea_only, critic ranks",
+)  # with noise they answer by their critic
 SHORT = (
     "egrl",
+    "egrl, from rules",
+    "egrl, from rules and solver",
     "ea_only",
     "ea_only, critic ranks",
     "ea_direct",
@@ -97,6 +105,13 @@ def agents(env: egrl.Environment, cell: Cell) -> dict[str, Callable[[jax.Array, 
         if noisy or name != "ea_only, critic ranks":
             made[name] = partial(egrl_agent, config, noisy and config.rank == "measured")
     rules = baselines.rules(env)
+    if cell.cost != "linear":
+        config = configs(env.allowed.shape[-1], cell.cost)["egrl"]
+        known = np.stack(list(rules.values()))
+        solved = hw.optimal_placement(env.problem, 120.0).placement[None]
+        made["egrl, from rules"] = partial(egrl_agent, config, False, known=jnp.asarray(known))
+        both = jnp.asarray(np.concatenate([known, solved]).astype(np.int32))
+        made["egrl, from rules and solver"] = partial(egrl_agent, config, False, known=both)
     seeds = jnp.asarray(np.stack(list(rules.values())))
     searches = {
         name: search for name, search in baselines.SEARCHES.items() if name not in baselines.STRATEGIES

@@ -26,6 +26,7 @@ from .boltzmann import random_boltzmann
 from .config import EGRLConfig
 from .environment import Environment
 from .genomes import Genome, genome
+from .knowing import know
 from .policies import Policy, policy
 from .population import ERL, Population
 from .sac import Learner, learner
@@ -43,6 +44,7 @@ class EGRL(NamedTuple):
     genome: Genome
     learner: Learner
     init: Callable[..., EGRLState]  # key, env, actor=None (P,): a trained policy to start from -> state
+    know: Callable[..., EGRLState]  # state, env, placements, latency_s -> state that starts from them, too
     ask: Callable[..., tuple[Any, Ticket, EGRLState]]  # state, env -> maps (M, N, 2), ticket, state
     tell: Callable[..., tuple[EGRLState, Metrics]]  # state, env, maps, ticket, Measured -> state, metrics
     answer: Callable[..., Any]  # state, env -> placement (N, 2)
@@ -70,6 +72,7 @@ def egrl(config: EGRLConfig, features: int) -> EGRL:
         shapes,
         parts.learner,
         partial(_init, parts),
+        partial(know, parts),
         partial(ask, parts),
         partial(tell, parts),
         partial(answer, parts),

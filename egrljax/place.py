@@ -54,7 +54,8 @@ def place(
     """Places a workload's tensors in a chip's memories.
 
     Args:
-        budget: maps that are measured: EGRL's, and a board's of the rules.
+        budget: maps that are measured by EGRL, among them first the rules' and, under "auto", the solver's,
+            from which it starts as well.
         engine: "exact" is the integer program, "gradient" descent through the soft model, "policy" the
             forward pass of a trained policy, which measures nothing, a rule one of the compilers. "auto":
             "exact" where the cost is linear and known and the optimum is proven within `solver_s`; else
@@ -100,7 +101,8 @@ def place(
         raise ValueError("engine 'exact' needs solver_s above 0")
     start = time.monotonic()
     rank: Rank = "predicted" if noise else "measured"
-    own = 0 if board is None else len(hw.BASELINES)  # maps that the board measures of the rules
+    solves = solver_s > 0 and board is None
+    own = len(hw.BASELINES) + (solves and engine == "auto")  # maps that are known before
     settings = config or replace(tuned(len(chip.levels)), budget=budget - own, rank=rank)
     if config is None and policy is not None:
         settings = replace(settings, policy=policy.policy, start=policy.start, acting=policy.acting)
@@ -116,7 +118,7 @@ def place(
                 raise ValueError(f"config.{name} must be the trained policy's, {wanted!r}, got {given!r}")
     rules = {name: rule(env.problem) for name, rule in hw.BASELINES.items()}
     # Contention only adds to the linear model's time, so its bound holds there, too.
-    optimum = hw.optimal_placement(env.problem, solver_s) if solver_s and board is None else None
+    optimum = hw.optimal_placement(env.problem, solver_s) if solves else None
     chosen, why = _engine(engine, optimum, board is not None, contention)
     placed = Placed(
         workload=workload,
@@ -134,11 +136,12 @@ def place(
         forbidden={name: tuple(levels) for name, levels in (forbidden or {}).items()},
     )
     if chosen == "egrl":
+        solved = {"exact": optimum.placement} if optimum is not None and engine == "auto" else {}
         found = search(
             key,
             env,
             settings,
-            rules,
+            {**rules, **solved},
             actor=None if policy is None else jnp.asarray(policy.vector),
             board=board,
             time_limit_s=time_limit_s,

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from .checkpoint import digest, load_state, raw, save_state, typed
 from .config import EGRLConfig
 from .egrl import egrl
-from .environment import Environment
+from .environment import Environment, measure
 from .loop import Board, measured_by, run
 from .placed import Course
 from .replay import filled
@@ -39,7 +39,7 @@ def search(
     key: jax.Array,
     env: Environment,
     config: EGRLConfig,
-    rules: Mapping[str, Int[np.ndarray, "N 2"]],
+    known: Mapping[str, Int[np.ndarray, "N 2"]],
     *,
     actor: Float[Array, " P"] | None,
     board: Board | None,
@@ -50,8 +50,9 @@ def search(
 ) -> Searched:
     """Runs EGRL until the budget is spent, from the checkpoint if there is one.
 
-    A board measures the rules first. That is one evaluation each, and is not in the configuration's budget;
-    its `first_fit` is the reference of the rewards. `actor` is a trained policy to start from.
+    The placements that are known, of the rules and perhaps of a solver, are measured first, and EGRL starts
+    from them as well. That is one evaluation each, and is not in the configuration's budget. Of a board
+    `first_fit` is the reference of the rewards. `actor` is a trained policy to start from.
 
     Raises:
         ValueError: a checkpoint of another run; a board that fails on `first_fit`, or on every map.
@@ -63,23 +64,30 @@ def search(
         "environment": digest(env),
         "board": board is not None,
         "actor": None if actor is None else digest(actor),
+        "known": digest(dict(known)),
     }
     algo = egrl(config, jnp.asarray(env.graph.nodes).shape[1])
     none = jnp.zeros((0,))
-    saved: dict[str, Any] = {"evaluations": none.astype(jnp.int32), "best_s": none, "rules_s": none}
-    state = jax.jit(algo.init)(key, env, actor)
+    saved: dict[str, Any] = {"evaluations": none.astype(jnp.int32), "best_s": none, "known_s": none}
+    k_init, k_known = jax.random.split(key)
+    state = jax.jit(algo.init)(k_init, env, actor)
     if checkpoint is not None and Path(checkpoint).exists():
         saved = load_state(checkpoint, {**saved, "state": raw(state)}, settings)
         state = typed(saved.pop("state"))
+    placements = jnp.asarray(np.stack(list(known.values())), jnp.int32)
+    fresh = not len(saved["known_s"])
+    if fresh and board is not None:
+        saved["known_s"] = jnp.asarray(measured_by(board, np.asarray(placements)), jnp.float32)
+    elif fresh:
+        saved["known_s"] = jax.jit(measure)(k_known, env, placements).latency_s
     if board is not None:
-        if not len(saved["rules_s"]):
-            found = measured_by(board, np.stack(list(rules.values())).astype(np.int32))
-            saved["rules_s"] = jnp.asarray(found, jnp.float32)
-        reference_s = saved["rules_s"][list(rules).index("first_fit")]
+        reference_s = saved["known_s"][list(known).index("first_fit")]
         if not (jnp.isfinite(reference_s) and reference_s > 0):
             raise ValueError(f"board must measure first_fit, to which all is compared, got {reference_s} s")
         env = env._replace(reference_s=reference_s.astype(env.reference_s.dtype))
-    before = len(saved["rules_s"])
+    if fresh:
+        state = jax.jit(algo.know)(state, env, placements, saved["known_s"])
+    before = len(known)
     budget = config.budget + before
 
     def after(state: EGRLState, metrics: Metrics) -> Any:
@@ -100,7 +108,7 @@ def search(
     return Searched(
         placement=answer,
         latency_s=None if board is None else _mean_s(state, answer, env),
-        rules_s=None if board is None else dict(zip(rules, saved["rules_s"].tolist(), strict=True)),
+        rules_s=None if board is None else dict(zip(known, saved["known_s"].tolist(), strict=True)),
         evaluations=int(state.measured) + before,
         course=Course(np.asarray(saved["evaluations"]), np.asarray(saved["best_s"])),
         finished=int(state.measured) >= config.budget,
