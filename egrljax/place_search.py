@@ -64,7 +64,7 @@ def search(
         "environment": digest(env),
         "board": board is not None,
         "actor": None if actor is None else digest(actor),
-        "known": digest(dict(known)),
+        "known": list(known),  # a solver that ran out of time may answer otherwise the next time
     }
     algo = egrl(config, jnp.asarray(env.graph.nodes).shape[1])
     none = jnp.zeros((0,))

@@ -33,7 +33,7 @@ def whole(config, env, keys):
     return jax.jit(lambda keys: jax.lax.map(one, keys))(keys)
 
 
-BUDGET = 400
+BUDGET = 800
 
 
 MORE = {"chromosomes": 40, "chromosome_elites": 30}
@@ -48,11 +48,11 @@ def test_neither_the_start_nor_draws_reach_the_optimum():
     assert float(egrl.exact_latency(env, egrl.act_greedily(env, about)).min()) > 1.01 * least
     anywhere = egrl.act(jax.random.key(1), env, jnp.zeros_like(about))
     runs = np.asarray(egrl.exact_latency(env, anywhere)).reshape(10, BUDGET).min(axis=1)
-    assert np.sum(runs < 1.01 * least) <= 4
+    assert np.sum(runs < 1.01 * least) <= 6
 
 
 def test_it_reaches_the_optimum_of_all_maps_and_never_passes_it():
-    env, config = small_env(), tiny(budget=BUDGET)
+    env, config = small_env(), tiny(budget=BUDGET, start_std=1.0, **MORE)
     best_s, best, answer, measured = whole(config, env, jax.random.split(jax.random.key(0), 10))
     least = brute_force(env)
     assert np.sum(np.asarray(best_s) <= least * (1 + 1e-6)) >= 9
