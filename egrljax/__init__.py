@@ -45,7 +45,7 @@ from .progress import (
 from .replay import Replay as Replay
 from .reward import RewardConfig as RewardConfig, reward as reward
 from .sac import Learned as Learned, Learner as Learner, LearnerState as LearnerState, learner as learner
-from .seeds import best_seed as best_seed, run_seeds as run_seeds
+from .seeds import run_seeds as run_seeds
 from .several import environments as environments, one_of as one_of
 from .shared import (
     Shared as Shared,

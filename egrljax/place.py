@@ -73,7 +73,7 @@ def place(
         time_limit_s: of EGRL, which ends with the chunk in which it passes.
         every: generations between two calls of `on_chunk`, and between two checkpoints.
         on_chunk: called at the start and after every chunk with maps measured, the budget, the best latency
-            so far (+inf: none) and that of first_fit, in seconds; True or "stop" ends the search.
+            so far (+inf: none) and that of first_fit, in seconds; True or "stop" after a chunk ends it.
         checkpoint: a file written after every chunk. If it is there, EGRL goes on from it, bit for bit, or
             raises if it is of another run.
 
@@ -100,9 +100,11 @@ def place(
     if engine == "exact" and not solver_s:
         raise ValueError("engine 'exact' needs solver_s above 0")
     start = time.monotonic()
-    rank: Rank = "predicted" if noise else "measured"
     solves = solver_s > 0 and board is None
     own = len(hw.BASELINES) + (solves and engine == "auto")  # maps that are known before
+    if config is None and budget <= own:
+        raise ValueError(f"budget must be above {own}, the placements that are known, got {budget}")
+    rank: Rank = "predicted" if noise else "measured"
     settings = config or replace(tuned(len(chip.levels)), budget=budget - own, rank=rank)
     if config is None and policy is not None:
         settings = replace(settings, policy=policy.policy, start=policy.start, acting=policy.acting)

@@ -62,39 +62,40 @@ class ProgressLine:
             self._task = None
 
 
-class PlaceProgress:
-    """An `on_chunk` of `place`: maps measured, time left, and the speed-up so far."""
+class _MapsProgress:
+    """Maps measured and time left, with a note."""
+
+    label = "maps"
 
     def __init__(self, file: TextIO | None = None):
-        self._line = ProgressLine("map", "compiling", file)
+        self._line = ProgressLine(self.label, "compiling", file)
+
+    def _move(self, measured: int, budget: int, note: str) -> None:
+        if not measured:
+            self._line.move(0, budget)
+            return
+        self._line.move(measured, budget, note)
+        self._line.write(f"{measured}/{budget}, {note}")
+
+    def close(self) -> None:
+        """Leaves the line as it is."""
+        self._line.close()
+
+
+class PlaceProgress(_MapsProgress):
+    """An `on_chunk` of `place`: the speed-up so far."""
+
+    label = "map"
 
     def __call__(self, measured: int, budget: int, best_s: float, reference_s: float) -> None:
-        if not measured:
-            self._line.move(0, budget)
-            return
         note = f"best {best_s * 1e6:.6g} us, {reference_s / best_s:.3f}x first_fit"
-        self._line.move(measured, budget, note)
-        self._line.write(f"{measured}/{budget}, {note}")
-
-    def close(self) -> None:
-        """Leaves the line as it is."""
-        self._line.close()
+        self._move(measured, budget, note)
 
 
-class TrainPolicyProgress:
-    """An `on_chunk` of `train_policy`: maps measured, time left, and the best policy's speed-up so far."""
+class TrainPolicyProgress(_MapsProgress):
+    """An `on_chunk` of `train_policy`: the best policy's speed-up so far."""
 
-    def __init__(self, file: TextIO | None = None):
-        self._line = ProgressLine("train", "compiling", file)
+    label = "train"
 
     def __call__(self, measured: int, budget: int, speedup: float) -> None:
-        if not measured:
-            self._line.move(0, budget)
-            return
-        note = f"best policy {speedup:.3f}x first_fit (geometric mean)"
-        self._line.move(measured, budget, note)
-        self._line.write(f"{measured}/{budget}, {note}")
-
-    def close(self) -> None:
-        """Leaves the line as it is."""
-        self._line.close()
+        self._move(measured, budget, f"best policy {speedup:.3f}x first_fit (geometric mean)")

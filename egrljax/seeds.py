@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import PRNGKeyArray, Shaped
 
 from .egrl import EGRL
@@ -48,8 +47,3 @@ def run_seeds(
             states[i], metrics = step_once(algo, worlds[home], states[i])
             rows[i].append(metrics)
     return [(state, stacked(each)) for state, each in zip(states, rows, strict=True)]
-
-
-def best_seed(found: Sequence[tuple[EGRLState, Metrics]]) -> int:
-    """The run with the lowest latency measured."""
-    return int(np.argmin([float(state.best_s) for state, _ in found]))

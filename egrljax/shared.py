@@ -3,7 +3,7 @@
 Chromosomes belong to one workload and stay away. A policy is worth what its maps without chance are worth on
 all environments, for that is how it will be used; maps that are drawn come from the actor::
 
-    fitness   -mean_e log(reference_e / latency_e)        one map in each environment
+    fitness   -mean_e log(reward_e / scale)               one map in each environment; the speed-up by default
     critics   two for each environment, learned from its measurements
     actor     mean over environments of the loss of sac.py
 
@@ -13,6 +13,7 @@ which it takes the weakest policy's place.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ import hwmodel as hw
 
 from . import replay as buffer
 from .acting import act, act_greedily
-from .config import EGRLConfig
+from .config import EGRLConfig, tuned
 from .egrl import EGRL, check_levels, egrl, first_policies
 from .environment import Environment, Measured, measure
 from .operators import repeats
@@ -33,6 +34,7 @@ from .population import policy_children, with_luck, without_repeats
 from .replay import Replay
 from .reward import reward
 from .sac import Learned, LearnerState
+from .several import one_of
 
 
 @struct.dataclass
@@ -81,10 +83,6 @@ class _Keys(NamedTuple):
 
 def shared_config(levels: int = 3, budget: int = 8_000) -> EGRLConfig:
     """The default for several environments: more policies than `tuned`, no chromosomes."""
-    from dataclasses import replace
-
-    from .config import tuned
-
     return replace(
         tuned(levels),
         budget=budget,
@@ -144,7 +142,7 @@ def _generations(config: EGRLConfig, envs: Environment) -> int:
 
 def _init(algo: EGRL, key: jax.Array, envs: Environment, actor: Array | None = None) -> SharedState:
     config = algo.config
-    first = jax.tree.map(lambda x: x[0], envs)
+    first = one_of(envs, 0)
     check_levels(config, first)
     count, n = envs.allowed.shape[:2]
     k_run, k_policies, k_learner = jax.random.split(key, 3)
@@ -167,12 +165,16 @@ def _keys(state: SharedState) -> _Keys:
     return _Keys(*(own[i] for i in range(len(_Keys._fields))))
 
 
+def _ranked(config: EGRLConfig, state: SharedState) -> Array:
+    """Fitness, where copies come last."""
+    return without_repeats(state.placement, state.fitness) if config.distinct else state.fitness
+
+
 def _ask(algo: EGRL, state: SharedState, envs: Environment) -> tuple[Array, Array]:
     """Maps of the new policies, then of the actor; and those policies."""
     config, learns, keys = algo.config, algo.learner, _keys(state)
     varied = config.policies - config.policy_elites
-    known = without_repeats(state.placement, state.fitness) if config.distinct else state.fitness
-    ranks = with_luck(keys.luck, known)
+    ranks = with_luck(keys.luck, _ranked(config, state))
     many = config.screen * varied
     children = policy_children(keys.children, state.policies, ranks, many, algo.genome, config)
     vectors = jnp.concatenate([children, state.learner.actor[None]])
@@ -228,8 +230,7 @@ def _tell(
         state.replay, maps, measured, speedup, jnp.asarray(batch)
     )
 
-    known = without_repeats(state.placement, state.fitness) if config.distinct else state.fitness
-    stay = jnp.argsort(known, stable=True)[: config.policy_elites]
+    stay = jnp.argsort(_ranked(config, state), stable=True)[: config.policy_elites]
     varied = config.policies - config.policy_elites
     policies = jnp.concatenate([state.policies[stay], children])
     places = jnp.concatenate([state.placement[stay], placement[:varied]])

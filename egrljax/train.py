@@ -46,7 +46,7 @@ def train_policy(
         bits, contention: of `environment`.
         time_limit_s: ends with the chunk in which it passes.
         every: generations between two calls of `on_chunk`, and between two checkpoints.
-        on_chunk: called at the start (speed-up 0) and after every chunk.
+        on_chunk: called at the start (speed-up 0), where its answer is not looked at, and after every chunk.
         checkpoint: a file written after every chunk. If it is there, the training goes on from it.
 
     Returns:
@@ -78,7 +78,8 @@ def train_policy(
         best = float(jnp.exp(-jnp.min(state.fitness)))
         return on_chunk is not None and on_chunk(int(state.measured), settings.budget, best) in (True, "stop")
 
-    stop = told()
+    told()
+    stop = False
     while (left := generations - int(state.generation)) > 0 and not stop:
         for _ in range(min(every, left)):
             state, _ = _step(algo, envs, state)

@@ -186,7 +186,7 @@ def test_shapes_that_users_bring():
         ({"solver_s": -1.0}, "solver_s must be at least 0"),
         ({"pins": {"nothing": "llc"}}, "there is no tensor 'nothing'"),
         ({"noise": -1.0}, "noise must be at least 0"),
-        ({"budget": 0}, "budget must be at least 1"),
+        ({"budget": 4}, "budget must be above 4, the placements that are known"),
         ({"time_limit_s": 0.0}, "time_limit_s must be above 0"),
         ({"config": egrl.tuned(4)}, "policy.choices must be the chip's number of levels"),
     ],
