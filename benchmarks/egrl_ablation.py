@@ -1,9 +1,9 @@
 """EGRL with one part taken out or put back at a time: what each is worth.
 
-ResNet-50 on nnp_i_tight, without noise and with 5 %; the preset of egrl_table beside it, same budget, same
-seeds. Variants are of the method (no Boltzmann chromosomes, no seeding, no policy gradient, no migration, GCN
-for the Graph U-Net, ...), of the learner (graph critic, descent through the known model), and of what is ours
-(acting by margins, screening, the density start). Gaps are to the bound that HiGHS proves.
+ResNet-50 on nnp_i_tight, linear cost; the preset of egrl_table beside it, same budget, same seeds. Variants
+are of the method (no Boltzmann chromosomes, no seeding, no policy gradient, no migration, GCN for the Graph
+U-Net, ...), of the learner (graph critic, descent through the known model), and of what is ours (acting by
+margins, screening, the density start). Gaps are to the bound that HiGHS proves.
 
 Runs are kept. TABLE_LIMIT_S ends it early; TABLE_PART=0/2 runs every second variant.
 """
@@ -25,14 +25,13 @@ from .egrl_cells import BUDGET, MARKS, SETTINGS, Cell, egrl_agent, run
 from .kept import Kept
 
 LIMIT_S = float(os.environ.get("TABLE_LIMIT_S", "inf"))
-COSTS = ("linear",) if QUICK else ("linear", "noise")
+CELL = Cell("resnet50", "nnp_i_tight", "linear")
 
 
-def variants(cost: str) -> dict[str, egrl.EGRLConfig]:
-    rank = "predicted" if cost == "noise" else "measured"
-    base = replace(egrl.tuned(), budget=BUDGET, rank=rank)
+def variants() -> dict[str, egrl.EGRLConfig]:
+    base = replace(egrl.tuned(), budget=BUDGET)
     learner, shape = base.learner, base.policy
-    alone = {"screen": 1, "rollouts": 0, "rank": "measured"}
+    alone = {"screen": 1, "rollouts": 0}
     made = {
         "tuned": base,
         "no Boltzmann": replace(base, policies=80, policy_elites=60, chromosomes=0, chromosome_elites=0),
@@ -57,32 +56,33 @@ def variants(cost: str) -> dict[str, egrl.EGRLConfig]:
 
 def main() -> None:
     start, missing = time.monotonic(), []
-    header = {**SETTINGS, "configs": repr({cost: variants(cost) for cost in COSTS})}
-    kept, rows = Kept("egrl_ablation", header), {}
+    kept = Kept("egrl_ablation", {**SETTINGS, "configs": repr(variants())})
     part, parts = map(int, os.environ.get("TABLE_PART", "0/1").split("/"))
-    for cost in COSTS:
-        cell = Cell("resnet50", "nnp_i_tight", cost)
-        env = cell.environment()
-        bound = hw.optimal_placement(env.problem, 60.0).lower_bound_s
-        gaps: dict[str, np.ndarray] = {}
-        seconds: dict[str, float] = {}
-        for name, config in list(variants(cost).items())[part::parts]:
-            key = f"{cost}, {name}"
-            if key not in kept.done:
-                if time.monotonic() - start > LIMIT_S:
-                    missing.append(key)
-                    continue
-                settles = cost == "noise" and config.rank == "measured"
-                kept.add(key, run(partial(egrl_agent, config, settles), env))
-                jax.clear_caches()
-            gaps[name] = np.array(kept.done[key]["latency_s"]) / bound - 1
-            seconds[name] = kept.done[key]["seconds"]
-            say(f"{key}: {(100 * gaps[name].mean(0)).round(3).tolist()} % after {MARKS}")
-        rows[cost] = {name: row(gap, gaps.get("tuned"), seconds[name]) for name, gap in gaps.items()}
+    env = CELL.environment()
+    bound = hw.optimal_placement(env.problem, 60.0).lower_bound_s
+    gaps: dict[str, np.ndarray] = {}
+    seconds: dict[str, float] = {}
+    for name, config in list(variants().items())[part::parts]:
+        if name not in kept.done:
+            if time.monotonic() - start > LIMIT_S:
+                missing.append(name)
+                continue
+            kept.add(name, run(partial(egrl_agent, config, False), env))
+            jax.clear_caches()
+        gaps[name] = np.array(kept.done[name]["latency_s"]) / bound - 1
+        seconds[name] = kept.done[name]["seconds"]
+        say(f"{name}: {(100 * gaps[name].mean(0)).round(3).tolist()} % after {MARKS}")
     if parts == 1:
+        rows = {name: row(gap, gaps.get("tuned"), seconds[name]) for name, gap in gaps.items()}
         finish(
             "egrl_ablation",
-            {"settings": SETTINGS, "cells": rows, "missing": missing, "complete": not missing},
+            {
+                "settings": SETTINGS,
+                "cell": CELL.name,
+                "rows": rows,
+                "missing": missing,
+                "complete": not missing,
+            },
         )
 
 

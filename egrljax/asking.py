@@ -45,8 +45,7 @@ def ask(parts: Parts, state: EGRLState, env: Environment) -> tuple[Array, Ticket
     seeds = _seeds(config, actor, posteriors, split(state.ranks, config)[0])
     kept_policies, kept = _kept(population, posteriors, stay, config)
     visiting, asked_guests = guests.ask(keys.guests, state.guests, config, env)
-    # The actor's first candidate is its map without chance, all but ties: a trained one is tried as it is.
-    rollouts = jnp.concatenate([_SHARP * actor[: many[2]], jnp.repeat(actor, max(many[2] - 1, 0), axis=0)])
+    rollouts = _rollouts(config, actor)
     groups = [wishes, logits_of(chromosomes), rollouts, logits_of(seeds), visiting]
     if config.remeasure:
         groups += [kept_policies, logits_of(kept)]
@@ -66,6 +65,17 @@ def ask(parts: Parts, state: EGRLState, env: Environment) -> tuple[Array, Ticket
     else:
         asked = [first, second, third, visitors]
     return jnp.concatenate(asked), Ticket(chosen, stay, asked_guests), state
+
+
+def _rollouts(config: EGRLConfig, actor: Float[Array, "1 N 2 L"]) -> Float[Array, "C N 2 L"]:
+    """Logits of the candidates for the actor's maps: all the actor's, to be drawn from.
+
+    Where the critic chooses, the first is its map without chance, all but ties: a trained one is tried as is.
+    """
+    count = config.screen * config.rollouts
+    if config.screen == 1:
+        return jnp.repeat(actor, count, axis=0)
+    return jnp.concatenate([_SHARP * actor[:count], jnp.repeat(actor, max(count - 1, 0), axis=0)])
 
 
 def _last(old: Array, new: Array) -> Array:
@@ -109,7 +119,7 @@ def _seeds(config: EGRLConfig, actor: Array, posteriors: Array, policies: Float[
     logits = [jnp.repeat(actor, half, axis=0)]
     if count > half:
         logits.append(jnp.repeat(posteriors[jnp.argmin(policies)][None], count - half, axis=0))
-    return seeded(jnp.concatenate(logits), config.temperature)
+    return seeded(jnp.concatenate(logits), config.temperature, config.temperatures)
 
 
 def _kept(

@@ -1,5 +1,6 @@
 """The console script: egrljax map | train | chips."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -50,13 +51,14 @@ def map_(
         list[str] | None, typer.Option(help="TENSOR=LEVEL: it must not lie there. Repeatable.")
     ] = None,
     reserve: Annotated[
-        list[str] | None, typer.Option(help="LEVEL=BYTES that are not the network's. Repeatable.")
+        list[str] | None,
+        typer.Option(help="LEVEL=BYTES that are not the network's, in the chip's place. Repeatable."),
     ] = None,
     contention: Annotated[
         float | None,
         typer.Option(help="Share of a memory's time that each further stream to it costs; no proof then."),
     ] = None,
-    noise: Annotated[float, typer.Option(help="Sigma of a measurement's error, to try the search.")] = 0.0,
+    noise: Annotated[float, typer.Option(help="Sigma of a measurement's error; auto searches then.")] = 0.0,
     rate: Annotated[
         list[str] | None,
         typer.Option(help="WxA=OPS_PER_S, say 8x8=1e9: rates in the chip's place. Repeatable."),
@@ -68,7 +70,7 @@ def map_(
     solver_s: Annotated[float, typer.Option(help="Seconds for optimum and bound; 0: leave them out.")] = 20.0,
     time_limit: Annotated[float | None, typer.Option(help="Seconds of searching at most.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the search in --out, bit for bit.")
+        bool, typer.Option("--resume", help="Continue the search in --out, bit for bit, with its budget.")
     ] = False,
 ) -> None:
     """Place a network in a chip's memories, and say how far that is from the best possible."""
@@ -77,6 +79,8 @@ def map_(
     where = with_reserved(hw.load_chip(chip, hw.parse_rates(rate), warn=False), pairs("reserve", reserve))
     for line in where.warnings:
         hw.say(f"warning: chip {where.name!r}: {line}")
+    if solver_s and sys.stderr.isatty():
+        hw.say(f"solver: {solver_s:g} s at most for optimum and bound; --solver-s 0 leaves them out")
     bar = PlaceProgress()
     try:
         found = place(

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from evosax.algorithms import algorithms
 
 from .acting import Acting
-from .boltzmann import T_MAX, T_MIN, BoltzmannRates
+from .boltzmann import T_MAX, T_MIN, BoltzmannRates, Temperatures
 from .critics import CriticKind
 from .policies import PolicyConfig
 from .reward import RewardConfig
@@ -83,6 +83,7 @@ class EGRLConfig:
     start: Start = "density"
     start_std: float = 0.3  # of the first chromosomes' logits around the start
     temperature: float = 0.05  # of the first chromosomes, and of seeded ones
+    temperatures: Temperatures = "node"  # what has a temperature of its own
     tournament: int = 2
     crossover: float = 0.6  # probability that a child has two parents
     cross_type: float = 0.1  # probability that a chromosome's other parent is a policy
@@ -92,7 +93,9 @@ class EGRLConfig:
     mutation: float = 1.0  # probability that a child mutates
     rates: tuple[tuple[str, float], ...] = (("share", 0.0), ("count", 2.0), ("prior_std", 1.0))
     policy: PolicyConfig = field(
-        default_factory=lambda: PolicyConfig(block="unet", hidden=32, depth=3, layer_norm=True, decisions=2)
+        default_factory=lambda: PolicyConfig(
+            block="unet", hidden=32, depth=3, layer_norm=True, decisions=2, choices=3
+        )
     )
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -120,7 +123,12 @@ class EGRLConfig:
             raise ValueError(f"temperature must lie in [{T_MIN}, {T_MAX}], got {self.temperature}")
         if self.cuts not in (1, 2):
             raise ValueError(f"cuts must be 1 or 2, got {self.cuts}")
-        for name, choices in (("rank", Rank), ("acting", Acting), ("start", Start)):
+        for name, choices in (
+            ("rank", Rank),
+            ("acting", Acting),
+            ("start", Start),
+            ("temperatures", Temperatures),
+        ):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}")
         if self.rank == "predicted" and not self.members:
@@ -162,7 +170,11 @@ class EGRLConfig:
 
 
 def paper_like(levels: int = 3) -> EGRLConfig:
-    """The method as we remember it (docs/egrl.md says what was read and what is remembered)."""
+    """The method as we remember it (docs/egrl.md says what was read and what is remembered).
+
+    Departs from it: the best of each kind stay, how many of each is fixed [the best of all]; children are all
+    made of parents drawn by tournament [members that were not selected are crossed in place].
+    """
     return EGRLConfig(
         policies=16,
         chromosomes=4,

@@ -9,6 +9,7 @@
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -66,8 +67,6 @@ def critic(kind: CriticKind, shape: PolicyConfig, rewards: RewardConfig) -> Crit
 
 def _graph(shape: PolicyConfig) -> Critic:
     """A policy's network with one output a node; their mean is the value."""
-    from dataclasses import replace
-
     network = policy(replace(shape, decisions=1, choices=1))
 
     def seen(env: Environment, x: Float[Array, "N 2 L"]) -> Any:

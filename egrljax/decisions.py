@@ -20,11 +20,6 @@ def draw(
     return jax.random.categorical(key, masked(logits, allowed), axis=-1).astype(jnp.int32)
 
 
-def greedy(logits: Float[Array, "*K N D L"], allowed: Bool[Array, "N D L"]) -> Int[Array, "*K N D"]:
-    """The likeliest map; ties go to the lowest choice."""
-    return jnp.argmax(masked(logits, allowed), axis=-1).astype(jnp.int32)
-
-
 def masked(logits: Float[Array, "*K N D L"], allowed: Bool[Array, "N D L"]) -> Float[Array, "*K N D L"]:
     """Logits with -inf where a choice is not allowed; each decision must have one."""
     return jnp.where(allowed.reshape((1,) * (logits.ndim - 3) + allowed.shape), logits, -jnp.inf)

@@ -89,7 +89,12 @@ def _init(parts: Parts, key: Array, env: Environment, actor: Float[Array, " P"] 
     population = Population(
         policies=made[1:],
         chromosomes=random_boltzmann(
-            k_chromosomes, config.chromosomes, start, config.start_std, config.temperature
+            k_chromosomes,
+            config.chromosomes,
+            start,
+            config.start_std,
+            config.temperature,
+            config.temperatures,
         ),
         placement=jnp.zeros((config.members, n, 2), jnp.int8),
         fitness=jnp.full((config.members,), jnp.inf),

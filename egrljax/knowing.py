@@ -42,7 +42,7 @@ def know(
 
     own = population.chromosomes
     known = chromosomes_of(env, placements[order], config.start)
-    colder = at_temperature(known, config.temperature)
+    colder = at_temperature(known, config.temperature, config.temperatures)
     chromosomes = jax.tree.map(lambda old, new: old.at[:count].set(new.astype(old.dtype)), own, colder)
     rows = config.policies + jnp.arange(count)
     ran = jnp.isfinite(fitness[order])

@@ -150,7 +150,7 @@ def _host_chunk(
 
 
 def measured_by(board: Board, placements: Int[np.ndarray, "M N 2"]) -> Float[np.ndarray, " M"]:
-    """A board's answer, checked.
+    """A board's answer, checked; what is not above 0 is NaN: failed.
 
     Raises:
         ValueError: another number of latencies than of placements.
@@ -159,4 +159,4 @@ def measured_by(board: Board, placements: Int[np.ndarray, "M N 2"]) -> Float[np.
     if seconds.shape != (len(placements),):
         count = len(placements)
         raise ValueError(f"board must answer {count} latencies for {count} maps, got shape {seconds.shape}")
-    return seconds
+    return np.where(seconds > 0, seconds, np.nan)

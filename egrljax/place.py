@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ import numpy as np
 
 import hwmodel as hw
 
+from .baselines.rules import rules as rules_of
 from .config import EGRLConfig, Rank, tuned
 from .egrl import check_levels
 from .environment import Environment, environment, exact_latency
@@ -64,8 +66,9 @@ def place(
         pins: tensor -> level that it must lie on.
         forbidden: tensor -> levels that it must not lie on. What is not the network's is the chip's
             `reserved_bytes`.
-        contention: see `hwmodel.contended_latency`; None: the linear model.
-        noise: sigma of the measurements' log; above 0 EGRL ranks maps by its critic.
+        contention: see `hwmodel.contended_latency`; None or 0: the linear model.
+        noise: sigma of the measurements' log; above 0 EGRL ranks maps by its critic, and "auto" searches, as
+            it would on a board.
         board: measures placements in the model's place, see `run`; the rules first.
         config: of EGRL, in the place of `budget` and what it decides by `noise`.
         policy: trained on other workloads or chips, see `train_policy`; EGRL starts from it.
@@ -79,8 +82,8 @@ def place(
 
     Raises:
         ValueError: an unknown engine; "exact" or "gradient" with contention or a board, which they do not
-            know of; a board, which only EGRL measures on;
-            "policy" without a policy, or one that does not fit; a limit that is none; what
+            know of; a board, which only EGRL measures on; "policy" without a policy, a policy for an engine
+            that has no use for it, or one that does not fit; a limit that is none; what
             `environment` and `EGRLConfig` refuse, such as a chip too small for any placement; a board that
             fails throughout.
     """
@@ -90,6 +93,8 @@ def place(
         raise ValueError(f"solver_s must be at least 0, got {solver_s}")
     if time_limit_s is not None and not time_limit_s > 0:
         raise ValueError(f"time_limit_s must be above 0, got {time_limit_s}")
+    if contention == 0:
+        contention = None
     if engine in ("exact", "gradient") and not (contention is None and board is None):
         what = "a board's own cost" if board is not None else "contention"
         raise ValueError(f"engine {engine!r} knows the linear model only, not {what}: use engine 'egrl'")
@@ -97,15 +102,17 @@ def place(
         raise ValueError(f"engine {engine!r} measures nothing on a board: use engine 'egrl', or no board")
     if engine == "policy" and policy is None:
         raise ValueError("engine 'policy' needs a trained policy: policy=load_policy(file)")
+    if policy is not None and engine not in ("auto", "egrl", "policy"):
+        raise ValueError(f"engine {engine!r} has no use for a policy: use engine 'policy' or 'egrl'")
     if engine == "exact" and not solver_s:
         raise ValueError("engine 'exact' needs solver_s above 0")
     start = time.monotonic()
     solves = solver_s > 0 and board is None
     own = len(hw.BASELINES) + (solves and engine == "auto")  # maps that are known before
-    if config is None and budget <= own:
+    if config is None and engine in ("auto", "egrl") and budget <= own:
         raise ValueError(f"budget must be above {own}, the placements that are known, got {budget}")
     rank: Rank = "predicted" if noise else "measured"
-    settings = config or replace(tuned(len(chip.levels)), budget=budget - own, rank=rank)
+    settings = config or replace(tuned(len(chip.levels)), budget=max(budget - own, 1), rank=rank)
     if config is None and policy is not None:
         settings = replace(settings, policy=policy.policy, start=policy.start, acting=policy.acting)
     env = environment(
@@ -118,10 +125,11 @@ def place(
             given, wanted = getattr(settings, name), getattr(policy, name)
             if given != wanted:
                 raise ValueError(f"config.{name} must be the trained policy's, {wanted!r}, got {given!r}")
-    rules = {name: rule(env.problem) for name, rule in hw.BASELINES.items()}
+    rules = rules_of(env)
     # Contention only adds to the linear model's time, so its bound holds there, too.
     optimum = hw.optimal_placement(env.problem, solver_s) if solves else None
-    chosen, why = _engine(engine, optimum, board is not None, contention)
+    goes_on = checkpoint is not None and Path(checkpoint).exists()  # only EGRL leaves one
+    chosen, why = _engine(engine, optimum, board is not None, contention, noise, goes_on)
     placed = Placed(
         workload=workload,
         chip=chip,
@@ -195,7 +203,14 @@ def _or_faster(placed: Placed, env: Environment, solved: Any | None) -> Placed:
     return replace(placed, engine=name, why=why, placement=np.asarray(placement), latency_s=seconds)
 
 
-def _engine(asked: str, optimum: hw.Optimum | None, board: bool, contention: float | None) -> tuple[str, str]:
+def _engine(
+    asked: str,
+    optimum: hw.Optimum | None,
+    board: bool,
+    contention: float | None,
+    noise: float,
+    goes_on: bool,
+) -> tuple[str, str]:
     """The engine, and why it is that one."""
     if asked != "auto":
         return asked, f"{asked} was asked for."
@@ -203,6 +218,10 @@ def _engine(asked: str, optimum: hw.Optimum | None, board: bool, contention: flo
         return "egrl", "The cost is a board's own: no solver applies, so EGRL searched."
     if contention is not None:
         return "egrl", "With contention the cost is not linear in the placement: no proof, so EGRL searched."
+    if noise:
+        return "egrl", "The measurements are noisy, as a board's are, so EGRL searched."
+    if goes_on:
+        return "egrl", "A search that had begun went on."
     if optimum is None:
         return "egrl", "The solver was not asked (solver_s 0), so EGRL searched."
     if optimum.status == "optimal":

@@ -18,8 +18,9 @@ def write_placed(folder: Path, placed: Placed) -> tuple[list[str], str]:
 
     - placement.json, placement.csv: level, address, bytes and lifetime of every tensor (extra `addresses`)
     - minimalloc_LEVEL.csv: the buffers of each memory, which minimalloc reads
-    - map.json: engine, latencies, gap, settings, and the level of every tensor
-    - before.csv, after.csv: the time of each operation, under the best compiler's placement and this one
+    - map.json: engine, latencies, gap, settings, and level, bytes and lifetime of every tensor
+    - before.csv, after.csv: the time of each operation by the model, under the best compiler's placement and
+      this one
     - placement.png, memory.png, latency.png, latency_before.png, course.png
 
     Returns:
@@ -64,6 +65,7 @@ def document(placed: Placed, allocation: hw.Allocation | None = None) -> dict[st
         "engine": placed.engine,
         "why": placed.why,
         "latency_s": placed.latency_s,
+        # What the levels and addresses in these files come to, where packing had to demote tensors.
         "packed_latency_s": placed.model_s(levels) if moved else None,
         "rules_s": {n: seconds if np.isfinite(seconds) else None for n, seconds in placed.rules_s.items()},
         "bound_s": placed.bound_s,
@@ -75,7 +77,12 @@ def document(placed: Placed, allocation: hw.Allocation | None = None) -> dict[st
         "contention": placed.contention,
         "settings": placed.settings,
         "tensors": {
-            t.name: names[int(levels[t.operation, t.column])]
+            t.name: {
+                "level": names[int(levels[t.operation, t.column])],
+                "bytes": t.bytes,
+                "birth": t.birth,
+                "death": t.death,
+            }
             for t in hw.tensors(placed.workload, placed.bits, placed.chip.count_bias)
         },
     }

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .checkpoint import digest, load_state, raw, save_state, typed
 from .config import EGRLConfig
@@ -107,7 +107,7 @@ def search(
     answer = np.asarray(algo.answer(state, env))
     return Searched(
         placement=answer,
-        latency_s=None if board is None else _mean_s(state, answer, env),
+        latency_s=None if board is None else _mean_s(state, answer, env, placements, saved["known_s"]),
         rules_s=None if board is None else dict(zip(known, saved["known_s"].tolist(), strict=True)),
         evaluations=int(state.measured) + before,
         course=Course(np.asarray(saved["evaluations"]), np.asarray(saved["best_s"])),
@@ -123,10 +123,23 @@ def _told(on_chunk: Progress | None, state: EGRLState, budget: int, before: int,
     return on_chunk(*numbers) in (True, "stop")
 
 
-def _mean_s(state: EGRLState, placement: Int[np.ndarray, "N 2"], env: Environment) -> float:
-    """Mean of a placement's measurements."""
-    replay = state.replay
-    same = np.all(np.asarray(replay.placement) == placement[None], axis=(1, 2))
-    speedup = np.asarray(replay.speedup)
-    rows = same & np.asarray(filled(replay)) & (speedup > 0)
-    return float(np.mean(float(env.reference_s) / speedup[rows]))
+def _mean_s(
+    state: EGRLState,
+    placement: Int[np.ndarray, "N 2"],
+    env: Environment,
+    known: Int[Array, "S N 2"],
+    known_s: Float[Array, " S"],
+) -> float:
+    """Mean of a placement's measurements, of those before the search as well."""
+    replay, speedup = state.replay, np.asarray(state.replay.speedup)
+    row = np.arange(len(speedup))
+    # The replay buffer began with what was known, and writes over it when it comes round.
+    stands = (row >= int(replay.added) - len(row)) & (row < len(known))
+    rows = ~stands & np.asarray(filled(replay)) & (speedup > 0) & _same(replay.placement, placement)
+    searched_s = float(env.reference_s) / speedup[rows]
+    before_s = np.asarray(known_s)[_same(known, placement) & np.isfinite(known_s)]
+    return float(np.mean(np.concatenate([before_s, searched_s])))
+
+
+def _same(placements: Int[Array, "M N 2"], placement: Int[np.ndarray, "N 2"]) -> Bool[np.ndarray, " M"]:
+    return np.all(np.asarray(placements) == placement[None], axis=(1, 2))

@@ -72,12 +72,15 @@ class Placed:
         return "\n".join(lines)
 
     def explain(self) -> hw.Explanation:
-        """Where the time goes, per operation, by the model without contention."""
-        return hw.explain(self.workload, self.chip, self.placement, self.bits)
+        """Where the time goes, per operation, by the model, contention and all."""
+        return self._explained(self.placement)
 
     def before(self) -> hw.Explanation:
         """The same of the best compiler's placement."""
-        return hw.explain(self.workload, self.chip, self.rules[self.best_rule], self.bits)
+        return self._explained(self.rules[self.best_rule])
+
+    def _explained(self, placement: Int[np.ndarray, "n 2"]) -> hw.Explanation:
+        return hw.explain(self.workload, self.chip, placement, self.bits, contention=self.contention or 0.0)
 
     def model_s(self, placement: Int[np.ndarray, "n 2"]) -> float:
         """Latency of another placement by the model, contention and all."""

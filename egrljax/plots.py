@@ -22,7 +22,7 @@ def plot_course(placed: Placed, ax: Axes | None = None) -> Axes:
         placed.course.best_s * 1e6,
         where="post",
         color=_COLOURS[0],
-        label=placed.engine,
+        label="EGRL",
         linewidth=2,
     )
     for colour, (name, seconds) in zip(_COLOURS[1:], placed.rules_s.items(), strict=False):

@@ -106,7 +106,7 @@ def chromosome_children(
     if config.policies:
         live = jnp.ones(len(policies), bool)
         chosen = posteriors[tournament(k_policy, policies, live, count, config.tournament)]
-        other = boltzmann.seeded(chosen, config.temperature)
+        other = boltzmann.seeded(chosen, config.temperature, config.temperatures)
         child = _where(crosses & _chance(k_type, count, config.cross_type), other, child)
     mutated = boltzmann.mutate(k_mutate, child, BoltzmannRates(**dict(config.rates)))
     return _where(_chance(k_mutates, count, config.mutation), mutated, child)

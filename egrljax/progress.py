@@ -69,10 +69,12 @@ class _MapsProgress:
 
     def __init__(self, file: TextIO | None = None):
         self._line = ProgressLine(self.label, "compiling", file)
+        self._begun = False
 
     def _move(self, measured: int, budget: int, note: str) -> None:
-        if not measured:
-            self._line.move(0, budget)
+        if not self._begun:  # the call before the first chunk
+            self._begun = True
+            self._line.move(measured, budget)
             return
         self._line.move(measured, budget, note)
         self._line.write(f"{measured}/{budget}, {note}")

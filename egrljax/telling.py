@@ -154,7 +154,8 @@ def _invite(
     row = jnp.argmax(split(population.fitness, config)[1])
     weakest, best = config.policies + row, jnp.argmin(fitness)
     better = fitness[best] < population.fitness[weakest]
-    new = at_temperature(asked.solutions[best].reshape(env.allowed.shape), config.temperature)
+    prior = asked.solutions[best].reshape(env.allowed.shape)
+    new = at_temperature(prior, config.temperature, config.temperatures)
     return Population(
         policies=population.policies,
         chromosomes=jax.tree.map(lambda old, one: _put(better, old, row, one), population.chromosomes, new),

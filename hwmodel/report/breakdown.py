@@ -38,7 +38,13 @@ class _Transfer:
     write: bool = False
 
 
-def breakdown(workload: Workload, chip: Chip, wide: HostBits, placement: Int[np.ndarray, "n 2"]) -> Breakdown:
+def breakdown(
+    workload: Workload,
+    chip: Chip,
+    wide: HostBits,
+    placement: Int[np.ndarray, "n 2"],
+    contention: float = 0.0,
+) -> Breakdown:
     """Terms of each operation under a placement, whether or not the tensors fit.
 
     Args:
@@ -46,6 +52,7 @@ def breakdown(workload: Workload, chip: Chip, wide: HostBits, placement: Int[np.
         chip: L levels.
         wide: bit-widths in full, from `check`.
         placement: levels of weights and outputs; where weights are shared, their owner's entry counts.
+        contention: share of a level's time that each further stream to it costs an operation.
     """
     n, levels = len(workload.operations), chip.levels
     rates = [_rate(workload, chip, wide, i) for i in range(n)]
@@ -70,7 +77,7 @@ def breakdown(workload: Workload, chip: Chip, wide: HostBits, placement: Int[np.
             own = [t for t in transfers if t.level == k and t.amount]
             read_bytes[i, k] = float(sum(t.amount for t in own if not t.write))
             write_bytes[i, k] = float(sum(t.amount for t in own if t.write))
-            level_s[i, k] = _level_seconds(level, own)
+            level_s[i, k] = _level_seconds(level, own) * (1 + contention * max(0, len(own) - 1))
         move_s[i] = _move_seconds(chip, inputs, int(placement[i, OUTPUT]))
     terms = np.column_stack([compute_s, level_s])
     time_s = chip.overlap * terms.max(axis=1) + (1 - chip.overlap) * terms.sum(axis=1) + move_s

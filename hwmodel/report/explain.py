@@ -112,7 +112,12 @@ class Explanation:
 
 
 def explain(
-    workload: Workload, chip: Chip, placement: Any, bits: Bits = INT8, schedule: str = "sequential"
+    workload: Workload,
+    chip: Chip,
+    placement: Any,
+    bits: Bits = INT8,
+    schedule: str = "sequential",
+    contention: float = 0.0,
 ) -> Explanation:
     """Where the time of one inference goes under a placement, whether or not the tensors fit.
 
@@ -122,18 +127,21 @@ def explain(
         placement: (n, 2) whole numbers, the levels of each operation's weights and output.
         bits: bit-widths of weights, outputs and graph inputs.
         schedule: as in `latency`.
+        contention: as in `contended_latency`.
 
     Raises:
-        ValueError: a placement of another shape, of fractions, or with levels that the chip does not have;
-            another schedule; what `problem` refuses.
+        ValueError: a negative contention; a placement of another shape, of fractions, or with levels that the
+            chip does not have; another schedule; what `problem` refuses.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule must be one of {SCHEDULES}, got {schedule!r}")
+    if not contention >= 0:
+        raise ValueError(f"contention must be at least 0, got {contention}")
     if not workload.operations:
         raise ValueError("the workload has no operations")
     wide = check(workload, chip, bits)
     placed = checked_placement(workload, chip, placement)
-    found = breakdown(workload, chip, wide, placed)
+    found = breakdown(workload, chip, wide, placed, contention)
     start, latency_s, critical = _timing(workload, found.time_s, schedule)
     terms = np.sort(np.column_stack([found.compute_s, found.level_s]), axis=1)
     held = _held(workload, chip, bits, placed)

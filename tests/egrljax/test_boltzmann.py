@@ -70,6 +70,28 @@ def test_mutation_changes_a_share_of_the_nodes_whole(members):
     assert np.asarray(found.log_t - many.log_t)[moved].std() == pytest.approx(0.1, rel=0.1)
 
 
+def test_each_decision_may_have_a_temperature_of_its_own(members):
+    start = jnp.zeros((NODES, 2, LEVELS))
+    own = boltzmann.random_boltzmann(jax.random.key(0), 50, start, temperature=0.5, of="decision")
+    assert own.log_t.shape == (50, NODES, 2)
+    rates = BoltzmannRates(share=0.5, log_t_std=0.3)
+    found = boltzmann.mutate(jax.random.key(3), own, rates)
+    moved = np.asarray(found.log_t != own.log_t)
+    np.testing.assert_array_equal(moved[..., 0], moved[..., 1], "a node mutates whole")
+    assert moved.mean() == pytest.approx(0.5, abs=0.1)
+    apart = np.asarray(found.log_t[..., 0] != found.log_t[..., 1])
+    np.testing.assert_array_equal(apart, moved[..., 0], "and its decisions part")
+    np.testing.assert_allclose(
+        boltzmann.logits_of(found), found.prior * np.exp(-np.asarray(found.log_t))[..., None], rtol=1e-6
+    )
+    child = boltzmann.crossover(jax.random.key(4), found, own)
+    from_b = np.asarray(child.prior == own.prior).all((-1, -2))
+    np.testing.assert_array_equal(
+        child.log_t, np.where(from_b[..., None], np.asarray(own.log_t), np.asarray(found.log_t))
+    )
+    assert boltzmann.seeded(found.prior, 1.0, "decision").log_t.shape == (50, NODES, 2)
+
+
 def test_temperatures_stay_within_bounds(members):
     wild = BoltzmannRates(share=1.0, log_t_std=100.0)
     log_t = np.asarray(boltzmann.mutate(jax.random.key(4), members, wild).log_t)

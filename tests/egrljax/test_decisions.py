@@ -1,4 +1,4 @@
-"""Draws, greedy maps and exact entropy, with decisions that have no choice."""
+"""Draws and exact entropy, with decisions that have no choice."""
 
 import itertools
 
@@ -35,12 +35,6 @@ def test_draws_have_the_softmax_of_what_is_allowed(logits):
     assert (drawn[:, 0, 0] == 0).all()
     assert (drawn[:, 2, 0] == 2).all()
     assert (drawn[:, 1, 1] != 1).all()
-
-
-def test_greedy_is_the_likeliest_with_ties_to_the_lowest(logits):
-    np.testing.assert_array_equal(decisions.greedy(logits, ALLOWED), probabilities(logits).argmax(-1))
-    flat = decisions.greedy(jnp.zeros((5, 3, 2, 3)), ALLOWED)
-    np.testing.assert_array_equal(flat[0], [[0, 0], [0, 0], [2, 0]])
 
 
 def test_entropy_is_that_of_all_maps_over_the_number_of_decisions(logits):

@@ -289,6 +289,7 @@ def test_a_seeded_chromosome_has_the_policys_distribution():
         ({"temperature": 0.0}, "temperature must lie in"),
         ({"cuts": 3}, "cuts must be 1 or 2"),
         ({"strategy": "Luck"}, "strategy must be one of"),
+        ({"temperatures": "all"}, "temperatures must be one of"),
         ({"rank": "guessed"}, "rank must be one of"),
         ({"rates": (("speed", 1.0),)}, "there is no rate 'speed'"),
         ({"policy": egrl.PolicyConfig(decisions=1)}, "policy.decisions must be 2"),

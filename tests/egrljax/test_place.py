@@ -114,6 +114,27 @@ def test_a_board_measures_in_the_models_place(work, tmp_path):
     assert "a board's own" in auto.why
 
 
+@pytest.mark.long
+def test_what_was_measured_before_the_search_counts_when_it_wins(work, tmp_path):
+    """A rule that a board likes best, and that the search need not have measured again."""
+    env = egrl.environment(work, small_chip())
+    favourite = np.asarray(hw.banked_greedy(env.problem))
+    taken_s = []
+
+    def board(placements):
+        same = np.all(np.asarray(placements) == favourite[None], axis=(1, 2))
+        seconds = np.where(same, 1e-3 * (1 + len(taken_s) + np.cumsum(same)), 10.0)  # slower each time
+        taken_s.extend(seconds[same].astype(np.float32).tolist())
+        return seconds
+
+    config = tiny(budget=40, screen=4)
+    found = egrl.place(KEY, work, small_chip(), engine="egrl", board=board, config=config)
+    np.testing.assert_array_equal(found.placement, favourite)
+    assert found.latency_s == pytest.approx(np.mean(taken_s), rel=1e-5)
+    egrl.write_placed(tmp_path, found)
+    assert json.loads((tmp_path / "map.json").read_text())["latency_s"] == found.latency_s
+
+
 def test_a_board_that_fails_is_no_result(work):
     given = {"config": tiny(budget=20), "engine": "egrl"}
     with pytest.raises(ValueError, match="board must measure first_fit"):
@@ -226,7 +247,12 @@ def test_the_console_script_writes_the_map(work, tmp_path, monkeypatch, capsys):
     assert set(document["tensors"]) == {t.name for t in hw.tensors(work)}
     rows = list(csv.DictReader((out / "placement.csv").read_text().splitlines()))
     assert {row["name"] for row in rows} == set(document["tensors"])
-    assert all(document["tensors"][row["name"]] == row["level"] for row in rows)
+    for row in rows:
+        told = document["tensors"][row["name"]]
+        assert told["level"] == row["level"]
+        assert [told[k] for k in ("bytes", "birth", "death")] == [
+            int(row[k]) for k in ("bytes", "birth", "death")
+        ]
     assert {"level", "bytes", "birth", "death", "offset"} <= set(rows[0])
     for file in ("placement.png", "memory.png", "latency_before.png", "before.csv", "after.csv"):
         assert (out / file).stat().st_size > 100
@@ -243,6 +269,42 @@ def test_the_console_script_writes_the_map(work, tmp_path, monkeypatch, capsys):
     assert "must be a new or an empty folder" in err
     code, text, _ = run_command(monkeypatch, capsys, "chips")
     assert "nnp_i_tight" in text.split()
+
+
+def test_the_options_of_the_console_script_are_kept_to(work, tmp_path, monkeypatch, capsys):
+    chip, network = tmp_path / "chip.toml", tmp_path / "net.json"
+    hw.save_chip(chip, small_chip())
+    hw.save_workload(network, work)
+    given = ["map", "--workload", network, "--chip", chip, "--engine", "density", "--solver-s", 0]
+
+    def mapped(name, *options):
+        code, text, err = run_command(monkeypatch, capsys, *given, "--out", tmp_path / name, *options)
+        assert code == 0, err
+        return json.loads((tmp_path / name / "map.json").read_text()), text
+
+    plain, text = mapped("plain")
+    assert plain["bound_s"] is None
+    assert "no placement takes less" not in text, "the solver was not asked"
+    fast = next(name for name, told in plain["tensors"].items() if told["level"] == "sram")
+    forbidden, _ = mapped("forbid", "--forbid", f"{fast}=sram", "--forbid", f"{fast}=llc")
+    assert forbidden["tensors"][fast]["level"] == "dram"
+    pinned, _ = mapped("pin", "--pin", f"{fast}=llc")
+    assert pinned["tensors"][fast]["level"] == "llc"
+    reserved, _ = mapped("reserve", "--reserve", "sram=300")
+    assert all(told["level"] != "sram" for told in reserved["tensors"].values()), "no room is left"
+    narrow, _ = mapped("bits", "--bits", 4, "--rate", "4x4=1e12")
+    for name, told in narrow["tensors"].items():
+        assert told["bytes"] == -(-plain["tensors"][name]["bytes"] // 2)
+    slower, _ = mapped("rate", "--rate", "8x8=1e6")
+    assert slower["latency_s"] > 2 * plain["latency_s"]
+
+
+def test_no_contention_is_the_linear_model(work):
+    found = egrl.place(KEY, work, small_chip(), contention=0.0)
+    assert found.engine == "exact"
+    crowded = egrl.place(KEY, work, small_chip(), contention=2.0, engine="density")
+    assert crowded.explain().latency_s == pytest.approx(crowded.latency_s, rel=1e-5)
+    assert crowded.latency_s > exact_s(crowded)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,12 @@ def test_a_policy_is_trained_kept_and_places_another_network(files, monkeypatch,
     work = small_work(7)
     proposed = np.asarray(read.propose(egrl.environment(work, small_chip())))
     for t in hw.tensors(work):
-        assert levels[t.name] == small_chip().level_names[proposed[t.operation, t.column]]
+        assert levels[t.name]["level"] == small_chip().level_names[proposed[t.operation, t.column]]
+
+    elsewhere = (*on[:-1], files / "elsewhere", "--engine", "density", "--policy", policy)
+    code, _, err = run_command(monkeypatch, capsys, *elsewhere)
+    assert code == 2
+    assert "engine 'density' has no use for a policy" in err
 
 
 def test_what_is_wrong_with_a_training_is_one_line(files, monkeypatch, capsys):

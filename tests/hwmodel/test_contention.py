@@ -50,6 +50,18 @@ def test_it_is_the_plain_retelling(reference, options, factor):
     )
 
 
+def test_the_breakdown_knows_of_it(reference):
+    """In double precision, by a code of its own."""
+    rng = np.random.default_rng(2)
+    work, chip = reference.random_work(rng, 9), reference.random_chip(rng, external_io="level1")
+    placement = rng.integers(0, 3, (9, 2)).astype(np.int32)
+    for factor in (0.0, 0.7):
+        told = hw.explain(work, chip, placement, contention=factor)
+        assert told.latency_s == pytest.approx(retold(work, chip, placement, factor), rel=1e-9)
+    with pytest.raises(ValueError, match="contention must be at least 0, got -1"):
+        hw.explain(work, chip, placement, contention=-1.0)
+
+
 def test_moves_count_and_the_factor_is_traced(reference):
     rng = np.random.default_rng(1)
     work, chip = reference.random_work(rng, 8), reference.random_chip(rng, move_cost=True)
