@@ -1,7 +1,8 @@
 """AIMET (Qualcomm's quantization toolkit for PyTorch) on the same network, weights and photographs.
 
 Its own model preparer, folding of batch norms and default placement of quantizers, which is ours: none
-between a convolution and the activation function behind it. It rounds weights to 4 bits and more.
+between a convolution and the activation function behind it. Weights are symmetric, as its defaults have them;
+ours are not.
   plain      its range setters: minimum to maximum, and `tf_enhanced`, by the ratio of signal to noise
   CLE        cross-layer equalization, which puts ReLU in the place of ReLU6
   seq_mse    ranges of weights chosen one layer after the other by the error of its output
@@ -20,7 +21,7 @@ from nemojax.networks.pretrained import lite0_file
 
 from . import zoo_torch
 
-LOWEST = 4  # bits of weights
+LOWEST = 2  # bits of weights
 
 
 class Aimet:

@@ -215,8 +215,8 @@ def evaluate(
     network: dataset.NetworkName = None,
     imagenet: dataset.ImageNet = None,
     classes: dataset.Table = None,
-    calibration: dataset.Calibration = dataset.CALIBRATION,
-    batch: dataset.BatchSize = dataset.BATCH,
+    calibration: dataset.Calibration = None,
+    batch: dataset.BatchSize = None,
     threads: dataset.Threads = None,
     json: dataset.Json = None,
 ) -> None:
@@ -239,12 +239,21 @@ def evaluate(
             report,
             seed,
             classes,
-            calibration,
-            batch,
+            dataset.CALIBRATION if calibration is None else calibration,
+            dataset.BATCH if batch is None else batch,
             threads,
             json,
         )
         return
+    for option, value in (
+        ("classes", classes),
+        ("calibration", calibration),
+        ("batch", batch),
+        ("threads", threads),
+        ("json", json),
+    ):
+        if value is not None:
+            raise ValueError(f"--{option} is for --network and --imagenet: leave it out, or give both")
     if configurations is None or len(configurations) != 1:
         raise ValueError("CONFIGURATION must be one file such as knee.json, or a number: that many bits")
     configuration = configurations[0]

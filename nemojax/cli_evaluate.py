@@ -47,8 +47,12 @@ Table = Annotated[
         "of the classes, or a csv with columns wnid,label.",
     ),
 ]
-Calibration = Annotated[int, typer.Option(help="Images that set the quantizers' ranges.")]
-BatchSize = Annotated[int, typer.Option(help="Images that go through the network together.")]
+Calibration = Annotated[
+    int | None, typer.Option(help=f"Images that set the quantizers' ranges; default: {CALIBRATION}.")
+]
+BatchSize = Annotated[
+    int | None, typer.Option(help=f"Images that go through the network together; default: {BATCH}.")
+]
 Threads = Annotated[int | None, typer.Option(help="Decoding threads; default: one a processor, up to 8.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file too.")]
 
@@ -62,8 +66,8 @@ def evaluate_dataset(
     report: Report = None,
     seed: Seed = None,
     table: Table = None,
-    calibration: Calibration = CALIBRATION,
-    batch: BatchSize = BATCH,
+    calibration: int = CALIBRATION,
+    batch: int = BATCH,
     threads: Threads = None,
     json: Json = None,
 ) -> None:

@@ -40,7 +40,7 @@ def export(
     """Write a configuration's network for another tool.
 
     The network is prepared as the search was set up (weights, calibration images, ranges), so the files hold
-    the quantizers that were searched. Existing files are not overwritten.
+    the quantizers that were searched. Existing files are not overwritten; all are written or none.
     """
     wanted = {"--onnx": onnx, "--qwix": qwix, "--jax": jax, "--operations": operations}
     files = [file for file in wanted.values() if file is not None]
@@ -86,11 +86,16 @@ def export(
         save_operation_bits(file, network, chosen)
         return f"{file}: bits of {len(network.workload.operations)} operations"
 
-    write(onnx, write_onnx)
-    write(packed, write_packed)
-    write(qwix, write_qwix)
-    write(jax, write_jax)
-    write(operations, write_operations)
+    try:
+        write(onnx, write_onnx)
+        write(packed, write_packed)
+        write(qwix, write_qwix)
+        write(jax, write_jax)
+        write(operations, write_operations)
+    except BaseException:  # all or none: the next try would find some of them there
+        for file in files:
+            file.unlink(missing_ok=True)
+        raise
 
 
 def _say(line: str) -> None:

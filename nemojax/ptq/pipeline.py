@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jaxtyping import Int
 
-from ..batches import Inputs, count
+from ..batches import Inputs, count, fitting
 from ..calibration import calibrate
 from ..networks.network import Network
 from ..quantized import QuantizedNetwork, quantize
@@ -43,13 +43,15 @@ def improve(
         on_step: called after each unit of a reconstruction.
 
     Raises:
-        ValueError: no inputs, or bits that do not fit the network; the message names the point.
+        ValueError: inputs that the network was not traced for, or none; bits that do not fit the network, the
+            message names the point.
     """
     config = PTQConfig(correct_bias=True, reconstruct="block") if config is None else config
     if count(inputs) < 1:
         raise ValueError("inputs are empty: give at least one calibration sample")
     if not isinstance(network, QuantizedNetwork):
         network = quantize(network, inputs)
+    inputs = fitting(inputs, network.traced.sample)
     bits = checked_bits(network, bits)
     if config.equalize:
         network = equalized(network, inputs)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..batches import Inputs, count, standard
+from ..batches import Inputs, count, fitting
 from ..interpreter import Folded, Quantize
 from ..quantized import QuantizedNetwork
 from ..quantizers import FULL_BITS, fake_quantize
@@ -99,7 +99,8 @@ class Prefix:
     def __init__(self, network: QuantizedNetwork, bits: Int[np.ndarray, " n"], inputs: Inputs):
         program, points = network.workload.program, network.workload.points
         self.symmetric = network.config.symmetric_activations
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(standard(inputs))]
+        inputs = fitting(inputs, network.traced.sample)
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(inputs)]
         self.full: Values = dict(zip(program.inputs, leaves, strict=True))
         self.quantized: Values = dict(self.full)
         self.samples = count(inputs)

@@ -156,7 +156,7 @@ def _with(network: Network, state: TrainState) -> Network:
 def _check(network: Network, images: LabelledArrays, config: TrainConfig) -> None:
     if "params" not in network.params:
         raise ValueError(f"{network.name} holds no Flax variables {{'params': ...}}: train a linen module")
-    if images.images.dtype != np.uint8 or images.images.ndim != 4:
+    if images.images.dtype != np.uint8 or images.images.ndim != 4 or images.images.shape[-1] != 3:
         raise ValueError(
             f"images are {images.images.dtype} of shape {images.images.shape}: give uint8 (N, H, W, 3)"
         )

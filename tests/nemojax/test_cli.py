@@ -164,6 +164,8 @@ def test_evaluate_gives_full_precision_and_the_configuration(finished, capsys):
     eight = [float(x) for x in out.splitlines()[-1].split()[1:]]
     np.testing.assert_allclose(eight[3:], [0.25, 0.0625], atol=1e-4)
     assert "give 2-16" in refused(capsys, "evaluate", "17", *common)
+    for option in ("--json", "--classes", "--calibration", "--batch", "--threads"):
+        assert f"{option} is for --network" in refused(capsys, "evaluate", "8", option, "4", *common)
 
 
 @pytest.mark.long

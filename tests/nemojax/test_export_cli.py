@@ -81,6 +81,18 @@ def test_every_file_at_once(knee, tmp_path):
     assert "rules.json exists: give another name" in str(again.exception)
 
 
+@pytest.mark.usefixtures("knee")
+def test_all_files_are_written_or_none(tmp_path, monkeypatch):
+    def fails(*_):
+        raise ValueError("no rule has 16 bits")
+
+    monkeypatch.setattr(cli_export, "save_qwix_rules", fails)
+    there = set(tmp_path.iterdir())
+    result = run(tmp_path / "knee.json", "--packed", tmp_path / "packed", "--qwix", tmp_path / "rules.json")
+    assert "no rule has 16 bits" in str(result.exception)
+    assert set(tmp_path.iterdir()) == there
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

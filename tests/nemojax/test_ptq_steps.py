@@ -11,7 +11,7 @@ import pytest
 import nemojax as nemo
 from nemojax.calibration import QuantizerConfig
 from nemojax.networks import Network
-from nemojax.ptq import PTQConfig, correct_bias, equalized, find_pairs, improve
+from nemojax.ptq import PTQConfig, correct_bias, equalized, find_pairs, improve, reconstruct
 from nemojax.ptq.equalization import scales
 from nemojax.ptq.grids import rounded
 from nemojax.ptq.rounding import (
@@ -219,6 +219,14 @@ def test_what_does_not_fit_is_refused(network, images):
         improve(key, network, np.where(np.arange(len(bits)) == 0, 1, bits), images, PTQConfig())
     with pytest.raises(ValueError, match="inputs are empty"):
         improve(key, network, bits, images[:0], PTQConfig())
+    for other in (images.transpose(0, 3, 1, 2), images[..., :1]):  # channels first; one channel
+        for step in (
+            lambda x: improve(key, network, bits, x, PTQConfig()),
+            lambda x: correct_bias(network, bits, x),
+            lambda x: reconstruct(key, network, bits, x, PTQConfig(reconstruct="layer")),
+        ):
+            with pytest.raises(ValueError, match=r"inputs has shape .* the network was traced for"):
+                step(other)
 
 
 @pytest.mark.parametrize(
