@@ -38,6 +38,12 @@ def train_network(
         float | None,
         typer.Option(help="MobileNet-V2: multiplies its channels. Others: channels of the stem."),
     ] = None,
+    groups: Annotated[
+        int | None, typer.Option(help="ResNeXt: groups of its 3x3 convolutions. For a CPU: --width 16, 4, 8.")
+    ] = None,
+    group_width: Annotated[
+        int | None, typer.Option(help="ResNeXt: channels of each group in the first stage.")
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = DEFAULT.epochs,
     batch: Annotated[int, typer.Option(help="Images a step.")] = DEFAULT.batch,
     learning_rate: Annotated[float, typer.Option(help="The highest one.")] = DEFAULT.learning_rate,
@@ -77,7 +83,8 @@ def train_network(
     )
     if out.exists() and any(out.iterdir()) and not resume:
         raise ValueError(f"{out} is not empty: give another --out, or --resume to continue its training")
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"groups": groups, "group_width": group_width}
+    options = {name: value for name, value in options.items() if value is not None}
     if width is not None:  # a factor of some networks, a number of channels of others
         kind = type(inspect.signature(NETWORKS[network]).parameters["width"].default)
         if kind(width) != width:

@@ -15,6 +15,7 @@ from nemojax.weights.layout import (
 from nemojax.weights.read import (
     WeightFile as WeightFile,
     read_file as read_file,
+    read_metadata as read_metadata,
     read_weights as read_weights,
 )
 from nemojax.weights.write import write_safetensors as write_safetensors

@@ -28,6 +28,9 @@ SAFETENSORS = {
 }
 
 
+_LONGEST = 100_000_000  # bytes of a header, as the format has it
+
+
 class WeightFile(NamedTuple):
     """What a file of weights holds."""
 
@@ -60,6 +63,21 @@ def read_file(path: str | os.PathLike[str]) -> WeightFile:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return WeightFile(tensors, metadata, hashlib.sha256(data).hexdigest())
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The texts beside the tensors of a .safetensors file, without reading these; {} where there are none.
+
+    Also for files that cannot be read or are damaged: `read_file` says what is wrong with them.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            size = file.read(8)
+            data = size + file.read(min(int.from_bytes(size, "little"), _LONGEST))
+        found = _metadata(data)
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return {}
+    return {name: text for name, text in found.items() if isinstance(text, str)}
 
 
 def _by_content(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:

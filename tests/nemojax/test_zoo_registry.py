@@ -86,6 +86,15 @@ def test_saved_weights_are_read_back_by_the_same_door(tmp_path, name):
     assert [place.name for place in tmp_path.iterdir()] == ["net.safetensors"]
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v2_cifar", "resnext29_cifar"])
+def test_options_that_are_not_given_are_the_files(tmp_path, name):
+    """So the weights of `nemojax train --width 0.5` serve search, evaluate and export."""
+    options = {option: value for option, value in SMALL[name].items() if option != "depth"}
+    network = by_name(name, None, KEY, **options)
+    save_weights(tmp_path / "net.safetensors", network)
+    assert by_name(name, tmp_path / "net.safetensors").config == network.config
+
+
 def test_what_a_file_decides_is_kept(tmp_path):
     """The padding of Keras's MobileNet-V2 is no matter of shapes, so it has to be in the file."""
     config = networks.mobilenet.Config(0.1, 3, padding="same", epsilon=1e-3)
@@ -103,8 +112,8 @@ def test_saved_from_another_config(tmp_path):
         ValueError, match=r"net\.safetensors: it was saved from a network with stem_stride=1, not 2"
     ):
         by_name("mobilenet_v2", path, width=0.1, classes=10)
-    with pytest.raises(ValueError, match=r"saved from a network with width=0\.1, not 1\.0: ask for the one"):
-        by_name("mobilenet_v2_cifar", path)
+    with pytest.raises(ValueError, match=r"saved from a network with width=0\.1, not 0\.2: ask for the one"):
+        by_name("mobilenet_v2_cifar", path, width=0.2)
     with pytest.raises(ValueError, match="its config is not one of this network's"):
         by_name("resnet20_cifar", path)
     tensors, metadata, _ = read_file(path)
