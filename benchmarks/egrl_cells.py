@@ -36,11 +36,10 @@ class Cell(NamedTuple):
 
     def bits(self) -> hw.Bits:
         """8; BERT's weights at 8 bits exceed the imxrt1170's 64 MiB, so 4 there."""
-        return hw.Bits(4, 8, 8) if self.network.startswith("bert") and self.chip == "imxrt1170" else hw.INT8
+        return hw.Bits(4, 8, 8) if self.network == "bert_base" and self.chip == "imxrt1170" else hw.INT8
 
     def environment(self) -> egrl.Environment:
-        name, _, fine = self.network.partition(" ")
-        work = hw.zoo.by_name(name, **({"granularity": fine} if fine else {}))
+        work = hw.zoo.by_name(self.network)
         compute = [ACCELERATOR] if self.chip == "imxrt1170" else None
         chip = hw.load_chip(self.chip, compute, warn=False)
         return egrl.environment(work, chip, bits=self.bits(), **COSTS[self.cost])
