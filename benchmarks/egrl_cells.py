@@ -51,17 +51,15 @@ def egrl_agent(
     key: jax.Array,
     env: egrl.Environment,
     known: jax.Array | None = None,
-    times: int = 1,
 ) -> jax.Array:
     """Exact latency of EGRL's answer after each of MARKS evaluations.
 
     Args:
         known: placements (S, N, 2) that it starts from as well; measuring them is part of the budget.
-        times: as many evaluations, and marks as many times as far apart.
     """
     before = 0 if known is None else len(known)
     spare = SETTLED * baselines.course.SHORTLIST if settles else 0
-    config = replace(config, budget=times * BUDGET - before - spare)
+    config = replace(config, budget=BUDGET - before - spare)
     algo = egrl.egrl(config, env.graph.nodes.shape[1])
     k_run, k_settle = jax.random.split(key)
     state = algo.init(k_run, env)
@@ -70,7 +68,7 @@ def egrl_agent(
         state = algo.know(state, env, known, egrl.measure(k_known, env, known).latency_s)
     state, metrics = egrl.run_chunk(algo, env, state, config.generations)
     # The last generation that is wholly within each mark.
-    rows = jnp.stack([jnp.maximum(jnp.sum(metrics.measured + before <= times * m) - 1, 0) for m in MARKS])
+    rows = jnp.stack([jnp.maximum(jnp.sum(metrics.measured + before <= m) - 1, 0) for m in MARKS])
     exact_s = egrl.exact_latency(env, metrics.answer[rows].astype(jnp.int32))
     if not settles:
         return exact_s

@@ -1,6 +1,6 @@
 """Seconds of 4,000 maps with learning: EGRL as `tuned`, and what share of it the environment takes.
 
-Each network runs once to compile and once for the time, in chunks of ten generations. The
+Each network runs a chunk to compile, and then whole for the time, in chunks of ten generations. The
 environment is timed apart, on as many batches of maps as the run has generations: rectification and latency.
 """
 
@@ -48,7 +48,6 @@ def row(network: str) -> dict[str, Any]:
     once, _ = egrl.run(algo, env, state, every=10, on_chunk=lambda *_: "stop")
     jax.block_until_ready(once)
     first = time.perf_counter() - start
-    egrl.run(algo, env, state, every=10)
     start = time.perf_counter()
     done, _ = egrl.run(algo, env, state, every=10)
     jax.block_until_ready(done)

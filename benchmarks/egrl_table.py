@@ -15,10 +15,9 @@ linear model's optimum, among its first members. With noise EGRL answers by its 
 a tenth of the budget on measuring their twenty fastest placements twenty times each. `ea_only, critic ranks`
 has a critic for nothing but the ranking.
 
-Evaluations are maps measured; what a critic looked at is not counted. With contention one row of the ResNets
-has another budget, to come near EGRL's time: evolution alone with fifteen times the maps. Runs are kept, so
-an interrupted table goes on. TABLE_LIMIT_S ends it early; what is missing is said. TABLE_PART=0/2 runs every
-second cell, for a process a core; a run without it puts the table together.
+Evaluations are maps measured; what a critic looked at is not counted. Runs are kept, so an interrupted table
+goes on. TABLE_LIMIT_S ends it early; what is missing is said. TABLE_PART=0/2 runs every second cell, for a
+process a core; a run without it puts the table together.
 """
 
 import os
@@ -40,8 +39,6 @@ from .common import QUICK, finish, interval, say
 from .egrl_cells import BUDGET, COSTS, MARKS, SEEDS, SETTINGS, SETTLED, Cell, egrl_agent, run, settled
 from .kept import Kept
 
-TIMES = 15  # as many times as long as evolution alone EGRL takes, about
-LONGER = f"ea_only, {TIMES} times the maps"
 LIMIT_S = float(os.environ.get("TABLE_LIMIT_S", "inf"))
 
 
@@ -74,7 +71,6 @@ SHORT = (
     "egrl, from rules and solver",
     "ea_only",
     "ea_only, critic ranks",
-    LONGER,
     "ea_direct",
     "ea_direct, from rules",
     "ea_margins",
@@ -109,9 +105,6 @@ def agents(env: egrl.Environment, cell: Cell) -> dict[str, Callable[[jax.Array, 
             made[name] = partial(egrl_agent, config, noisy and config.rank == "measured")
     rules = baselines.rules(env)
     if cell.cost == "contention":
-        if cell.network != "bert_base":  # it has twice the operations, and takes minutes a seed
-            alone = configs(env.allowed.shape[-1], cell.cost)["ea_only"]
-            made[LONGER] = partial(egrl_agent, alone, False, times=TIMES)
         config = configs(env.allowed.shape[-1], cell.cost)["egrl"]
         known = np.stack(list(rules.values()))
         solved = hw.optimal_placement(env.problem, 120.0).placement[None]
@@ -279,8 +272,8 @@ def summary(rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def rivals(agent: str) -> bool:
-    """Whether an agent is another than EGRL and has EGRL's budget."""
-    return not agent.startswith("egrl") and agent != LONGER
+    """Whether an agent is another than EGRL."""
+    return not agent.startswith("egrl")
 
 
 if __name__ == "__main__":
