@@ -2,6 +2,8 @@
 
 import jax
 import jax.numpy as jnp
+from pathlib import Path
+
 import numpy as np
 
 from nemojax.batches import specs, standard
@@ -46,6 +48,12 @@ def feeds(net, inputs):
     """Inputs by the names that the file gives them."""
     leaves = jax.tree_util.tree_flatten_with_path(inputs)[0]
     return {"/".join(str(k.key) for k in path) or "input": np.asarray(leaf) for path, leaf in leaves}
+
+
+def saturates():
+    """Whether onnxruntime's integer kernels saturate here: an x86 CPU without VNNI."""
+    cpu = Path("/proc/cpuinfo")
+    return cpu.exists() and "avx2" in (told := cpu.read_text()) and "vnni" not in told
 
 
 def session(path, optimized, **entries):
