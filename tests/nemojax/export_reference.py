@@ -1,9 +1,9 @@
 """What the export tests share: networks of a few lines, and onnxruntime with or without optimizations."""
 
-import jax
-import jax.numpy as jnp
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from nemojax.batches import specs, standard
