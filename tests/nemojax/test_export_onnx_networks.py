@@ -207,6 +207,7 @@ def test_every_library(networks, name, tmp_path):
         assert len(report.unquantized) == (bits == 32).sum()
 
 
+@pytest.mark.skipif(ref.saturates(), reason="integer kernels saturate on a CPU without VNNI")
 def test_signed_tensors_that_are_moved(tmp_path):
     """onnxruntime moves 8-bit quantizers past what only moves elements, and loads the file all the same."""
 
@@ -224,10 +225,10 @@ def test_signed_tensors_that_are_moved(tmp_path):
     assert {q.dtype for q in report.native} == {"int8"}
     for optimized, tolerance in ((False, 1e-5), (True, 2e-2)):
         found = ref.run(tmp_path / "net.onnx", net, IMAGES, optimized)
-        if not (optimized and ref.saturates()):  # it loads and runs all the same
-            assert ref.difference(found, ref.logits(net, bits, IMAGES)) < tolerance
+        assert ref.difference(found, ref.logits(net, bits, IMAGES)) < tolerance
 
 
+@pytest.mark.skipif(ref.saturates(), reason="integer kernels saturate on a CPU without VNNI")
 def test_four_bit_tensors_around_convolutions_without_biases(tmp_path):
     def fn(p, x):
         y = conv(conv(x, p["first"]), p["second"], 2)
@@ -241,7 +242,7 @@ def test_four_bit_tensors_around_convolutions_without_biases(tmp_path):
             export_onnx(tmp_path / "net.onnx", net, bits)
             wanted = ref.logits(net, bits, IMAGES) if seed == 0 else None
             found = [ref.run(tmp_path / "net.onnx", net, IMAGES, optimized) for optimized in (False, True)]
-            assert ref.saturates() or ref.difference(found[1], found[0]) < 1e-2
+            assert ref.difference(found[1], found[0]) < 1e-2
             assert wanted is None or ref.difference(found[0], wanted) < 1e-5
 
 
