@@ -11,14 +11,14 @@ EVERYTHING := dev,pretrained,onnx,addresses,data,keras
 # Programs compiled by one test process serve the others, and the next run.
 COMPILED := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3
 # Tests compile thousands of programs and run each for a moment: plain code from LLVM, and XLA's older emitters,
-# halve their time. `make test-wheel` runs the same tests with the code that users get.
+# halve their time. `make test-wheel` runs some with the code that users get, as do demo, notebooks and benchmarks.
 QUICKLY := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
-.PHONY: help demo test lint test-slow test-wheel bench bench-gpu notebooks docs clean
+.PHONY: help demo test lint test-long test-slow test-wheel bench bench-gpu notebooks docs clean
 
 help:
 	@echo "make demo            search the bits of a real ImageNet network (3 minutes after install)"
-	@echo "make test            lint, types and tests          make test-slow   the long ones"
+	@echo "make test            lint, types and tests          make test-slow   the long and the slow ones"
 	@echo "make bench NAME=x    one benchmark (QUICK=1: within 2 minutes); there are:"
 	@ls benchmarks/*.py | sed 's|benchmarks/||; s|.py||' | grep -v -x -e __init__ -e common -e torch_rival -e placement_rivals -e moo_problems -e pymoo_rival -e small_networks -e zoo_rival -e zoo_torch -e ptq_rivals -e kept -e egrl_cells \
 	  | sed 's|^|                       |'
@@ -43,17 +43,24 @@ lint: $(VENV)/.has-$(EVERYTHING)
 test: lint
 	$(COMPILED) $(QUICKLY) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not long"
 
+test-long: $(VENV)/.has-$(EVERYTHING)
+	$(COMPILED) $(QUICKLY) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "long and not slow"
+
 test-slow: $(VENV)/.has-$(EVERYTHING) $(VENV)/.has-bench
 	$(COMPILED) $(BIN)/python -m pytest -m "slow or long"
 
-# The same tests and the long ones against the wheel that users install, not against this folder; without those
-# that do little but compile.
+# Against the wheel that users install, not against this folder, and with XLA's own optimizations: what is in the
+# package, the console scripts, and the numbers that all else stands on.
+WHEEL_TESTS := test_*.py */test_cli*.py hwmodel/test_placements.py egrljax/test_environment.py \
+  nemojax/test_quantized.py nemojax/test_lowered.py nemojax/test_export_onnx_networks.py
+
 test-wheel: $(VENV)/.has-$(EVERYTHING)
 	rm -rf build dist
 	$(BIN)/python -m build --wheel
 	$(BIN)/python -m pip install --quiet --no-deps --target $(WHEEL_SITE) dist/*.whl
 	cd build && $(COMPILED) FRUGALJAX_INSTALLED=installed PYTHONPATH=installed ../$(BIN)/python -P -m pytest \
-	  -c ../pyproject.toml --rootdir .. -n $(WORKERS) --dist loadfile -m "not slow and (long or not compiles)" ../tests
+	  -c ../pyproject.toml --rootdir .. -n $(WORKERS) --dist loadfile -m "not slow and not long" \
+	  $(addprefix ../tests/,$(WHEEL_TESTS))
 
 bench: $(VENV)/.has-pretrained,onnx,addresses,data,keras $(VENV)/.has-bench
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks.$(NAME)

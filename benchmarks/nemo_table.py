@@ -12,8 +12,8 @@ points the others do not dominate, each among its own.
 CIFAR-10 networks are those that `nemojax train` left in benchmarks/kept/NAME (recipe in docs/deploy.md); one
 that is not there is left out and said so. EfficientNet-Lite0 takes ImageNet photographs, the even ones for
 calibration, search and training, the odd ones for the report: few to train on, so its QAT is a trial.
-Runs are kept, so that an interrupted table goes on. Needs FRUGALJAX_DATA; with QUICK=1 a network for
-scikit-learn's digits takes the place of all.
+Runs are kept, and stored with the table, so that an interrupted one goes on. Needs FRUGALJAX_DATA; with
+QUICK=1 a network for scikit-learn's digits takes the place of all.
 """
 
 import hashlib
@@ -191,7 +191,8 @@ class Bench:
     def search(self, seed: int) -> dict[str, Any] | None:
         def work(_: Case) -> dict[str, Any]:
             front = nemo.search(jax.random.key(seed), self.task, budget=BUDGET).front
-            return {"bits": front.bits.tolist(), "costs": front.costs.tolist()}
+            rows = sorted(set(choose(front).values()))
+            return {"bits": front.bits[rows].tolist(), "costs": front.costs[rows].tolist()}
 
         return self.run(f"seed {seed}, search", work)
 
@@ -298,7 +299,8 @@ def main() -> None:
             "networks": rows,
             "untrained": untrained,
             "complete": not untrained and not any(row["missing_runs"] for row in rows.values()),
-            "seconds": round(time.monotonic() - start),
+            "runs": kept.done,
+            "seconds": round(sum(run["seconds"] for run in kept.done.values())),
         },
     )
 

@@ -1,14 +1,15 @@
 """AIMET (Qualcomm's quantization toolkit for PyTorch) on the same network, weights and photographs.
 
 Its own model preparer, folding of batch norms and default placement of quantizers, which is ours: none
-between a convolution and the activation function behind it. Weights are symmetric, as its defaults have them;
-ours are not.
+between a convolution and the activation function behind it. Weights are symmetric, as its defaults have them,
+and not where an option says so: ours are not.
   plain      its range setters: minimum to maximum, and `tf_enhanced`, by the ratio of signal to noise
   CLE        cross-layer equalization, which puts ReLU in the place of ReLU6
   seq_mse    ranges of weights chosen one layer after the other by the error of its output
   adaround   learned rounding, with the numbers of steps and samples given
 """
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from nemojax.networks.pretrained import lite0_file
 from . import zoo_torch
 
 LOWEST = 2  # bits of weights
+ASYMMETRIC = " asymmetric"  # at the end of an option's name
 
 
 class Aimet:
@@ -33,7 +35,7 @@ class Aimet:
         from aimet_torch.common import quantsim_config
 
         folder = Path(quantsim_config.__file__).parent
-        self.config = str(folder / f"default_config{'_per_channel' if per_channel else ''}.json")
+        self.config = folder / f"default_config{'_per_channel' if per_channel else ''}.json"
         batch = next(size for size in (20, 16, 10, 8, 1) if len(calibration) % size == 0)
         self.batches = _tensor(calibration).split(batch)  # which AIMET wants of equal size
         self.dummy = self.batches[0][:1]
@@ -62,12 +64,17 @@ class Aimet:
         from aimet_torch.seq_mse import apply_seq_mse
 
         torch.manual_seed(seed)
+        symmetric, option = not option.endswith(ASYMMETRIC), option.removesuffix(ASYMMETRIC)
+        config = json.loads(self.config.read_text())
+        config["defaults"]["params"]["is_symmetric"] = str(symmetric)
         scheme = {
             "minmax": QuantScheme.post_training_tf,
             "mse": QuantScheme.post_training_tf_enhanced,
         }[weight_range]
-        model, common = self.models[option == "CLE"], {"quant_scheme": scheme, "config_file": self.config}
+        model = self.models[option == "CLE"]
         with tempfile.TemporaryDirectory() as folder:
+            config_file = str(Path(folder, "config.json"))
+            Path(config_file).write_text(json.dumps(config))
             if option == "adaround":
                 params = AdaroundParameters(self.batches, len(self.batches), default_num_iterations=steps)
                 model = Adaround.apply_adaround(
@@ -78,10 +85,15 @@ class Aimet:
                     "rounded",
                     default_param_bw=bits[0],
                     default_quant_scheme=scheme,
-                    default_config_file=self.config,
+                    default_config_file=config_file,
                 )
             sim: Any = QuantizationSimModel(
-                model, self.dummy, default_param_bw=bits[0], default_output_bw=bits[1], **common
+                model,
+                self.dummy,
+                quant_scheme=scheme,
+                config_file=config_file,
+                default_param_bw=bits[0],
+                default_output_bw=bits[1],
             )
             if option == "adaround":
                 sim.set_and_freeze_param_encodings(str(Path(folder, "rounded.encodings")))

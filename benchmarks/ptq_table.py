@@ -3,12 +3,12 @@
 Every fifth photograph calibrates and is learned from, the other 400 are reported. Rates and sizes of the
 reconstruction were first tried at 128 pixels on these same 400, and so was the choice to correct biases for
 the rounding of weights alone: these rows are not untouched by development. Beside them AIMET on the same
-images and weights, see ptq_rivals.py; its learned rounding gets as many steps: one of its layers took 12
-minutes for 1,000. The range setter of a run is that of the weights; our activations have the range of the
-least squared error throughout, AIMET's the one that its weights have. What corrects biases runs with the
-extremes: ranges of least squared error shrink the weights, which no bias mends. All quantizers have the row's
-bit-widths, those of the first and last layer too. Runs are kept, so that an interrupted table goes on.
-Needs FRUGALJAX_DATA. Stored under results/ with every run.
+images and weights, see ptq_rivals.py; its learned rounding, with as many steps, runs where TABLE_ADAROUND=1
+is set: one of its some 80 layers took 12 minutes for 1,000. The range setter of a run is that of the weights;
+our activations have the range of the least squared error throughout, AIMET's the one that its weights have.
+What corrects biases runs with the extremes, too: ranges of least squared error shrink the weights, which no
+bias mends. All quantizers have the row's bit-widths, those of the first and last layer too. Runs are kept and
+stored with the table, so that an interrupted one goes on. Needs FRUGALJAX_DATA.
 """
 
 import os
@@ -28,7 +28,7 @@ from nemojax.quantized import compiled_logits
 
 from .common import QUICK, finish, say
 from .kept import Kept
-from .ptq_rivals import LOWEST, Aimet
+from .ptq_rivals import ASYMMETRIC, LOWEST, Aimet
 
 LIMIT_S = float(os.environ.get("TABLE_LIMIT_S", "inf"))  # what is not begun by then is left out, and said so
 RESOLUTION = 96 if QUICK else 224
@@ -56,9 +56,14 @@ QUICK_ONES = (
     ("BC", "minmax"),
     ("BC", "mse"),
     ("CLE+BC", "minmax"),
+    ("CLE+BC", "mse"),
 )
+# Of AIMET: with its own default, and with weights' grids as ours are.
+AIMET_ONES = (("plain", "minmax"), ("plain", "mse"), ("CLE", "mse"))
+ASYMMETRIC_ONES = tuple((option + ASYMMETRIC, weight_range) for option, weight_range in AIMET_ONES)
+ADAROUND = bool(os.environ.get("TABLE_ADAROUND"))
 if QUICK:
-    QUICK_ONES = (("plain", "minmax"), ("BC", "minmax"))
+    QUICK_ONES, AIMET_ONES = (("plain", "minmax"), ("BC", "minmax")), (("plain", "minmax"),)
 GRANULARITIES = ("channel",) if QUICK else ("channel", "tensor")
 
 
@@ -122,35 +127,36 @@ def main() -> None:
             "worst_margin_vs_aimet": min(margins, default=None),
             "complete": not absent,
             "runs": runs.done,
-            "seconds": round(time.time() - start),
+            "seconds": round(sum(run["seconds"] for run in runs.done.values())),
         },
     )
 
 
 def plan() -> list[Run]:
-    """All runs, first what takes seconds, then what learns; where an option draws, the other seeds last."""
+    """All runs: what takes seconds, what learns, and where an option draws, the other seeds."""
+    aimet_rows = [row for row in ROWS if row[0] >= LOWEST]
     few = [row for row in ROWS if row[0] <= 4]  # bits at which calibration alone loses the network
     out = []
     for granularity in GRANULARITIES:
-        for option, weight_range in QUICK_ONES:
-            out += [Run("ours", option, granularity, weight_range, row, 0) for row in ROWS]
-            if option in ("plain", "CLE"):
-                rows = [row for row in ROWS if row[0] >= LOWEST]
-                out += [Run("aimet", option, granularity, weight_range, row, 0) for row in rows]
+        out += [Run("ours", *one, row, 0) for one in _at(granularity, QUICK_ONES) for row in ROWS]
+        out += [Run("aimet", *one, row, 0) for one in _at(granularity, AIMET_ONES) for row in aimet_rows]
     if QUICK:
         return out
-    lost = [(4, 4)]  # one row for what only takes the options apart, and for the spread over seeds
-    out += [Run("ours", "block+BC", "channel", "minmax", row, 0) for row in few]
+    out += [Run("aimet", *one, row, 0) for one in _at("channel", ASYMMETRIC_ONES) for row in aimet_rows]
     out += [Run("aimet", "seq_mse", "channel", "mse", row, 0) for row in few if row[0] >= LOWEST]
-    out += [Run("ours", "block+BC", "tensor", "minmax", row, 0) for row in few]
-    out += [Run("ours", "all", place, "minmax", row, 0) for place in GRANULARITIES for row in lost]
-    out += [
-        Run("ours", option, "channel", "minmax", row, 0)
-        for option in ("block", "layer+BC", "layer")
-        for row in lost
-    ]
-    out += [Run("ours", "block+BC", "channel", "minmax", row, s) for s in range(1, SEEDS) for row in lost]
-    return out + [Run("aimet", "adaround", "channel", "mse", row, 0) for row in lost]  # an hour and more
+    out += [Run("aimet", "seq_mse" + ASYMMETRIC, "channel", "mse", row, 0) for row in few if row[0] >= LOWEST]
+    for option in ("block+BC", "block", "layer+BC", "layer", "all"):
+        out += [Run("ours", option, "channel", "minmax", row, 0) for row in ROWS]
+    for option in ("block+BC", "all"):
+        out += [Run("ours", option, "tensor", "minmax", row, 0) for row in ROWS]
+    lost = (4, 4)  # the row for the spread over seeds
+    out += [Run("ours", "block+BC", "channel", "minmax", lost, seed) for seed in range(1, SEEDS)]
+    return out + [Run("aimet", "adaround", "channel", "mse", lost, 0)] * ADAROUND
+
+
+def _at(granularity: str, ones: tuple[tuple[str, str], ...]) -> list[tuple[str, str, str]]:
+    """(option, granularity, range of weights), as a `Run` begins after its tool."""
+    return [(option, granularity, weight_range) for option, weight_range in ones]
 
 
 class Photographs(NamedTuple):

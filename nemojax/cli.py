@@ -29,7 +29,7 @@ from .progress import progress
 from .quantizers import FULL_BITS
 from .run_folder import CHECKPOINT, check_folder, start_folder
 from .search import search as run_search
-from .setup_run import Prepared, RunSettings, prepare
+from .setup_run import Prepared, RunSettings, prepare, run_settings
 from .space import HIGHEST_BITS, LOWEST_BITS, PAPER_BITS
 from .task import costs_by_name
 
@@ -258,7 +258,7 @@ def evaluate(
         raise ValueError("CONFIGURATION must be one file such as knee.json, or a number: that many bits")
     configuration = configurations[0]
     known = [] if configuration.isdigit() else [load_bits(configuration)]
-    settings = RunSettings.from_dict(known[0].settings.get("run", {})) if known else DEFAULT
+    settings = run_settings(configuration, known[0].settings) if known else DEFAULT
     changes: dict[str, Any] = {
         "images": images,
         "resolution": resolution,

@@ -22,7 +22,7 @@ from .evaluation_table import evaluation_columns, evaluation_table, save_evaluat
 from .networks.network import Network
 from .quantized import QuantizedNetwork, quantize
 from .quantizers import FULL_BITS
-from .setup_run import RunSettings
+from .setup_run import RunSettings, quantizers_of
 from .space import HIGHEST_BITS, LOWEST_BITS
 
 FULL = "full precision"
@@ -159,10 +159,10 @@ def _files(given: list[str]) -> dict[str, Configuration]:
 
 def _quantizers(files: dict[str, Configuration]) -> QuantizerConfig:
     """As the files were searched with; they must agree, since one set of ranges serves all."""
-    found = {}
-    for name, known in files.items():
-        if "run" in known.settings:
-            found[name] = RunSettings.from_dict(known.settings["run"]).quantizers
+    told = {
+        name: file.settings for name, file in files.items() if {"run", "quantizers"} & file.settings.keys()
+    }
+    found = {name: quantizers_of(settings) for name, settings in told.items()}
     first, *others = found.items() or [("", RunSettings().quantizers)]
     for name, config in others:
         if config != first[1]:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,7 @@ from .export import (
     save_packed,
     save_qwix_rules,
 )
-from .setup_run import RunSettings, prepare
+from .setup_run import prepare, run_settings
 
 
 def export(
@@ -56,8 +57,9 @@ def export(
     if onnx is not None and find_spec("onnx") is None:
         raise ValueError("--onnx needs another package: pip install 'frugaljax[onnx]'")
     known = load_bits(configuration)
-    changes = {} if weights is None else {"weights": weights}
-    settings = RunSettings.from_dict({**known.settings.get("run", {}), **changes})
+    settings = run_settings(configuration, known.settings)
+    if weights is not None:
+        settings = replace(settings, weights=weights)
     network = prepare(settings, _say).task.network
     chosen = load_bits(configuration, network.workload.point_names)
 

@@ -108,7 +108,7 @@ def search(
         cache_is_free: False: what the cache knew counts as an evaluation all the same, for comparisons at
             equal evaluations that share their work.
         block: configurations evaluated in one call on the device.
-        settings: kept with the front.
+        settings: kept with the front, beside the quantizers and what decided the result.
 
     Raises:
         ValueError: a budget below the population, limits that cannot be met, a checkpoint of other settings,
@@ -176,8 +176,9 @@ def search(
     finally:
         course.close()
     evaluated = evaluator.table()
+    kept = {**(settings or {}), "quantizers": asdict(task.network.config), **identity}
     return Found(
-        front=_front(task, evaluated, highest, {**(settings or {}), **identity}, course.stopped),
+        front=_front(task, evaluated, highest, kept, course.stopped),
         bits=evaluated["bits"],
         costs=evaluated["costs"],
         history=history.table(),

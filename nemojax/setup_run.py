@@ -127,6 +127,35 @@ class RunSettings:
         return json.loads(json.dumps(asdict(self)))
 
 
+def quantizers_of(settings: Mapping[str, Any]) -> QuantizerConfig:
+    """How the quantizers of a front or a configuration were set up, by its settings; the defaults if unsaid.
+
+    Raises:
+        ValueError: settings that no quantizers can have.
+    """
+    if "quantizers" in settings:
+        try:
+            return QuantizerConfig(**settings["quantizers"])
+        except TypeError as error:
+            raise ValueError(f"the settings of the quantizers are damaged: {error}") from None
+    return RunSettings.from_dict(settings.get("run", {})).quantizers
+
+
+def run_settings(name: str, settings: Mapping[str, Any]) -> RunSettings:
+    """Of the file `name` with these settings, for `prepare` to set up what it was searched with.
+
+    Raises:
+        ValueError: a search in Python with quantizers that no settings here give.
+    """
+    found = RunSettings.from_dict(settings.get("run", {}))
+    if quantizers_of(settings) != found.quantizers:
+        raise ValueError(
+            f"{name} was searched in Python with quantizers that no option sets: use nemojax.export and "
+            "nemojax.evaluate_batches there"
+        )
+    return found
+
+
 class Prepared(NamedTuple):
     """A task, the same one on the images of the report, and where both come from."""
 

@@ -1,4 +1,4 @@
-"""The suite runs against the source and, in `make test-wheel`, against the wheel that users install."""
+"""The tests run against the source and, in `make test-wheel`, some against the wheel that users install."""
 
 import os
 from importlib.metadata import entry_points, version

@@ -74,8 +74,9 @@ def export_onnx(
     where it has them so.
 
     onnxruntime's own fusions run parts of such a file in integers: levels may differ by one, and products of
-    integer weights with activations of more than 8 bits are computed with 8. With the session's entry
-    `session.disable_quant_qdq` set to "1" it computes the file as it stands.
+    integer weights with activations of more than 8 bits are computed with 8. On x86 CPUs without VNNI these
+    kernels saturate, too, which shows in the logits. With the session's entry `session.disable_quant_qdq` set
+    to "1" it computes the file as it stands.
 
     Args:
         network: of `quantize`; its kernels may have been trained or reconstructed since.

@@ -13,8 +13,6 @@ from egrljax import replay as buffer, roofline
 
 from .small import algorithm, small_chip, small_work, tiny
 
-pytestmark = pytest.mark.compiles
-
 
 @pytest.fixture(scope="module")
 def env():
@@ -94,7 +92,8 @@ def learn(env, config, maps, steps):
     return learns, state, np.asarray(learned.critic_loss)
 
 
-@pytest.mark.parametrize("contention", [0.25, pytest.param(None, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("contention", [0.25, None])
 def test_a_roofline_that_learned_predicts_maps_that_it_never_saw(contention):
     env = egrl.environment(small_work(nodes=8), small_chip((1500, 700)), contention=contention)
     config = tiny()

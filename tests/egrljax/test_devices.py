@@ -12,8 +12,6 @@ import egrljax as egrl
 
 from .small import algorithm, small_chip, small_work, tiny
 
-pytestmark = pytest.mark.compiles
-
 SCRIPT = """
 import jax, numpy as np
 import egrljax as egrl
@@ -36,6 +34,7 @@ print(same, len(sums))
 """
 
 
+@pytest.mark.long
 def test_seeds_spread_over_devices_are_those_of_one():
     folder = Path(__file__).resolve().parent
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"

@@ -14,8 +14,6 @@ from egrljax.state import keys_of
 
 from .small import algorithm, brute_force, small_chip, small_work, tiny
 
-pytestmark = pytest.mark.compiles
-
 
 @cache
 def small_env(contention=None, noise=0.0):

@@ -15,8 +15,6 @@ from egrljax.state import Parts
 
 from .small import algorithm, small_chip, small_work, tiny
 
-pytestmark = pytest.mark.compiles
-
 
 @cache
 def env():
@@ -40,6 +38,7 @@ def holds(policies, vector):
     return [bool((row == vector).all()) for row in np.asarray(policies)]
 
 
+@pytest.mark.long
 def test_the_actor_moves_in_when_it_is_due_and_seeds_chromosomes():
     """Every second generation it takes a policy's place; in every third, chromosomes are like it."""
     algo, states, tickets = generations(tiny(migrate_every=2, seed_every=3, seeds=2), 4)

@@ -59,6 +59,7 @@ def test_the_fastest_become_members_and_all_are_learned_from(env):
     assert 3 not in order
 
 
+@pytest.mark.long
 def test_a_run_that_knows_the_optimum_answers_it_and_one_without_chromosomes_does_too(env):
     maps = np.stack(np.unravel_index(np.arange(3**10), (3,) * 10), axis=1).reshape(-1, 5, 2)
     maps = jnp.asarray(maps.astype(np.int32))
@@ -72,6 +73,7 @@ def test_a_run_that_knows_the_optimum_answers_it_and_one_without_chromosomes_doe
         assert int(state.measured) == 40
 
 
+@pytest.mark.long
 def test_place_starts_from_the_rules_and_the_solver():
     placed = egrl.place(
         KEY, small_work(), small_chip(), contention=0.5, config=replace(tiny(), budget=40), solver_s=5.0

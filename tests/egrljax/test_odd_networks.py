@@ -11,7 +11,7 @@ import hwmodel as hw
 
 from .small import brute_force, small_chip, small_work, tiny
 
-pytestmark = [pytest.mark.compiles, pytest.mark.long]
+pytestmark = pytest.mark.long
 
 
 def five_levels():

@@ -283,6 +283,7 @@ def test_the_console_script_writes_the_map(work, tmp_path, monkeypatch, capsys):
     assert "nnp_i_tight" in text.split()
 
 
+@pytest.mark.long
 def test_the_options_of_the_console_script_are_kept_to(work, tmp_path, monkeypatch, capsys):
     chip, network = tmp_path / "chip.toml", tmp_path / "net.json"
     hw.save_chip(chip, small_chip())

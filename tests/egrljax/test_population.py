@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import egrljax as egrl
 import hwmodel as hw
@@ -79,6 +80,7 @@ def test_repeats_are_ranked_last():
     assert set(np.asarray(luck)[9:].tolist()) == set(range(7)), "the known ones first, by fitness"
 
 
+@pytest.mark.long
 def test_decisions_without_a_choice_never_vary():
     work = small_work(nodes=6)
     pinned = hw.tensors(work)[0].name

@@ -12,8 +12,6 @@ import hwmodel as hw
 
 from .small import algorithm, small_chip, small_work, tiny
 
-pytestmark = pytest.mark.compiles
-
 CASES = [(small_work(seed, 5), small_chip(room)) for seed, room in ((20, (900, 300)), (3, (700, 200)))]
 
 
@@ -101,6 +99,7 @@ def test_fewer_nodes_than_operations_are_refused():
         egrl.environments(CASES, nodes=3)
 
 
+@pytest.mark.long
 def test_fitness_is_the_mean_log_speedup_of_the_greedy_maps(envs):
     algo = egrl.shared(config(), envs.graph.nodes.shape[-1])
     state = jax.jit(algo.init)(jax.random.key(1), envs)
@@ -132,6 +131,7 @@ def test_the_best_policy_never_gets_worse_and_elites_stay(envs):
     assert np.isfinite(before)
 
 
+@pytest.mark.long
 def test_failed_measurements_never_win(envs):
     algo = egrl.shared(config(), envs.graph.nodes.shape[-1])
     state = jax.jit(algo.init)(jax.random.key(3), envs)
@@ -146,6 +146,7 @@ def test_failed_measurements_never_win(envs):
     assert np.isfinite(np.asarray(after.fitness)).any()
 
 
+@pytest.mark.long
 def test_copies_of_a_policy_are_the_first_to_go(envs):
     algo = egrl.shared(config(), envs.graph.nodes.shape[-1])
     state = jax.jit(algo.init)(jax.random.key(4), envs)
@@ -173,6 +174,7 @@ def test_other_ways_of_acting_and_critics(envs, changes):
     assert np.isfinite(np.asarray(state.learner.actor)).all()
 
 
+@pytest.mark.long
 def test_training_helps_where_it_was_trained():
     def ratio(budget):
         own = config(budget=budget, start="uniform")
@@ -254,6 +256,7 @@ def test_a_run_starts_from_a_trained_policy(trained):
     assert np.abs(mean - np.asarray(trained.logits(env))).max() < 1.5
 
 
+@pytest.mark.long
 def test_place_answers_by_a_policy_and_starts_from_one(trained):
     work, chip = CASES[0]
     env = egrl.environment(work, chip)

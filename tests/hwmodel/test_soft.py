@@ -128,6 +128,7 @@ def test_straight_through_is_hard_forward_and_soft_backward(reference):
         np.testing.assert_allclose(gradient.sum(axis=-1), 0, atol=1e-20)  # as of any softmax
 
 
+@pytest.mark.long
 def test_gradients_rank_single_changes_as_the_exact_model_does():
     """Spearman between gradient and true difference, over all moves of one tensor off the backing store.
 
@@ -160,6 +161,7 @@ def test_padding_changes_nothing(reference):
     np.testing.assert_allclose(plain.overflow, padded.overflow, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_descent_finds_feasible_placements_near_the_optimum(reference):
     rng = np.random.default_rng(8)
     work, chip = reference.random_work(rng, 20), reference.random_chip(rng, capacity=(500, 2000))

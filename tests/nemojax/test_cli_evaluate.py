@@ -193,6 +193,13 @@ def test_a_file_of_a_search(val_only, tmp_path):
     own = np.asarray(quantized.quantized_logits(jnp.asarray(bits, jnp.int32), x))
     line = next(line for line in out.splitlines() if line.startswith(str(tmp_path / "a.json")))
     assert line.split()[1] == f"{misses(own, parts.report.labels, 1) / 42:.4g}"
+    in_python = {"quantizers": {"activation_range": "minmax", "symmetric_weights": True}}
+    nemo.save_bits(tmp_path / "p.json", nemo.Configuration(bits, names, {}, settings=in_python))
+    out, _ = run(*command(val_only, "--calibration", 6, tmp_path / "p.json"))
+    quantized = nemo.quantize(net, held, nemo.QuantizerConfig(**in_python["quantizers"]))
+    own = np.asarray(quantized.quantized_logits(jnp.asarray(bits, jnp.int32), x))
+    line = next(line for line in out.splitlines() if line.startswith(str(tmp_path / "p.json")))
+    assert line.split()[1] == f"{misses(own, parts.report.labels, 1) / 42:.4g}"
     nemo.save_bits(tmp_path / "b.json", nemo.Configuration(bits, names, {}, settings={"run": {}}))
     said = refused(*command(val_only, tmp_path / "a.json", tmp_path / "b.json"))
     assert "b.json was searched with other quantizers than" in said

@@ -276,6 +276,7 @@ def accuracy(net, data_dir, resolution: int) -> tuple[float, float]:
     return float(hits[:, 0].mean()), float(hits.any(1).mean())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("resolution", "top1", "top5"),  # of PyTorch on the same 500 photographs
     [

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -110,3 +111,16 @@ def test_mistakes_are_told_before_anything_is_loaded(arguments, message, tmp_pat
 def test_a_missing_configuration_is_named(tmp_path):
     result = run(tmp_path / "knee.json", "--qwix", tmp_path / "rules.json")
     assert "knee.json: cannot be read" in str(result.exception)
+
+
+def test_quantizers_that_no_option_sets_are_refused(knee, tmp_path):
+    """As a search in Python may have them: no file with other quantizers than were searched is written."""
+    _, chosen = knee
+    for config, message in (
+        ({"symmetric_weights": True}, "with quantizers that no option sets"),
+        ({"grid": 3}, "the settings of the quantizers are damaged"),
+    ):
+        save_bits(tmp_path / "own.json", replace(chosen, settings={**chosen.settings, "quantizers": config}))
+        result = run(tmp_path / "own.json", "--qwix", tmp_path / "rules.json")
+        assert message in str(result.exception)
+        assert not (tmp_path / "rules.json").exists()

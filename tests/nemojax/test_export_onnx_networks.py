@@ -32,6 +32,7 @@ GRIDS = {
     "symmetric": QuantizerConfig(symmetric_weights=True, symmetric_activations=True),
 }
 EXACT = {"session__disable_quant_qdq": "1"}  # onnxruntime without its integer kernels
+WITH_THEM = not ref.saturates()  # where sums of pairs of bytes saturate, their logits are no reference
 
 
 def conv(x, w, stride=1, groups=1, pad="SAME", dilation=1):
@@ -187,8 +188,9 @@ def test_every_width_on_a_convolutional_network(networks, grid, opset, tmp_path)
             ref.run(tmp_path / "net.onnx", net, inputs, o, **e) for o, e in ((False, {}), (True, EXACT))
         ):
             assert ref.difference(found, wanted) < 1e-5, choices
-        by_default = ref.run(tmp_path / "net.onnx", net, inputs, optimized=True)
-        assert ref.difference(by_default, wanted) < (2e-2 if choices == (8,) else 1e-5), choices
+        if WITH_THEM:
+            by_default = ref.run(tmp_path / "net.onnx", net, inputs, optimized=True)
+            assert ref.difference(by_default, wanted) < (2e-2 if choices == (8,) else 1e-5), choices
 
 
 @pytest.mark.parametrize("name", ["text", "patches", "nnx", "equinox"])
@@ -201,13 +203,14 @@ def test_every_library(networks, name, tmp_path):
         for optimized, entries in ((False, {}), (True, EXACT)):
             found = ref.run(tmp_path / "net.onnx", net, inputs, optimized, **entries)
             assert ref.difference(found, wanted) < 1e-5, (choices, optimized)
-        if max(choices) <= 8:  # with more, onnxruntime rounds activations to 8 bits in its MatMulNBits
+        if (
+            WITH_THEM and max(choices) <= 8
+        ):  # with more, onnxruntime rounds activations to 8 bits in its MatMulNBits
             assert ref.difference(ref.run(tmp_path / "net.onnx", net, inputs, True), wanted) < 5e-2
         assert len(report.quantizers) == (bits < 32).sum()
         assert len(report.unquantized) == (bits == 32).sum()
 
 
-@pytest.mark.skipif(ref.saturates(), reason="integer kernels saturate on a CPU without VNNI")
 def test_signed_tensors_that_are_moved(tmp_path):
     """onnxruntime moves 8-bit quantizers past what only moves elements, and loads the file all the same."""
 
@@ -223,13 +226,18 @@ def test_signed_tensors_that_are_moved(tmp_path):
     bits = bits_of(net, (8,))
     report = export_onnx(tmp_path / "net.onnx", net, bits)
     assert {q.dtype for q in report.native} == {"int8"}
-    for optimized, tolerance in ((False, 1e-5), (True, 2e-2)):
-        found = ref.run(tmp_path / "net.onnx", net, IMAGES, optimized)
-        assert ref.difference(found, ref.logits(net, bits, IMAGES)) < tolerance
+    wanted = ref.logits(net, bits, IMAGES)
+    for optimized, entries in ((False, {}), (True, EXACT)):
+        assert (
+            ref.difference(ref.run(tmp_path / "net.onnx", net, IMAGES, optimized, **entries), wanted) < 1e-5
+        )
+    by_default = ref.run(tmp_path / "net.onnx", net, IMAGES, optimized=True)  # which must load it everywhere
+    assert ref.difference(by_default, wanted) < 2e-2 or not WITH_THEM
 
 
-@pytest.mark.skipif(ref.saturates(), reason="integer kernels saturate on a CPU without VNNI")
 def test_four_bit_tensors_around_convolutions_without_biases(tmp_path):
+    """Of thousands of roundings one may be a tie that a sum of another order breaks: a level of 64 pixels."""
+
     def fn(p, x):
         y = conv(conv(x, p["first"]), p["second"], 2)
         return jnp.mean(conv(y, p["third"]), (1, 2))
@@ -241,9 +249,13 @@ def test_four_bit_tensors_around_convolutions_without_biases(tmp_path):
             bits = bits_of(net, widths, seed)
             export_onnx(tmp_path / "net.onnx", net, bits)
             wanted = ref.logits(net, bits, IMAGES) if seed == 0 else None
-            found = [ref.run(tmp_path / "net.onnx", net, IMAGES, optimized) for optimized in (False, True)]
-            assert ref.difference(found[1], found[0]) < 1e-2
-            assert wanted is None or ref.difference(found[0], wanted) < 1e-5
+            found = [
+                ref.run(tmp_path / "net.onnx", net, IMAGES, optimized, **entries)
+                for optimized, entries in ((False, {}), (True, EXACT), (True, {}))
+            ]
+            assert ref.difference(found[1], found[0]) < 2e-3
+            assert ref.difference(found[2], found[0]) < 1e-2 or not WITH_THEM
+            assert wanted is None or ref.difference(found[0], wanted) < 2e-3
 
 
 def test_an_equalized_network(networks, tmp_path):

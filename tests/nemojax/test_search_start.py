@@ -94,6 +94,7 @@ def test_a_search_stopped_before_anything_was_within_its_limits_says_so(task, ta
         search(task, 60, warm_start=table, time_limit_s=0.0, limits={task.objectives[0]: 1e-6})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("evaluations", [28, *(pytest.param(n, marks=pytest.mark.slow) for n in (20, 41))])
 def test_a_search_interrupted_in_a_round_goes_on_bit_for_bit(task, table, tmp_path, evaluations):
     """The rounds before are looked up and the table is corrected by them again."""

@@ -272,6 +272,7 @@ def test_species_that_take_no_seeds_search_as_well(task, table):
     assert task.space.contains(alone.bits).all()
 
 
+@pytest.mark.long
 def test_a_measure_may_be_named_but_prices_need_one(task):
     config = nemo.NemoConfig(population=4, species=("continuous", "priced"), archive_capacity=16)
     named = nemo.search(jax.random.key(0), task, budget=12, config=config, warm_start="sqnr")
