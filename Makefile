@@ -70,7 +70,7 @@ bench-gpu:
 	QUICK=$(QUICK) $(PYTHON) -m benchmarks.gpu
 
 notebooks: $(VENV)/.has-$(EVERYTHING)
-	$(COMPILED) FAST=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -p no:jaxtyping notebooks -o addopts=
+	$(COMPILED) FAST=1 $(BIN)/python -m pytest -n $(WORKERS) --nbmake --nbmake-timeout=900 -p no:jaxtyping notebooks -o addopts=
 
 docs: $(VENV)/.has-docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html

@@ -56,7 +56,8 @@ def variants() -> dict[str, egrl.EGRLConfig]:
 
 def main() -> None:
     start, missing = time.monotonic(), []
-    kept = Kept("egrl_ablation", {**SETTINGS, "configs": repr(variants())})
+    settings = {**SETTINGS, "configs": repr(variants())}
+    kept = Kept("egrl_ablation", settings)
     part, parts = map(int, os.environ.get("TABLE_PART", "0/1").split("/"))
     env = CELL.environment()
     bound = hw.optimal_placement(env.problem, 60.0).lower_bound_s
@@ -77,11 +78,12 @@ def main() -> None:
         finish(
             "egrl_ablation",
             {
-                "settings": SETTINGS,
+                "settings": settings,
                 "cell": CELL.name,
                 "rows": rows,
                 "missing": missing,
                 "complete": not missing,
+                "runs": kept.done,
             },
         )
 

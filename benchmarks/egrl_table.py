@@ -104,11 +104,11 @@ def agents(env: egrl.Environment, cell: Cell) -> dict[str, Callable[[jax.Array, 
         if noisy or name != "ea_only, critic ranks":
             made[name] = partial(egrl_agent, config, noisy and config.rank == "measured")
     rules = baselines.rules(env)
-    if cell.cost == "contention":
-        config = configs(env.allowed.shape[-1], cell.cost)["egrl"]
-        known = np.stack(list(rules.values()))
-        solved = hw.optimal_placement(env.problem, 120.0).placement[None]
+    config, known = configs(env.allowed.shape[-1], cell.cost)["egrl"], np.stack(list(rules.values()))
+    if cell.cost != "linear":
         made["egrl, from rules"] = partial(egrl_agent, config, False, known=jnp.asarray(known))
+    if cell.cost == "contention":
+        solved = hw.optimal_placement(env.problem, 120.0).placement[None]
         both = jnp.asarray(np.concatenate([known, solved]).astype(np.int32))
         made["egrl, from rules and solver"] = partial(egrl_agent, config, False, known=both)
     seeds = jnp.asarray(np.stack(list(rules.values())))

@@ -10,7 +10,7 @@ import typer
 
 import hwmodel as hw
 
-from .place import ENGINES, place
+from .place import ENGINES, SEARCHES, place
 from .place_files import write_placed
 from .progress import PlaceProgress, TrainPolicyProgress
 from .train import train_policy
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-CHECKPOINT = "map.ckpt"
+CHECKPOINT, BUDGET = "map.ckpt", 4_000
 
 
 @app.command(name="map")
@@ -40,7 +40,7 @@ def map_(
     chip: Annotated[str, typer.Option(help="A name that `egrljax chips` prints, or a .toml or .json file.")],
     out: Annotated[Path, typer.Option(help="Folder for the results; must be new or empty.")],
     engine: Annotated[str, typer.Option(help=f"{', '.join(ENGINES)}.")] = "auto",
-    budget: Annotated[int, typer.Option(help="Maps that EGRL measures.")] = 4_000,
+    budget: Annotated[int | None, typer.Option(help=f"Maps that EGRL measures; default: {BUDGET}.")] = None,
     seed: Annotated[int, typer.Option(help="Decides every draw.")] = 0,
     bits: Annotated[int, typer.Option(help="Of weights, outputs and graph inputs.")] = 8,
     batch: Annotated[
@@ -75,6 +75,9 @@ def map_(
 ) -> None:
     """Place a network in a chip's memories, and say how far that is from the best possible."""
     check_out(out, resume)
+    searches = engine in SEARCHES
+    if budget is not None and not searches:
+        raise ValueError(f"--budget is for a search, engine {engine!r} is none: leave it out, or use 'egrl'")
     work = hw.load_model(workload, batch)
     where = with_reserved(hw.load_chip(chip, hw.parse_rates(rate), warn=False), pairs("reserve", reserve))
     for line in where.warnings:
@@ -87,7 +90,7 @@ def map_(
             jax.random.key(seed),
             work,
             where,
-            budget=budget,
+            budget=BUDGET if budget is None else budget,
             engine=engine,
             bits=hw.Bits(bits, bits, bits),
             pins=pairs("pin", pin),
@@ -98,7 +101,7 @@ def map_(
             solver_s=solver_s,
             time_limit_s=time_limit,
             on_chunk=bar,
-            checkpoint=out / CHECKPOINT,
+            checkpoint=out / CHECKPOINT if searches or resume else None,
         )
     finally:
         bar.close()
@@ -202,6 +205,8 @@ def with_reserved(chip: hw.Chip, reserved: dict[str, str]) -> hw.Chip:
         if not value.isdecimal():
             raise ValueError(f"--reserve must be LEVEL=BYTES, a whole number, got {name}={value}")
         k = chip.level_index(name)
+        if levels[k].capacity_bytes is None:
+            raise ValueError(f"--reserve {name}={value}: level {name!r} has no capacity, so it is never full")
         levels[k] = replace(levels[k], reserved_bytes=int(value))
     return replace(chip, levels=tuple(levels))
 

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from .placed import Placed
 from .trained import TrainedPolicy
 
 ENGINES = ("auto", "egrl", "exact", "gradient", "policy", *hw.BASELINES)
+SEARCHES = ("auto", "egrl")  # engines that may search
 _EQUAL = 1e-6  # relative: placements that differ by less are equally fast
 
 
@@ -56,6 +58,7 @@ def place(
     """Places a workload's tensors in a chip's memories.
 
     Args:
+        key: decides every draw of EGRL and of descent; the rules and the solver draw nothing.
         budget: maps that are measured by EGRL, among them first the rules' and, under "auto", the solver's,
             from which it starts as well.
         engine: "exact" is the integer program, "gradient" descent through the soft model, "policy" the
@@ -68,7 +71,7 @@ def place(
             `reserved_bytes`.
         contention: see `hwmodel.contended_latency`; None or 0: the linear model.
         noise: sigma of the measurements' log; above 0 EGRL ranks maps by its critic, and "auto" searches, as
-            it would on a board.
+            it would on a board. The latencies here are without noise, and so is what "auto" compares.
         board: measures placements in the model's place, see `run`; the rules first.
         config: of EGRL, in the place of `budget` and what it decides by `noise`.
         policy: trained on other workloads or chips, see `train_policy`; EGRL starts from it.
@@ -82,34 +85,20 @@ def place(
 
     Raises:
         ValueError: an unknown engine; "exact" or "gradient" with contention or a board, which they do not
-            know of; a board, which only EGRL measures on; "policy" without a policy, a policy for an engine
-            that has no use for it, or one that does not fit; a limit that is none; what
+            know of; a board, which only EGRL measures on; "policy" without a policy, one that does not fit,
+            or anything else for an engine that has no use for it; a limit that is none; what
             `environment` and `EGRLConfig` refuse, such as a chip too small for any placement; a board that
             fails throughout.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
-    if not solver_s >= 0:
-        raise ValueError(f"solver_s must be at least 0, got {solver_s}")
-    if time_limit_s is not None and not time_limit_s > 0:
-        raise ValueError(f"time_limit_s must be above 0, got {time_limit_s}")
     if contention == 0:
         contention = None
-    if engine in ("exact", "gradient") and not (contention is None and board is None):
-        what = "a board's own cost" if board is not None else "contention"
-        raise ValueError(f"engine {engine!r} knows the linear model only, not {what}: use engine 'egrl'")
-    if board is not None and engine not in ("auto", "egrl"):
-        raise ValueError(f"engine {engine!r} measures nothing on a board: use engine 'egrl', or no board")
-    if engine == "policy" and policy is None:
-        raise ValueError("engine 'policy' needs a trained policy: policy=load_policy(file)")
-    if policy is not None and engine not in ("auto", "egrl", "policy"):
-        raise ValueError(f"engine {engine!r} has no use for a policy: use engine 'policy' or 'egrl'")
-    if engine == "exact" and not solver_s:
-        raise ValueError("engine 'exact' needs solver_s above 0")
+    _check_engine(engine, contention, board, policy, solver_s)
+    of_search = {"noise": noise or None, "config": config, "checkpoint": checkpoint}
+    _check_search(engine, {**of_search, "time_limit_s": time_limit_s}, time_limit_s)
     start = time.monotonic()
     solves = solver_s > 0 and board is None
     own = len(hw.BASELINES) + (solves and engine == "auto")  # maps that are known before
-    if config is None and engine in ("auto", "egrl") and budget <= own:
+    if config is None and engine in SEARCHES and budget <= own:
         raise ValueError(f"budget must be above {own}, the placements that are known, got {budget}")
     rank: Rank = "predicted" if noise else "measured"
     settings = config or replace(tuned(len(chip.levels)), budget=max(budget - own, 1), rank=rank)
@@ -144,6 +133,12 @@ def place(
         contention=contention,
         pins=dict(pins or {}),
         forbidden={name: tuple(levels) for name, levels in (forbidden or {}).items()},
+        settings={
+            "key": str(np.asarray(jax.random.key_data(key)).tolist()),
+            "noise": str(noise),
+            "solver_s": str(solver_s),
+            **{name: version(name) for name in ("frugaljax", "jax")},
+        },
     )
     if chosen == "egrl":
         solved = {"exact": optimum.placement} if optimum is not None and engine == "auto" else {}
@@ -168,10 +163,10 @@ def place(
             evaluations=found.evaluations,
             course=found.course,
             finished=found.finished,
-            settings={"config": repr(settings)},
+            settings={**placed.settings, "config": repr(settings), "reward": str(settings.reward)},
         )
         if engine == "auto":
-            placed = _or_faster(placed, env, None if optimum is None else optimum.placement)
+            placed = _or_faster(placed, env, optimum)
     elif chosen == "gradient":
         descent = hw.optimize_placement(key, env.problem)
         placed = replace(
@@ -189,17 +184,52 @@ def place(
     return replace(placed, seconds=time.monotonic() - start)
 
 
-def _or_faster(placed: Placed, env: Environment, solved: Any | None) -> Placed:
+def _check_engine(
+    engine: str, contention: float | None, board: Board | None, policy: TrainedPolicy | None, solver_s: float
+) -> None:
+    """ValueError for an engine that there is not, or that does not know what is asked of it."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    if not solver_s >= 0:
+        raise ValueError(f"solver_s must be at least 0, got {solver_s}")
+    if engine in ("exact", "gradient") and not (contention is None and board is None):
+        what = "a board's own cost" if board is not None else "contention"
+        raise ValueError(f"engine {engine!r} knows the linear model only, not {what}: use engine 'egrl'")
+    if board is not None and engine not in SEARCHES:
+        raise ValueError(f"engine {engine!r} measures nothing on a board: use engine 'egrl', or no board")
+    if engine == "policy" and policy is None:
+        raise ValueError("engine 'policy' needs a trained policy: policy=load_policy(file)")
+    if policy is not None and engine not in (*SEARCHES, "policy"):
+        raise ValueError(f"engine {engine!r} has no use for a policy: use engine 'policy' or 'egrl'")
+    if engine == "exact" and not solver_s:
+        raise ValueError("engine 'exact' needs solver_s above 0")
+
+
+def _check_search(engine: str, given: Mapping[str, Any], time_limit_s: float | None) -> None:
+    """ValueError for what only a search heeds, given to an engine that is none."""
+    for name, value in given.items():
+        if value is not None and engine not in SEARCHES:
+            raise ValueError(
+                f"{name} is for a search, engine {engine!r} is none: leave it out, or use 'egrl'"
+            )
+    if time_limit_s is not None and not time_limit_s > 0:
+        raise ValueError(f"time_limit_s must be above 0, got {time_limit_s}")
+
+
+def _or_faster(placed: Placed, env: Environment, optimum: hw.Optimum | None) -> Placed:
     """What EGRL found, or what a rule or the solver found if that is faster: then it says so."""
     others = {name: (placed.rules[name], seconds) for name, seconds in placed.rules_s.items()}
-    if solved is not None:
-        others["exact"] = (solved, _model_s(env, solved))
+    if optimum is not None:
+        others["exact"] = (optimum.placement, _model_s(env, optimum.placement))
     name = min(others, key=lambda name: others[name][1])
     placement, seconds = others[name]
     if not seconds < placed.latency_s * (1 - _EQUAL):
         return placed
-    how = "The solver's, of the cost without contention or without its proof," if name == "exact" else name
-    why = f"{placed.why} {how} was faster than what it found ({placed.latency_s * 1e6:.6g} us), and stands."
+    whose = name
+    if name == "exact" and optimum is not None:
+        proof = "proven" if optimum.status == "optimal" else "not proven"
+        whose = f"The solver's placement ({proof}, for the cost without contention or noise)"
+    why = f"{placed.why} {whose} was faster than what it found ({placed.latency_s * 1e6:.6g} us), and stands."
     return replace(placed, engine=name, why=why, placement=np.asarray(placement), latency_s=seconds)
 
 

@@ -19,12 +19,16 @@ def write_placed(folder: Path, placed: Placed) -> tuple[list[str], str]:
     - placement.json, placement.csv: level, address, bytes and lifetime of every tensor (extra `addresses`)
     - minimalloc_LEVEL.csv: the buffers of each memory, which minimalloc reads
     - map.json: engine, latencies, gap, settings, and level, bytes and lifetime of every tensor
+    - map.txt: what a person wants to know first
     - before.csv, after.csv: the time of each operation by the model, under the best compiler's placement and
       this one
-    - placement.png, memory.png, latency.png, latency_before.png, course.png
+    - placement.png, memory.png, latency.png, latency_before.png; after a search course.png
 
     Returns:
         The names of the files, and what the packing says; or why there is none.
+
+    Raises:
+        OSError: a folder that cannot be written to.
     """
     from .plots import plot_course  # takes a second to import
 
@@ -75,6 +79,10 @@ def document(placed: Placed, allocation: hw.Allocation | None = None) -> dict[st
         "seconds": round(placed.seconds, 3),
         "finished": placed.finished,
         "contention": placed.contention,
+        "bits": {name: np.asarray(width).tolist() for name, width in placed.bits._asdict().items()},
+        "pins": placed.pins,
+        "forbidden": {name: list(levels) for name, levels in placed.forbidden.items()},
+        "reserved": {lv.name: lv.reserved_bytes for lv in placed.chip.levels if lv.reserved_bytes},
         "settings": placed.settings,
         "tensors": {
             t.name: {

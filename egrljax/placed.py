@@ -32,13 +32,13 @@ class Placed:
     rules_s: dict[str, float]  # their latencies
     bound_s: float | None  # no placement takes less; None: not known
     evaluations: int = 0  # maps measured
-    seconds: float = 0.0  # spent
+    seconds: float = 0.0  # spent in all, with compiling and the solver
     finished: bool = True  # False: ended before the budget
     course: Course | None = None
     contention: float | None = None
     pins: dict[str, str] = field(default_factory=dict)
     forbidden: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)  # key, versions, config, ...: to do it again
 
     @property
     def best_rule(self) -> str:
@@ -66,7 +66,9 @@ class Placed:
         if self.gap is not None:
             lines.append(f"no placement takes less than {_us(self.bound_s or 0)}: gap {self.gap:.3%}")
         if self.evaluations:
-            lines.append(f"{self.evaluations:,} maps measured in {self.seconds:.1f} s")
+            lines.append(f"{self.evaluations:,} maps measured, {self.seconds:.1f} s in all")
+        if "reward" in self.settings:
+            lines.append(f"reward of a map: {self.settings['reward']}")
         if not self.finished:
             lines.append("stopped before the budget was spent")
         return "\n".join(lines)

@@ -7,7 +7,7 @@ r"""Latency where tensors on one level get into each other's way: no longer line
 with n_ik the number of tensors that operation i reads from or writes to level k, graph inputs and outputs
 among them: each further stream costs a share c of the level's time, as when two of them share the banks or
 the rows of one memory [ours]. c = 0 is the exact model. The integer program of optimum.py does not know of
-it, and has no bound for it.
+it: its bound holds, since contention only adds, and nobody may reach it.
 """
 
 import jax

@@ -25,7 +25,7 @@ DEFAULT = TrainConfig()
 VALIDATION = 2_000  # of the training images, for looking at while settings are chosen
 CIFAR = tuple(name for name in NETWORKS if name.endswith("_cifar"))
 WEIGHTS, METRICS, CURVE, CHECKPOINT = "weights.safetensors", "metrics.json", "curve.png", "train.ckpt"
-EPOCHS = "epochs.json"  # what was seen so far, for the curve of a run that was resumed
+EPOCHS = "epochs.json"  # what was seen so far, for the curve and the time of a run that was resumed
 
 
 def train_network(
@@ -98,10 +98,14 @@ def train_network(
     if images is not None:
         part = _some(part, images)
     _say(f"{net.name}: {_parameters(net):,} parameters; {len(part.labels)} images; the first epoch compiles")
-    curve = _epochs_before(out / EPOCHS) if resume else []
+    curve, seconds = _seen_before(out / EPOCHS) if resume else ([], 0.0)
     started = time.monotonic()
 
     def on_chunk(chunk: Chunk) -> None:
+        nonlocal seconds
+        seconds += chunk.seconds
+        seen = {"training_seconds": seconds, "epochs": [asdict(epoch) for epoch in curve]}
+        write_text(out / EPOCHS, json.dumps(seen) + "\n")
         count = chunk.step % chunk.per_epoch
         if count or sys.stderr.isatty():
             _say(
@@ -114,7 +118,6 @@ def train_network(
 
     def on_epoch(epoch: Epoch, _: object) -> None:
         curve[:] = [e for e in curve if e.number < epoch.number] + [epoch]
-        write_text(out / EPOCHS, json.dumps([asdict(e) for e in curve]) + "\n")
         _say(
             f"epoch {epoch.number}/{epochs}: loss {epoch.loss:.3f}, error on held-out training images "
             f"{epoch.validation_error:.4f}, {epoch.seconds:.0f} s"
@@ -151,7 +154,7 @@ def train_network(
         "test_images": len(test.labels),
         "test_error": misses / len(test.labels),
         "test_error_interval": [float(low), float(high)],
-        "training_seconds": sum(epoch.seconds for epoch in curve),
+        "training_seconds": seconds,
         "epochs": [asdict(epoch) for epoch in curve],
         "float16": half,
         "versions": {name: version(name) for name in ("frugaljax", "jax", "flax", "optax")},
@@ -194,13 +197,14 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
         ) from None
 
 
-def _epochs_before(file: Path) -> list[Epoch]:
-    """Of the run that is resumed; nothing if it was stopped in its first epoch."""
+def _seen_before(file: Path) -> tuple[list[Epoch], float]:
+    """Epochs of the run that is resumed, and the seconds of its steps; nothing if it was stopped at once."""
     if not file.exists():
-        return []
+        return [], 0.0
     try:
-        return [Epoch(**entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError, OSError):
+        seen = json.loads(file.read_text(encoding="utf-8"))
+        return [Epoch(**entry) for entry in seen["epochs"]], float(seen["training_seconds"])
+    except (ValueError, TypeError, KeyError, OSError):
         raise ValueError(f"{file} is damaged: delete it, which costs the curve its first part") from None
 
 

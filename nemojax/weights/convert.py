@@ -1,7 +1,7 @@
 """From the tensors of a file to the variables of a network here, by whichever table of names fits."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from nemojax.weights.layout import Layout, Path
 from nemojax.weights.opcodes import shorten
 
 Shapes = Mapping[Path, tuple[int, ...]]
+LISTED = 40  # names in a message
 
 
 class Match(NamedTuple):
@@ -77,7 +78,7 @@ def _check_names(match: Match, network: str) -> None:
     extra = [match.found[n] for n in match.found.keys() - match.wanted.keys()]
     extra = [name for name in extra if not re.fullmatch(match.layout.ignored, name)]
     told = [
-        f"{len(names)} tensors are {label}, such as {', '.join(map(_printable, sorted(names)[:3]))}"
+        f"{len(names)} tensors are {label}: {_listed(names)}"
         for label, names in (("missing", match.wanted.keys() - match.found.keys()), ("unexpected", extra))
         if names
     ]
@@ -86,6 +87,13 @@ def _check_names(match: Match, network: str) -> None:
             f"its tensors are not those of {network} as {match.layout.title} names them: {'; '.join(told)}: "
             "use this network's own weights"
         )
+
+
+def _listed(names: Iterable[str]) -> str:
+    """In order; of many the first."""
+    ordered = [_printable(name) for name in sorted(names)]
+    rest = len(ordered) - LISTED
+    return ", ".join(ordered[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _printable(name: str) -> str:

@@ -132,6 +132,7 @@ def test_failed_measurements_never_win(name, monkeypatch):
     assert (fast(courses.answer) % 2 == 0).all()
 
 
+@pytest.mark.long
 def test_repeats_find_what_a_lucky_measurement_hides():
     env = small_env(noise=0.3)
     maps = jnp.asarray(np.random.default_rng(0).integers(0, 3, (200, 4, 2)).astype(np.int32))
@@ -232,6 +233,7 @@ def test_elites_are_not_measured_again(monkeypatch):
     assert set(batches) == {80, 20}
 
 
+@pytest.mark.long
 def test_local_search_starts_from_density():
     # Seconds per byte differ between tensors only by the store's latency: without, all would tie.
     env = small_env(8, latency_s=1e-7)

@@ -115,6 +115,20 @@ def test_a_graph_critic_learns_a_table_by_heart(env):
     assert losses[-3:].mean() < losses[0] / 4
 
 
+@pytest.mark.long
+def test_a_graph_critic_learns_from_noisy_actions(env):
+    """The noise is clipped, and there is none without a deviation."""
+
+    def loss(**changes):
+        config = tiny()
+        learner = replace(config.learner, critic="graph", critic_steps=2, actor_steps=0, **changes)
+        return learn(env, replace(config, learner=learner), random_maps(env, 60), 1)[2]
+
+    clean = loss(noise=0.0)
+    np.testing.assert_array_equal(loss(noise=0.5, noise_clip=0.0), clean)
+    assert abs(loss(noise=0.5, noise_clip=0.3) - clean) > 1e-3 * clean
+
+
 def test_the_known_model_is_hwmodels(env):
     config = tiny()
     config = replace(config, learner=replace(config.learner, critic="model"))

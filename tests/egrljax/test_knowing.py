@@ -83,3 +83,5 @@ def test_place_starts_from_the_rules_and_the_solver():
     solved = hw.optimal_placement(problem.problem, 5.0).placement
     known = [*placed.rules_s.values(), float(egrl.exact_latency(problem, jnp.asarray(solved)))]
     assert placed.latency_s <= min(known) * (1 + 1e-6)
+    # It holds of the search itself, from its first generation on.
+    assert placed.course.best_s[0] <= min(known) * (1 + 1e-6)

@@ -83,7 +83,11 @@ def test_auto_searches_where_no_solver_applies_and_goes_on_from_a_checkpoint(wor
     part = egrl.place(KEY, work, chip, on_chunk=lambda *_: "stop", checkpoint=file, **settings)
     assert not part.finished
     assert "stopped before" in part.text()
-    whole = egrl.place(KEY, work, chip, checkpoint=file, **settings)
+    went_on = []
+    whole = egrl.place(
+        KEY, work, chip, checkpoint=file, on_chunk=lambda *numbers: went_on.append(numbers[0]), **settings
+    )
+    assert went_on[0] == part.evaluations > known, "nothing is measured twice"
     np.testing.assert_array_equal(whole.placement, found.placement)
     np.testing.assert_array_equal(whole.course.best_s, found.course.best_s)
     np.testing.assert_array_equal(whole.course.evaluations, found.course.evaluations)
@@ -112,6 +116,30 @@ def test_a_board_measures_in_the_models_place(work, tmp_path):
         egrl.place(KEY, work, small_chip(), engine="egrl", config=given["config"], checkpoint=file)
     auto = egrl.place(KEY, work, small_chip(), **given)
     assert "a board's own" in auto.why
+
+    # Killed after the first chunk, and begun again: what was measured is not measured again.
+    asked.clear()
+    again = {"engine": "egrl", "checkpoint": tmp_path / "killed.ckpt", **given}
+    part = egrl.place(KEY, work, small_chip(), on_chunk=lambda done, *_: done > 3 and "stop", **again)
+    assert 3 < sum(asked) == part.evaluations < 60
+    whole = egrl.place(KEY, work, small_chip(), **again)
+    assert sum(asked) == 60 == whole.evaluations
+    np.testing.assert_array_equal(whole.placement, found.placement)
+    assert whole.latency_s == found.latency_s
+
+
+@pytest.mark.long
+def test_under_noise_it_searches_and_answers_by_its_critic(work):
+    asked = {}
+    config = tiny(budget=60, rank="predicted")
+    for noise in (0.05, 0.1):
+        found = egrl.place(KEY, work, small_chip(), noise=noise, config=config)
+        assert found.why.startswith("The measurements are noisy")
+        assert found.latency_s == pytest.approx(exact_s(found), rel=1e-5), "told without noise"
+        assert found.gap == pytest.approx(0, abs=1e-5), "the solver's is at hand, and proven"
+        assert found.settings["noise"] == str(noise)
+        asked[noise] = found.course.best_s
+    assert not np.array_equal(asked[0.05], asked[0.1]), "what is measured has the noise"
 
 
 @pytest.mark.long
@@ -165,7 +193,8 @@ def test_the_fastest_stands_and_says_whose_it_is(work):
     assert found.engine == "density"
     assert "density was faster than what it found" in found.why
     assert _or_faster(replace(base, latency_s=2 * least), env, None).engine == "egrl"
-    best = _or_faster(base, env, solved.placement)
+    best = _or_faster(base, env, solved)
+    assert "The solver's placement (proven, for the cost without contention or noise) was faster" in best.why
     assert best.engine == "exact"
     assert best.latency_s == pytest.approx(exact_s(best), rel=1e-6)
 
@@ -221,6 +250,10 @@ def test_shapes_that_users_bring():
         ({"noise": -1.0}, "noise must be at least 0"),
         ({"budget": 4}, "budget must be above 4, the placements that are known"),
         ({"time_limit_s": 0.0}, "time_limit_s must be above 0"),
+        ({"engine": "density", "noise": 0.1}, "noise is for a search, engine 'density' is none"),
+        ({"engine": "exact", "time_limit_s": 1.0}, "time_limit_s is for a search"),
+        ({"engine": "gradient", "config": tiny()}, "config is for a search"),
+        ({"engine": "first_fit", "checkpoint": "map.ckpt"}, "checkpoint is for a search"),
         ({"config": egrl.tuned(4)}, "policy.choices must be the chip's number of levels"),
     ],
 )
@@ -310,6 +343,15 @@ def test_the_options_of_the_console_script_are_kept_to(work, tmp_path, monkeypat
     narrow, _ = mapped("bits", "--bits", 4, "--rate", "4x4=1e12")
     for name, told in narrow["tensors"].items():
         assert told["bytes"] == -(-plain["tensors"][name]["bytes"] // 2)
+    assert narrow["bits"] == {"weights": 4, "outputs": 4, "inputs": 4}
+    assert forbidden["forbidden"] == {fast: ["sram", "llc"]}
+    assert pinned["pins"] == {fast: "llc"}
+    assert reserved["reserved"] == {"sram": 250}
+    keys = {mapped(f"seed{seed}", "--seed", seed)[0]["settings"]["key"] for seed in (0, 1)}
+    assert keys == {
+        plain["settings"]["key"],
+        str(np.asarray(jax.random.key_data(jax.random.key(1))).tolist()),
+    }
     slower, _ = mapped("rate", "--rate", "8x8=1e6")
     assert slower["latency_s"] > 2 * plain["latency_s"]
 
@@ -331,6 +373,8 @@ def test_no_contention_is_the_linear_model(work):
         (("--rate", "8x8=fast"), "--rate must be WxA=OPS_PER_S"),
         (("--resume",), "holds no map.ckpt to resume"),
         (("--chip", "nnp_tight"), "nnp_tight"),
+        (("--engine", "density", "--budget", 9), "--budget is for a search, engine 'density' is none"),
+        (("--reserve", "dram=9"), "level 'dram' has no capacity"),
     ],
 )
 def test_what_is_wrong_is_one_line(work, tmp_path, monkeypatch, capsys, options, message):
@@ -346,15 +390,29 @@ def test_what_is_wrong_is_one_line(work, tmp_path, monkeypatch, capsys, options,
 
 @pytest.mark.long
 def test_a_search_of_the_console_script_has_a_course_and_goes_on(work, tmp_path, monkeypatch, capsys):
-    chip, network, out = tmp_path / "chip.toml", tmp_path / "net.json", tmp_path / "out"
+    chip, network = tmp_path / "chip.toml", tmp_path / "net.json"
     hw.save_chip(chip, small_chip())
     hw.save_workload(network, work)
-    given = ["map", "--workload", network, "--chip", chip, "--out", out, "--contention", 0.2, "--budget", 240]
-    code, text, err = run_command(monkeypatch, capsys, *given)
+    options = ("--contention", 0.2, "--noise", 0.05, "--budget", 480)
+    given = ["map", "--workload", network, "--chip", chip, *options]
+    code, text, err = run_command(monkeypatch, capsys, *given, "--out", tmp_path / "whole")
     assert code == 0
-    assert "240 maps measured" in text
-    assert "map 240/240" in err
-    assert (out / "course.png").stat().st_size > 1000
-    code, again, _ = run_command(monkeypatch, capsys, *given, "--resume")
+    assert "480 maps measured" in text
+    assert "map 480/480" in err
+    assert (tmp_path / "whole" / "course.png").stat().st_size > 1000
+    document = json.loads((tmp_path / "whole" / "map.json").read_text())
+    assert document["contention"] == 0.2
+    assert document["settings"]["noise"] == "0.05"
+    assert "rank='predicted'" in document["settings"]["config"]
+    assert document["settings"]["reward"] == "5 · speedup"
+
+    stopped = (*given, "--out", tmp_path / "stopped")
+    code, text, before = run_command(monkeypatch, capsys, *stopped, "--time-limit", 1e-3)
     assert code == 0
-    assert again.splitlines()[0] == text.splitlines()[0]
+    assert "stopped before the budget was spent" in text
+    code, _, after = run_command(monkeypatch, capsys, *stopped, "--resume")
+    assert code == 0
+    done, going_on = (int(re.search(r"map (\d+)/480", err)[1]) for err in (before, after))
+    assert going_on > done, "what was measured is not measured again"
+    levels = [json.loads((tmp_path / n / "map.json").read_text())["tensors"] for n in ("whole", "stopped")]
+    assert levels[0] == levels[1]

@@ -124,6 +124,7 @@ def test_resume_equals_the_uninterrupted_run(finished, tmp_path, capsys):
     np.testing.assert_array_equal(one.costs, two.costs)
 
 
+@pytest.mark.long
 def test_resume_of_a_finished_run_evaluates_nothing(finished, capsys):
     before = (finished / "front.json").read_bytes()
     code, out, err = run(capsys, "search", "--out", finished, "--budget", 24, "--resume", *BASE)

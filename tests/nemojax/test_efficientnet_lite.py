@@ -206,9 +206,9 @@ def test_drawn_weights_have_variance_two_over_fan_in():
 
 def test_conversion_names_what_is_wrong(tmp_path):
     good = tiny_tensors(0)
-    with pytest.raises(ValueError, match=r"1 tensors are missing, such as _bn0\.bias"):
+    with pytest.raises(ValueError, match=r"1 tensors are missing: _bn0\.bias"):
         convert_efficientnet_lite({n: a for n, a in good.items() if n != "_bn0.bias"}, TINY)
-    with pytest.raises(ValueError, match="2 tensors are unexpected, such as extra, other"):
+    with pytest.raises(ValueError, match="2 tensors are unexpected: extra, other"):
         convert_efficientnet_lite(good | {"extra": np.zeros(1), "other": np.zeros(1)}, TINY)
     with pytest.raises(ValueError, match=r"'_fc.weight' has shape \(16, 5\), expected \(5, 16\)"):
         convert_efficientnet_lite(good | {"_fc.weight": good["_fc.weight"].T}, TINY)

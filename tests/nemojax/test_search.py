@@ -101,6 +101,7 @@ def test_a_stopped_search_goes_on_bit_for_bit(task, four, tmp_path):
         np.testing.assert_array_equal(whole.policies[name], four.policies[name])
 
 
+@pytest.mark.long
 def test_policies_are_handed_over_to_another_search(task, four):
     """They come first among their species; a search with them is another search."""
     assert sorted(four.policies) == ["gcn", "unet"]

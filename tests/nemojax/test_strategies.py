@@ -13,7 +13,7 @@ from nemojax.species import SPECIES, TRUSTED, Setting, strategy
 
 SIX = BitSpace.create([f"q{i}" for i in range(6)])
 CONFIG = NemoConfig(population=32, species=("mine", "floor"), archive_capacity=64, resize=Resize(least=12))
-QUICK = {"DifferentialEvolution", "SNES", "CMA_ES"}
+MARKS = {"SNES": (), "DifferentialEvolution": pytest.mark.long, "CMA_ES": pytest.mark.long}  # others are slow
 
 
 def near_three(bits):
@@ -42,7 +42,7 @@ def evolve(generations=30, seed=0):
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRUSTED]
+    "name", [pytest.param(name, marks=MARKS.get(name, pytest.mark.slow)) for name in TRUSTED]
 )
 def test_a_strategy_is_one_more_species_and_improves(name, monkeypatch):
     """Its candidates come nearer to the best, while its live size moves; nothing is ever NaN."""

@@ -57,12 +57,15 @@ def test_a_run_and_one_that_was_stopped(data, tmp_path, capsys):
     status = run_for_status(*settings, "--out", stopped, "--time-limit", 0)
     assert status == 130
     assert "stopped; continue with --resume" in capsys.readouterr().err
-    assert {file.name for file in stopped.iterdir()} <= {"train.ckpt", "epochs.json"}
+    assert {file.name for file in stopped.iterdir()} == {"train.ckpt", "epochs.json"}
+    before = json.loads((stopped / "epochs.json").read_text())["training_seconds"]
     with pytest.raises(ValueError, match="is not empty: give another --out, or --resume"):
         run(*settings, "--out", stopped)
     run(*settings, "--out", stopped, "--resume", "--half")
     assert {file.name for file in stopped.iterdir()} == FILES
-    assert [e["number"] for e in json.loads((stopped / "metrics.json").read_text())["epochs"]] == [1, 2]
+    metrics = json.loads((stopped / "metrics.json").read_text())
+    assert [epoch["number"] for epoch in metrics["epochs"]] == [1, 2]
+    assert 0 < before < metrics["training_seconds"]
     halves, singles = (load_file(folder / "weights.safetensors") for folder in (stopped, whole))
     for name, tensor in singles.items():
         assert halves[name].dtype == np.float16

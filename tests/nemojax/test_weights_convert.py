@@ -133,14 +133,14 @@ def test_what_is_missing_or_too_much_is_listed():
     good = as_torch(draw())
     some = {n: a for n, a in good.items() if not n.startswith("bn.")}
     text = refused(some | {"extra": np.zeros(1), "new\nline": np.zeros(1)})
-    assert (
-        "not those of net as torch names them: 4 tensors are missing, such as bn.bias, bn.running_mean,"
-        in text
-    )
-    assert r"2 tensors are unexpected, such as extra, 'new\nline'" in text
+    missing = "bn.bias, bn.running_mean, bn.running_var, bn.weight"
+    assert f"not those of net as torch names them: 4 tensors are missing: {missing};" in text
+    assert r"2 tensors are unexpected: extra, 'new\nline'" in text
     nothing = refused({f"w{i}": np.zeros(1) for i in range(7)})
     assert "8 tensors are missing" in nothing
-    assert "7 tensors are unexpected, such as w0, w1, w2: use" in nothing
+    assert "7 tensors are unexpected: w0, w1, w2, w3, w4, w5, w6: use" in nothing
+    many = refused({f"w{i:02}": np.zeros(1) for i in range(43)})
+    assert "w38, w39 and 3 more: use" in many
     twice = {**as_keras(draw(0, True)), "other/Conv/kernel:0": np.zeros(3)}
     assert "'other/Conv/kernel:0' are both 'Conv/kernel'" in refused(twice)
     two_heads = {**as_keras(draw(0, True)), "more/kernel:0": np.zeros((2, 2))}

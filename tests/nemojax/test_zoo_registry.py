@@ -142,7 +142,7 @@ def test_any_network_can_be_saved_and_loaded(tmp_path):
     assert jax.tree.map(lambda leaf: leaf.dtype, again.params) == jax.tree.map(
         lambda leaf: leaf.dtype, params
     )
-    with pytest.raises(ValueError, match=r"1 tensors are missing, such as layers/2"):
+    with pytest.raises(ValueError, match=r"1 tensors are missing: layers/2"):
         load_weights(path, Network("more", network.apply, {"layers": [*params["layers"], jnp.ones(2)]}))
     with pytest.raises(ValueError, match=r"'layers/1/w' has shape \(\), expected \(2,\)"):
         load_weights(

