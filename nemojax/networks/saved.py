@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nemojax.networks.network import Network
-from nemojax.weights import read_file, write_safetensors
+from nemojax.weights import listed, read_file, write_safetensors
 
 
 def save_weights(path: str | os.PathLike[str], network: Network) -> None:
@@ -42,9 +42,8 @@ def load_weights(path: str | os.PathLike[str], network: Network) -> Network:
         ("unexpected", file.tensors.keys() - wanted.keys()),
     ):
         if names:
-            some = ", ".join(sorted(names)[:3])
             raise ValueError(
-                f"{path}: {len(names)} tensors are {label}, such as {some}: save this network first"
+                f"{path}: {len(names)} tensors are {label}: {listed(names)}: save this network first"
             )
     for name, leaf in wanted.items():
         found = file.tensors[name]

@@ -1,6 +1,6 @@
 """Weight files as NumPy arrays, read as data only, and what other programs call a network's tensors."""
 
-from nemojax.weights.convert import convert as convert
+from nemojax.weights.convert import convert as convert, listed as listed
 from nemojax.weights.layout import (
     CLASSIFIER as CLASSIFIER,
     COUNTER as COUNTER,

@@ -78,7 +78,7 @@ def _check_names(match: Match, network: str) -> None:
     extra = [match.found[n] for n in match.found.keys() - match.wanted.keys()]
     extra = [name for name in extra if not re.fullmatch(match.layout.ignored, name)]
     told = [
-        f"{len(names)} tensors are {label}: {_listed(names)}"
+        f"{len(names)} tensors are {label}: {listed(names)}"
         for label, names in (("missing", match.wanted.keys() - match.found.keys()), ("unexpected", extra))
         if names
     ]
@@ -89,8 +89,8 @@ def _check_names(match: Match, network: str) -> None:
         )
 
 
-def _listed(names: Iterable[str]) -> str:
-    """In order; of many the first."""
+def listed(names: Iterable[str]) -> str:
+    """Names of tensors for a message, in order; of many the first."""
     ordered = [_printable(name) for name in sorted(names)]
     rest = len(ordered) - LISTED
     return ", ".join(ordered[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
