@@ -84,7 +84,9 @@ def test_the_learner_alone_solves_one_node():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("changes", [{"contention": 0.3}, {"noise": 0.05}])
+@pytest.mark.parametrize(
+    "changes", [pytest.param({"contention": 0.3}, marks=pytest.mark.slow), {"noise": 0.05}]
+)
 def test_costs_without_a_solver(changes):
     env = small_env(**changes)
     config = tiny(budget=600, rank="predicted" if "noise" in changes else "measured", **MORE)
@@ -96,7 +98,10 @@ def test_costs_without_a_solver(changes):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("strategy", ["SNES", "DifferentialEvolution"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["DifferentialEvolution", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SNES", "CMA_ES"))],
+)
 def test_a_strategy_of_evosax_drives_a_sub_population(strategy):
     env = small_env()
     config = tiny(strategy=strategy, guests=6, budget=600)
@@ -112,7 +117,7 @@ def test_a_strategy_of_evosax_drives_a_sub_population(strategy):
     assert brute_force(env) * (1 - 1e-6) <= float(state.best_s) <= metrics.best_s[0]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_method_as_remembered_runs():
     config = egrl.paper_like()
     config = replace(

@@ -160,7 +160,12 @@ def test_copies_of_a_policy_are_the_first_to_go(envs):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "changes", [{"acting": "levels", "start": "backing"}, {"critic": "model"}, {"critic": "graph"}]
+    "changes",
+    [
+        {"acting": "levels", "start": "backing"},
+        {"critic": "model"},
+        pytest.param({"critic": "graph"}, marks=pytest.mark.slow),
+    ],
 )
 def test_other_ways_of_acting_and_critics(envs, changes):
     own = config(screen=2, **{name: value for name, value in changes.items() if name != "critic"})

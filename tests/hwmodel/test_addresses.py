@@ -263,7 +263,7 @@ def test_the_published_example_has_height_12(data_dir):
     assert pack(read_minimalloc(data_dir / "minimalloc" / "input.12.csv"), 12).status == "optimal"
 
 
-@pytest.mark.parametrize("name", [pytest.param("B", marks=pytest.mark.long), *"CFGHJK"])
+@pytest.mark.parametrize("name", [pytest.param("B", marks=pytest.mark.slow), *"CFGHJK"])
 def test_quick_public_instances_fit(data_dir, name):
     buffers = read_minimalloc(data_dir / "minimalloc" / f"{name}.{CAPACITY}.csv")
     found = pack(buffers, CAPACITY, time_limit_s=120.0)
