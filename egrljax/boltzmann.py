@@ -42,7 +42,11 @@ def random_boltzmann(
     temperature: float = 1.0,
     of: Temperatures = "node",
 ) -> Boltzmann:
-    """`members` chromosomes whose logits are `start` plus std · normal, all at one temperature."""
+    """`members` chromosomes whose logits are `start` plus std · normal, all at one temperature.
+
+    Raises:
+        ValueError: a temperature outside [T_MIN, T_MAX].
+    """
     noise = jax.random.normal(key, (members, *start.shape), start.dtype)
     return at_temperature(start[None] + std * noise, temperature, of)
 
@@ -50,7 +54,11 @@ def random_boltzmann(
 def seeded(
     logits: Float[Array, "*K N D L"], temperature: float = 1.0, of: Temperatures = "node"
 ) -> Boltzmann:
-    """Chromosomes whose prior is a policy's log-posterior; at T = 1 they have exactly its distribution."""
+    """Chromosomes whose prior is a policy's log-posterior; at T = 1 they have exactly its distribution.
+
+    Raises:
+        ValueError: a temperature outside [T_MIN, T_MAX].
+    """
     return at_temperature(jax.nn.log_softmax(logits, axis=-1), temperature, of)
 
 

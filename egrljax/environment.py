@@ -108,7 +108,7 @@ def _allowed(problem: hw.Problem) -> Bool[np.ndarray, "N 2 L"]:
 
 
 def measure(key: jax.Array, env: Environment, maps: Int[Array, "M N 2"]) -> Measured:
-    """One measurement of each map; every map counts as one evaluation."""
+    """One measurement of each map, latencies in seconds; every map counts as one evaluation."""
     found = _evaluate(env, maps)
     latency_s = found.latency_s
     error = jnp.exp(env.noise * jax.random.normal(key, latency_s.shape, latency_s.dtype))
@@ -116,7 +116,7 @@ def measure(key: jax.Array, env: Environment, maps: Int[Array, "M N 2"]) -> Meas
 
 
 def exact_latency(env: Environment, maps: Int[Array, "*M N 2"]) -> Float[Array, "*M"]:
-    """The latency of rectified maps without noise: for reports, never for the search."""
+    """Seconds of rectified maps without noise: for reports, never for the search."""
     return _evaluate(env, maps).latency_s
 
 

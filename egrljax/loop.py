@@ -31,7 +31,11 @@ def run_chunk(algo: EGRL, env: Environment, state: EGRLState, generations: int) 
 
     Sums may be in another order than in `run`, which compiles single generations.
 
-    Returns the state and the metrics stacked along a new first axis.
+    Args:
+        generations: static; `config.generations` of them spend the budget.
+
+    Returns:
+        The state, and the metrics stacked along a new first axis.
     """
     return jax.lax.scan(lambda state, _: step(algo, env, state), state, length=generations)
 

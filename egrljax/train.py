@@ -40,6 +40,7 @@ def train_policy(
     """Trains one policy on several workloads and chips at once.
 
     Args:
+        key: decides every draw.
         cases: what it is trained on; the chips have one number of levels.
         budget: maps measured, of all cases together; the last whole generation within it is the last.
         config: in the place of `shared_config` with that budget.
