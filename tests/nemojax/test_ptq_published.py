@@ -44,15 +44,7 @@ def divergence(data_dir):
     return run
 
 
-def test_equalization_and_bias_correction_save_a_range_a_tensor(divergence):
-    options = {
-        "plain": PTQConfig(),
-        "CLE": PTQConfig(equalize=True),
-        "BC": PTQConfig(correct_bias=True),
-        "both": PTQConfig(equalize=True, correct_bias=True),
-    }
-    kl = {name: divergence(config, 8) for name, config in options.items()}
-    print(kl)
-    assert kl["CLE"] < kl["plain"] / 2
-    assert kl["BC"] < kl["plain"]
-    assert kl["both"] < kl["plain"] / 2
+def test_bias_correction_saves_a_range_a_tensor(divergence):
+    """Equalization does not, here: see docs/deploy.md."""
+    plain, corrected = (divergence(PTQConfig(correct_bias=wanted), 8) for wanted in (False, True))
+    assert corrected < plain / 4
