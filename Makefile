@@ -43,8 +43,9 @@ lint: $(VENV)/.has-$(EVERYTHING)
 test: lint
 	$(COMPILED) $(QUICKLY) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not long"
 
+# LONG="tests/hwmodel tests/nemojax" runs those of some folders or files.
 test-long: $(VENV)/.has-$(EVERYTHING)
-	$(COMPILED) $(QUICKLY) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "long and not slow"
+	$(COMPILED) $(QUICKLY) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "long and not slow" $(LONG)
 
 test-slow: $(VENV)/.has-$(EVERYTHING) $(VENV)/.has-bench
 	$(COMPILED) $(BIN)/python -m pytest -m "slow or long"
