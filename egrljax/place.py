@@ -93,8 +93,7 @@ def place(
     if contention == 0:
         contention = None
     _check_engine(engine, contention, board, policy, solver_s)
-    of_search = {"noise": noise or None, "config": config, "checkpoint": checkpoint}
-    _check_search(engine, {**of_search, "time_limit_s": time_limit_s}, time_limit_s)
+    _check_search(engine, time_limit_s, {"noise": noise or None, "config": config, "checkpoint": checkpoint})
     start = time.monotonic()
     solves = solver_s > 0 and board is None
     own = len(hw.BASELINES) + (solves and engine == "auto")  # maps that are known before
@@ -205,9 +204,9 @@ def _check_engine(
         raise ValueError("engine 'exact' needs solver_s above 0")
 
 
-def _check_search(engine: str, given: Mapping[str, Any], time_limit_s: float | None) -> None:
+def _check_search(engine: str, time_limit_s: float | None, others: Mapping[str, Any]) -> None:
     """ValueError for what only a search heeds, given to an engine that is none."""
-    for name, value in given.items():
+    for name, value in {"time_limit_s": time_limit_s, **others}.items():
         if value is not None and engine not in SEARCHES:
             raise ValueError(
                 f"{name} is for a search, engine {engine!r} is none: leave it out, or use 'egrl'"

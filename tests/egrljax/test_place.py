@@ -129,7 +129,7 @@ def test_a_board_measures_in_the_models_place(work, tmp_path):
 
 
 @pytest.mark.long
-def test_under_noise_it_searches_and_answers_by_its_critic(work):
+def test_under_noise_it_searches_and_tells_the_latency_without_noise(work):
     asked = {}
     config = tiny(budget=60, rank="predicted")
     for noise in (0.05, 0.1):

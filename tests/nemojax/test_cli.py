@@ -187,6 +187,13 @@ def test_labelled_pictures_are_scored_by_their_labels(tmp_path, capsys):
         )
 
 
+def test_evaluate_refuses_quantizers_that_no_option_sets(tmp_path, capsys):
+    """As a search in Python may have had them."""
+    settings = {"quantizers": {"symmetric_weights": True}}
+    nemo.save_bits(tmp_path / "own.json", nemo.Configuration(np.array([4]), ("a",), {}, settings=settings))
+    assert "with quantizers that no option sets" in refused(capsys, "evaluate", tmp_path / "own.json")
+
+
 def test_a_folder_that_is_not_empty_is_left_alone(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("precious")
     line = refused(capsys, "search", "--out", tmp_path, *BASE)

@@ -45,6 +45,11 @@ def divergence(data_dir):
 
 
 def test_bias_correction_saves_a_range_a_tensor(divergence):
-    """Equalization does not, here: see docs/deploy.md."""
     plain, corrected = (divergence(PTQConfig(correct_bias=wanted), 8) for wanted in (False, True))
     assert corrected < plain / 4
+
+
+@pytest.mark.xfail(strict=True, reason="equalization does harm here, and why is not known: docs/deploy.md")
+def test_equalization_does_too(divergence):
+    plain, equalized = (divergence(PTQConfig(equalize=wanted), 8) for wanted in (False, True))
+    assert equalized < plain
