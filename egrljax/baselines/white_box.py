@@ -46,7 +46,8 @@ def exact(env: Environment, time_limit_s: float = 60.0) -> WhiteBox:
     """
     if env.contention is not None:
         raise ValueError(
-            f"exact knows no contention, its optimum would be of another cost: got {float(env.contention):g}"
+            "exact knows no contention, its optimum would be of another cost: search with egrl, or make the"
+            f" environment without; got contention {float(env.contention):g}"
         )
     found = hw.optimal_placement(env.problem, time_limit_s)
     return WhiteBox(found.placement, _seconds(env, found.placement), 0, found.lower_bound_s)
