@@ -1,3 +1,98 @@
-"""Few-shot learning: so far the nearest-class-mean classifier that RepMet and others are compared with."""
+"""Few-shot learning: episodes by the thousand, and classifiers of classes that were seen a few times."""
 
-from .prototypes import log_probabilities as log_probabilities, prototypes as prototypes
+from .backbones import (
+    BACKBONES as BACKBONES,
+    Backbone as Backbone,
+    backbone as backbone,
+    features as features,
+    from_function as from_function,
+    load_backbone as load_backbone,
+    save_backbone as save_backbone,
+)
+from .data import (
+    LabelledImages as LabelledImages,
+    check_disjoint as check_disjoint,
+    cifar10 as cifar10,
+    concatenate as concatenate,
+    csv_table as csv_table,
+    duplicates as duplicates,
+    feature_table as feature_table,
+    folder as folder,
+    from_arrays as from_arrays,
+    omniglot as omniglot,
+    tiny_imagenet as tiny_imagenet,
+)
+from .distances import l2_normalize as l2_normalize, squared_distances as squared_distances
+from .episode_files import load_episodes as load_episodes, save_episodes as save_episodes
+from .episodes import (
+    ClassTable as ClassTable,
+    Episode as Episode,
+    EpisodeConfig as EpisodeConfig,
+    class_table as class_table,
+    draw as draw,
+    draw_many as draw_many,
+)
+from .evaluation import compare as compare, evaluate as evaluate
+from .kmeans import Clusters as Clusters, kmeans as kmeans
+from .losses import (
+    cross_entropy as cross_entropy,
+    embedding_loss as embedding_loss,
+    representative_loss as representative_loss,
+)
+from .methods import (
+    METHODS as METHODS,
+    Method as Method,
+    Tuning as Tuning,
+    by_name as by_name,
+    linear_head as linear_head,
+    logistic as logistic,
+    matching as matching,
+    nearest_neighbour as nearest_neighbour,
+    prototypes as prototypes,
+    register as register,
+    repmet as repmet,
+    ridge as ridge,
+    simpleshot as simpleshot,
+    through as through,
+)
+from .objectives import (
+    Objective as Objective,
+    prototypical_objective as prototypical_objective,
+    softmax_objective as softmax_objective,
+)
+from .posteriors import Posterior as Posterior, log_modes as log_modes, posterior as posterior
+from .repmet import (
+    RepMetConfig as RepMetConfig,
+    init_repmet as init_repmet,
+    repmet_loss as repmet_loss,
+    repmet_objective as repmet_objective,
+)
+from .representatives import Representatives as Representatives, fit_representatives as fit_representatives
+from .results import Comparison as Comparison, EpisodeResult as EpisodeResult, Mean as Mean
+from .retrieval import RetrievalResult as RetrievalResult, retrieval as retrieval
+from .soft_triple import (
+    SoftTripleConfig as SoftTripleConfig,
+    soft_triple_objective as soft_triple_objective,
+)
+from .training import (
+    TrainConfig as TrainConfig,
+    Trained as Trained,
+    progress as progress,
+    train as train,
+    train_head as train_head,
+)
+
+_PLOTS = ("plot_accuracies", "plot_confusion", "plot_embeddings")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_PLOTS]
+
+
+def __getattr__(name: str) -> object:
+    """Plots come when asked for: matplotlib takes a second to import."""
+    if name in _PLOTS:
+        from . import plots
+
+        return getattr(plots, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

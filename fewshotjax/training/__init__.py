@@ -1,0 +1,6 @@
+"""Training of backbones and heads on images or features in memory."""
+
+from .config import TrainConfig as TrainConfig
+from .loop import Chunk as Chunk, Epoch as Epoch
+from .progress import ProgressLine as ProgressLine, progress as progress
+from .train import Trained as Trained, train as train, train_head as train_head
