@@ -98,10 +98,11 @@ def class_table(
     kept = [(label, found) for label, found in zip(wanted, rows, strict=True) if len(found) >= config.needed]
     if len(kept) < config.ways * config.parts:
         most = max((len(found) for found in rows), default=0)
+        parts = f" of {config.parts} parts" if config.parts > 1 else ""
         raise ValueError(
-            f"ways is {config.ways}{f' of {config.parts} parts' if config.parts > 1 else ''}, but {len(kept)} of {len(wanted)} classes have {config.needed} examples "
-            f"({config.most} shots and {config.queries} queries; the largest has {most}): lower ways, shots "
-            "or queries, or add examples"
+            f"ways is {config.ways}{parts}, but {len(kept)} of {len(wanted)} classes have {config.needed} "
+            f"examples ({config.most} shots and {config.queries} queries; the largest has {most}): lower ways, "
+            "shots or queries, or add examples"
         )
     counts = np.array([len(found) for _, found in kept], np.int32)
     padded = np.zeros((len(kept), counts.max()), np.int32)
