@@ -101,8 +101,8 @@ def class_table(
         parts = f" of {config.parts} parts" if config.parts > 1 else ""
         raise ValueError(
             f"ways is {config.ways}{parts}, but {len(kept)} of {len(wanted)} classes have {config.needed} "
-            f"examples ({config.most} shots and {config.queries} queries; the largest has {most}): lower ways, "
-            "shots or queries, or add examples"
+            f"examples ({config.most} shots and {config.queries} queries; the largest has {most}): lower "
+            "ways, shots or queries, or add examples"
         )
     counts = np.array([len(found) for _, found in kept], np.int32)
     padded = np.zeros((len(kept), counts.max()), np.int32)

@@ -166,8 +166,8 @@ def test_bad_input_is_refused_before_anything_is_drawn():
         (bad, LABELS, {}, "features of example 3 are not finite"),
         (FEATURES[:5], LABELS, {}, "features are 5, labels 72"),
         (FEATURES, LABELS - 1, {}, "labels must be class indices from 0, got -1"),
-        (FEATURES, LABELS, {"episodes": 0}, "episodes and chunk must be at least 1, got 0"),
-        (FEATURES, LABELS, {"chunk": 0}, "episodes and chunk must be at least 1"),
+        (FEATURES, LABELS, {"episodes": 0}, "episodes must be at least 1, got 0"),
+        (FEATURES, LABELS, {"chunk": 0}, "chunk must be at least 1, got 0"),
         (FEATURES, LABELS, {"names": ["a"]}, "labels reach 5, but there are 1 names"),
         (FEATURES, LABELS, {"ways": 9}, "ways is 9, but 6 of 6 classes"),
     ):
