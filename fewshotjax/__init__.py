@@ -9,6 +9,14 @@ from .backbones import (
     load_backbone as load_backbone,
     save_backbone as save_backbone,
 )
+from .classifier import Classifier as Classifier, fit as fit, fit_features as fit_features
+from .classifier_files import load_classifier as load_classifier, save_classifier as save_classifier
+from .classifier_plot import plot_predictions as plot_predictions
+from .classifier_predict import (
+    Predictions as Predictions,
+    predict as predict,
+    predict_features as predict_features,
+)
 from .data import (
     LabelledImages as LabelledImages,
     check_disjoint as check_disjoint,
@@ -60,7 +68,9 @@ from .objectives import (
     prototypical_objective as prototypical_objective,
     softmax_objective as softmax_objective,
 )
+from .plugins import installed_backbones as installed_backbones, plugin_backbone as plugin_backbone
 from .posteriors import Posterior as Posterior, log_modes as log_modes, posterior as posterior
+from .refresh import kmeans_refresh as kmeans_refresh
 from .repmet import (
     RepMetConfig as RepMetConfig,
     init_repmet as init_repmet,

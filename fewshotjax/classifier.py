@@ -78,7 +78,7 @@ def fit(
         sigma: of the Gaussian around a mode, of the default method. None: what says most of each example
             when it is left out (see classifier_calibration.py), or 0.5 where each class has but one.
         reject: distance, between features of unit length (0-2), from the nearest example above which a query
-            is "none of these". "auto": 95 % of the examples have another of their class that near. None:
+            is "none of these". "auto": 95 % of the examples have another one that near. None:
             nothing is rejected, as with "auto" where each class has one example; `notes` tells.
         key: of k-means; None: `jax.random.key(0)`.
         batch, on_chunk: of `features`.

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 SIGMA = 0.5  # of the authors' code, where the examples cannot tell
 GRID = tuple(np.geomspace(0.05, 1.0, 31).tolist())
-QUANTILE = 0.95  # of the distances of examples to their own class that the limit lets through
+QUANTILE = 0.95  # of the distances of examples to their nearest ones that the limit lets through
 LEFT_OUT = 2_000  # examples that are left out in turn at most, evenly spread
 _FLOOR = 1e-300  # of a class's share, whose logarithm would be -inf
 
@@ -22,10 +22,9 @@ class LeftOut(NamedTuple):
     own: Int[np.ndarray, " n"]  # class of each
     labels: Int[np.ndarray, " S"]
 
-    def nearest_own(self) -> Float[np.ndarray, " n"]:
-        """Distance of each to the nearest other example of its class."""
-        same = self.own[:, None] == self.labels[None]
-        return np.sqrt(np.where(same, self.squared, np.inf).min(axis=1, initial=np.inf))
+    def nearest(self) -> Float[np.ndarray, " n"]:
+        """Distance of each to the nearest other example, of whatever class, as it is measured of a query."""
+        return np.sqrt(self.squared.min(axis=1, initial=np.inf))
 
 
 def leave_one_out(unit: Float[np.ndarray, "S D"], labels: Int[np.ndarray, " S"]) -> LeftOut:
@@ -71,10 +70,10 @@ def choose_sigma(seen: LeftOut, ways: int) -> float | None:
 
 
 def choose_threshold(seen: LeftOut) -> float | None:
-    """The `QUANTILE` of `nearest_own`; None without an example that could be left out.
+    """The `QUANTILE` of `nearest`; None without an example that could be left out.
 
-    A query is compared with the examples of all classes, and one of its class has one more than an example
-    that was left out. So fewer than 5 % of what does belong to the classes is rejected, and of other things
-    the fewer, the more classes there are.
+    It is estimated from few examples: of 5 to 20 classes with five of each it rejected 5-7 % of what did belong
+    to them, of two classes 10 % (400 draws of Tiny-ImageNet's test classes). The nearest of an example's own
+    class would give a limit that is the wider, the more classes there are.
     """
-    return float(np.quantile(seen.nearest_own(), QUANTILE)) if len(seen.own) else None
+    return float(np.quantile(seen.nearest(), QUANTILE)) if len(seen.own) else None

@@ -29,6 +29,7 @@ from .evaluation import (
     wilson_interval as wilson_interval,
 )
 from .evaluator import Evaluator as Evaluator, scores as scores
+from .features import efficientnet_lite0_features as efficientnet_lite0_features
 from .first_generation import initial_bits as initial_bits, uniform_bits as uniform_bits
 from .front import Front as Front
 from .images import (

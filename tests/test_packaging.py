@@ -9,6 +9,7 @@ import egrljax
 import fewshotjax
 import hwmodel
 import nemojax
+from fewshotjax.plugins import installed_backbones
 
 
 def test_the_tested_packages_are_the_ones_meant():
@@ -28,6 +29,12 @@ def test_what_is_not_python_is_shipped():
 
 def test_the_console_scripts_are_declared():
     scripts = {e.name: e.value for e in entry_points(group="console_scripts")}
-    for package in ("hwmodel", "egrljax", "nemojax"):
+    for package in ("hwmodel", "egrljax", "nemojax", "fewshotjax"):
         assert scripts[package] == f"{package}.cli:main"
     assert version("frugaljax").count(".") == 2
+
+
+def test_the_backbone_of_nemojax_is_offered_to_fewshotjax():
+    offered = {e.name: e for e in entry_points(group="fewshotjax.backbones")}
+    assert offered["efficientnet_lite0"].load() is nemojax.efficientnet_lite0_features
+    assert "efficientnet_lite0" in installed_backbones()
