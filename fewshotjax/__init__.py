@@ -3,11 +3,14 @@
 from .backbones import (
     BACKBONES as BACKBONES,
     Backbone as Backbone,
+    Preprocess as Preprocess,
     backbone as backbone,
     features as features,
     from_function as from_function,
     load_backbone as load_backbone,
+    raw as raw,
     save_backbone as save_backbone,
+    without_layer as without_layer,
 )
 from .classifier import Classifier as Classifier, fit as fit, fit_features as fit_features
 from .classifier_files import load_classifier as load_classifier, save_classifier as save_classifier
@@ -18,7 +21,9 @@ from .classifier_predict import (
     predict_features as predict_features,
 )
 from .data import (
+    LabelledFeatures as LabelledFeatures,
     LabelledImages as LabelledImages,
+    Pictures as Pictures,
     check_disjoint as check_disjoint,
     cifar10 as cifar10,
     concatenate as concatenate,
@@ -28,6 +33,7 @@ from .data import (
     folder as folder,
     from_arrays as from_arrays,
     omniglot as omniglot,
+    pictures as pictures,
     tiny_imagenet as tiny_imagenet,
 )
 from .distances import l2_normalize as l2_normalize, squared_distances as squared_distances
@@ -39,8 +45,9 @@ from .episodes import (
     class_table as class_table,
     draw as draw,
     draw_many as draw_many,
+    left_out as left_out,
 )
-from .evaluation import compare as compare, evaluate as evaluate
+from .evaluation import EpisodesChunk as EpisodesChunk, compare as compare, evaluate as evaluate
 from .kmeans import Clusters as Clusters, kmeans as kmeans
 from .losses import (
     cross_entropy as cross_entropy,
@@ -70,9 +77,10 @@ from .objectives import (
 )
 from .plugins import installed_backbones as installed_backbones, plugin_backbone as plugin_backbone
 from .posteriors import Posterior as Posterior, log_modes as log_modes, posterior as posterior
-from .refresh import kmeans_refresh as kmeans_refresh
+from .refresh import kmeans_refresh as kmeans_refresh, kmeans_refresh_head as kmeans_refresh_head
 from .repmet import (
     RepMetConfig as RepMetConfig,
+    classify as classify,
     init_repmet as init_repmet,
     repmet_loss as repmet_loss,
     repmet_objective as repmet_objective,
@@ -85,11 +93,16 @@ from .soft_triple import (
     soft_triple_objective as soft_triple_objective,
 )
 from .training import (
+    Chunk as Chunk,
+    Epoch as Epoch,
     TrainConfig as TrainConfig,
     Trained as Trained,
+    load_head as load_head,
     progress as progress,
+    save_head as save_head,
     train as train,
     train_head as train_head,
+    with_head as with_head,
 )
 
 _PLOTS = ("plot_accuracies", "plot_confusion", "plot_embeddings")

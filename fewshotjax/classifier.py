@@ -40,6 +40,7 @@ class Classifier:
     backbone: Backbone | None  # None: of features
     made_with: Mapping[str, Any] | None  # `fingerprint` of the backbone
     digests: tuple[str, ...] = ()  # SHA-256 of the images, to find them among queries
+    key_data: tuple[int, ...] = ()  # of the key that `method.fit` was given
 
     @property
     def representatives(self) -> Representatives | None:
@@ -174,8 +175,10 @@ def _fitted(
         raise ValueError(f"sigma must be above 0, got {sigma}")
     if isinstance(reject, str) and reject != "auto":
         raise ValueError(f"reject must be 'auto', a distance or None, got {reject!r}")
-    if isinstance(reject, float | int) and not 0 < reject < np.inf:
-        raise ValueError(f"reject must be a distance above 0, or None to reject nothing, got {reject}")
+    if reject is not None and reject != "auto" and not 0 < float(reject) <= 2:
+        raise ValueError(
+            f"reject must be a distance of 0-2, above 0, or None to reject nothing, got {reject}"
+        )
     ways, notes = len(data.classes), []
     unit = np.asarray(l2_normalize(jnp.asarray(data.features)))
     seen = leave_one_out(unit, data.labels)
@@ -216,4 +219,5 @@ def _fitted(
         backbone,
         None if backbone is None else fingerprint(backbone),
         digests,
+        tuple(np.asarray(jax.random.key_data(key)).tolist()),
     )

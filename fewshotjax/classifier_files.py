@@ -36,7 +36,7 @@ def save_classifier(path: str | os.PathLike[str], classifier: Classifier) -> Non
             "support and fit anew"
         )
     told: dict[str, Any] = {name: list(getattr(classifier, name)) for name in _TEXT}
-    told |= {name: getattr(classifier, name) for name in ("method_name", "sigma", "threshold")}
+    told |= {name: getattr(classifier, name) for name in ("method_name", "sigma", "threshold", "key_data")}
     told["made_with"] = None if classifier.made_with is None else dict(classifier.made_with)
     tensors = {"support": classifier.support, "labels": classifier.labels}
     if isinstance(classifier.model, Modes):
@@ -98,6 +98,8 @@ def _rebuilt(told: dict[str, Any], tensors: dict[str, np.ndarray]) -> Classifier
         _check(told[name] is None or 0 < float(told[name]) < np.inf, name)
     made_with = told["made_with"]
     _check(made_with is None or {"name", "weights"} <= made_with.keys(), "made_with")
+    key_data = tuple(told["key_data"])
+    _check(len(key_data) == 2 and all(isinstance(n, int) and 0 <= n < 2**32 for n in key_data), "key_data")
     name = str(told["method_name"])
     method, _ = resolved(name)
     if method is None:
@@ -110,7 +112,12 @@ def _rebuilt(told: dict[str, Any], tensors: dict[str, np.ndarray]) -> Classifier
         found = Representatives(jnp.asarray(modes), jnp.asarray(mask))
         model: Any = Modes(found, jnp.log(jnp.asarray(sigma, jnp.float32)))
     else:
-        model = method.fit(jax.random.key(0), jnp.asarray(support), labels, len(texts["classes"]))
+        model = method.fit(
+            jax.random.wrap_key_data(jnp.asarray(key_data, jnp.uint32)),
+            jnp.asarray(support),
+            labels,
+            len(texts["classes"]),
+        )
     return Classifier(
         support=support,
         labels=labels,
@@ -121,6 +128,7 @@ def _rebuilt(told: dict[str, Any], tensors: dict[str, np.ndarray]) -> Classifier
         threshold=told["threshold"],
         backbone=None,
         made_with=made_with,
+        key_data=key_data,
         **texts,
     )
 

@@ -195,7 +195,8 @@ def _judge(
     """Log-probabilities, and the nearest example with its distance."""
     unit = l2_normalize(queries)
     nearest = jnp.argmin(squared_distances(unit, support), axis=1).astype(jnp.int32)
-    return method(model, queries), nearest, jnp.linalg.norm(unit - support[nearest], axis=1)
+    log_p = jax.nn.log_softmax(method(model, queries), axis=1)  # some posteriors do not sum to 1
+    return log_p, nearest, jnp.linalg.norm(unit - support[nearest], axis=1)
 
 
 def _warn_of_known(classifier: Classifier, images: np.ndarray, files: Sequence[str]) -> None:

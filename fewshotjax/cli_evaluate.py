@@ -20,12 +20,11 @@ from .cli_inputs import (
     labelled_images,
     named_backbone,
 )
-from .console import check_new, say
+from .console import check_new, say, warnings_said
 from .episodes import EpisodeConfig
-from .evaluation import evaluate
+from .evaluation import compare
 from .files import write_bytes
 from .methods import METHODS, by_name
-from .results import Comparison
 from .training import progress
 
 SCHEMA = "frugaljax.fewshot.evaluation/1"
@@ -68,11 +67,10 @@ def evaluate_methods(
     note = contamination(data, embed)
     if note:
         notes.append(note)
-    results = {}
-    for name, method in chosen.items():
-        results[name] = evaluate(
+    with progress("episodes") as told, warnings_said():
+        comparison = compare(
             jax.random.key(seed),
-            method,
+            chosen,
             np.asarray(found),
             labels,
             ways=ways,
@@ -80,17 +78,11 @@ def evaluate_methods(
             queries=queries,
             episodes=episodes,
             names=classes,
+            on_chunk=told,
         )
-        say(f"{name}: {results[name].accuracy}")
-    comparison = Comparison(results)
-    first = results[next(iter(results))]
     where = "features" if embed is None else embed.name
     print(f"{data}, {where}: {episodes} episodes of {ways} ways, {shots} shots, {queries} queries")
     print(comparison.table())
-    if first.excluded:
-        notes.append(
-            f"classes with fewer than {config.needed} examples were left out: {', '.join(first.excluded)}"
-        )
     for note in notes:
         print(f"note: {note}")
     if out is not None:

@@ -11,7 +11,7 @@ import typer
 
 from .backbones import BACKBONES, Backbone, backbone as make_backbone, features as features_of, save_backbone
 from .cli_inputs import labelled_images
-from .console import say
+from .console import say, warnings_said
 from .data import LabelledImages, check_disjoint
 from .evaluation import evaluate
 from .files import write_bytes
@@ -54,6 +54,7 @@ def train_backbone(
             "epoch is kept."
         ),
     ] = None,
+    mirror: Annotated[bool, typer.Option(help="Mirror half of the images; characters are not.")] = True,
     seed: Annotated[int, typer.Option(help="Decides weights, order and augmentation.")] = 0,
     time_limit: Annotated[
         float | None, typer.Option(help="Stop after so many seconds; --resume goes on.")
@@ -76,11 +77,18 @@ def train_backbone(
     k_weights, k_train = jax.random.split(jax.random.key(seed))
     side, channels = images.images.shape[2:]
     start = make_backbone(backbone, key=k_weights, pixels=side, channels=channels)
-    config = _config(data, images, objective, epochs, batch, learning_rate)
+    config = _config(data, images, objective, epochs, batch, learning_rate, mirror)
     check = None
     if validation is not None:
         held = labelled_images(validation, start.preprocess, option="--validation")
-        check_disjoint(images, held)
+        shared = sorted(set(images.classes) & set(held.classes))
+        if shared:
+            raise ValueError(
+                f"--validation {validation}: has classes of --data, {', '.join(shared[:5])}: episodes of "
+                "trained classes choose nothing"
+            )
+        with warnings_said():
+            check_disjoint(images, held)
         check, config = _episode_error(held), replace(config, keep="best")
     say(f"{backbone}: {len(images)} images of {len(images.classes)} classes; the first step compiles")
 
@@ -134,19 +142,26 @@ def train_backbone(
 
 
 def _config(
-    data: str, images: LabelledImages, objective: str, epochs: int, batch: int, learning_rate: float
+    data: str,
+    images: LabelledImages,
+    objective: str,
+    epochs: int,
+    batch: int,
+    learning_rate: float,
+    mirror: bool,
 ) -> TrainConfig:
     characters = data.startswith("omniglot")  # mirrored ones are others; 4 of 28 pixels are a large shift
     ways = min(WAYS, len(images.classes)) if objective == "prototypical" else None
+    fewest = int(images.counts().min())
     return TrainConfig(
         epochs=epochs,
         batch=batch,
         ways=ways,
-        per_class=PER_CLASS,
+        per_class=max(1, min(PER_CLASS, fewest)),
         learning_rate=learning_rate,
         warmup_epochs=min(DEFAULT.warmup_epochs, epochs / 10),
         padding=2 if characters else DEFAULT.padding,
-        mirror=not characters,
+        mirror=mirror and not characters,
     )
 
 

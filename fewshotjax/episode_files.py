@@ -3,11 +3,12 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from .episodes import Episode
+from .episodes import Episode, overlapping
 from .files import write_bytes
 
 SCHEMA = "frugaljax.fewshot.episode_list/1"
@@ -25,15 +26,14 @@ def load_episodes(path: str | os.PathLike[str]) -> Episode:
     """What `save_episodes` wrote.
 
     Raises:
-        ValueError: another kind of file, arrays that do not fit each other, an example that is both in the
-            support and a query of its episode.
+        ValueError: another kind of file, arrays that do not fit each other, an example twice in an episode.
     """
     if Path(path).stat().st_size > _MOST:
         raise ValueError(f"{path}: is over {_MOST // 2**20} MiB: split the list")
     try:
         record = json.loads(Path(path).read_text("utf-8"))
         known = record["schema"] == SCHEMA
-        arrays = {name: np.array(record[name], np.int32) for name in _FIELDS}
+        arrays = {name: _whole(record[name]) for name in _FIELDS}
     except (ValueError, KeyError, TypeError, OverflowError):
         raise ValueError(f"{path}: is no list of episodes: give a file that save_episodes wrote") from None
     if not known:
@@ -42,10 +42,16 @@ def load_episodes(path: str | os.PathLike[str]) -> Episode:
     fits = all(len(shapes[name]) == rank and 0 not in shapes[name] for name, rank in _FIELDS.items())
     if not fits or len({shape[:2] for shape in shapes.values()}) > 1 or shapes["shown"] != shapes["support"]:
         raise ValueError(f"{path}: its arrays do not fit each other, shapes are {shapes}")
-    support, query = (arrays[name].reshape(len(arrays["classes"]), -1) for name in ("support", "query"))
-    shown = arrays["shown"].reshape(support.shape) != 0
-    both = ((support[:, :, None] == query[:, None, :]) & shown[:, :, None]).any(axis=(1, 2))
-    if both.any():
-        raise ValueError(f"{path}: episode {int(np.argmax(both))} has an example in support and queries")
     arrays["shown"] = arrays["shown"] != 0
-    return Episode(**{name: jnp.asarray(array) for name, array in arrays.items()})
+    episodes = Episode(**{name: jnp.asarray(array) for name, array in arrays.items()})
+    twice = overlapping(episodes)
+    if twice.any():
+        raise ValueError(f"{path}: episode {int(np.argmax(twice))} has an example twice")
+    return episodes
+
+
+def _whole(values: Any) -> np.ndarray:
+    array = np.array(values)
+    if array.dtype.kind != "i" or np.abs(array).max(initial=0) >= 2**31:
+        raise ValueError("no whole numbers of 32 bits")
+    return array.astype(np.int32)

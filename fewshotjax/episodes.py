@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Int, PRNGKeyArray, UInt32
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt32
+
+FIT = 2  # folded into an episode's key it is the key of a method's `fit`; draw splits it in two
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class EpisodeConfig:
     )
 
     def __post_init__(self):
+        pair = self.shots if isinstance(self.shots, tuple) else (self.shots,)
+        if len(pair) > 2 or not all(isinstance(n, int) for n in (self.ways, self.queries, self.parts, *pair)):
+            raise ValueError(
+                f"ways, shots, queries and parts must be whole numbers, shots perhaps a tuple, got {self}"
+            )
         if self.ways < 2:
             raise ValueError(f"ways must be at least 2, got {self.ways}")
         least, most = self.shot_range
@@ -143,6 +150,15 @@ def draw(key: PRNGKeyArray, table: ClassTable, config: EpisodeConfig) -> Episode
 def draw_many(key: PRNGKeyArray, table: ClassTable, config: EpisodeConfig, count: int) -> Episode:
     """Episodes 0 to count - 1 of a key, stacked: number i is `draw(fold_in(key, i), ...)`."""
     return _draw_many(key, table, config, count)
+
+
+def overlapping(episodes: Episode) -> Bool[np.ndarray, " E"]:
+    """Which of the stacked episodes have an example twice: in support and queries, or within one of them."""
+    support, query = (np.asarray(part).reshape(len(part), -1) for part in (episodes.support, episodes.query))
+    shown = np.asarray(episodes.shown).reshape(support.shape)
+    hidden = -1 - np.arange(support.shape[1])  # each of its own, so that none is there twice
+    rows = np.sort(np.concatenate([np.where(shown, support, hidden[None]), query], axis=1), axis=1)
+    return (np.diff(rows, axis=1) == 0).any(axis=1)
 
 
 @partial(jax.jit, static_argnums=(2, 3))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,22 +11,33 @@ import numpy as np
 from jaxtyping import Array, Int, Key, PRNGKeyArray
 
 from .episode_task import EpisodeTask, episode_task
-from .episodes import Episode
+from .episodes import FIT, Episode
 from .methods.method import Method
+from .methods.registry import by_name
 from .results import Comparison, EpisodeResult
 
 BLOCK = 2_048  # episodes of one call of the compiled function, at most; `on_chunk` is told between
-_CPU_BYTES, _DEVICE_BYTES = 2**21, 2**28  # of examples at once: what fits the caches, or keeps a device busy
+# Of examples at once: what fits the caches, or keeps a device busy; the latter was not tried on one.
+_CPU_BYTES, _DEVICE_BYTES = 2**21, 2**28
 _CPU_CHUNK = 256
 
-OnChunk = Callable[[int, int], None]  # episodes done, of how many
+
+class EpisodesChunk(NamedTuple):
+    """What `on_chunk` is told."""
+
+    done: int  # episodes
+    total: int
+    note: str = ""  # the method's name, of `compare`
+
+
+OnChunk = Callable[[EpisodesChunk], Any]
 
 
 def evaluate(
     key: PRNGKeyArray,
-    method: Method,
+    method: Method | str,
     features: np.ndarray,
-    labels: Int[np.ndarray, " M"],
+    labels: np.ndarray,
     *,
     ways: int = 5,
     shots: int | tuple[int, int] = 1,
@@ -43,22 +54,26 @@ def evaluate(
 
     Args:
         key: decides the episodes, which are the same for every method, and what a method draws.
-        method: of `fewshotjax.methods`, or any pair of functions (fit, predict).
+        method: of `fewshotjax.methods`, any `Method(fit, predict)`, or a name for `by_name`.
         features: (M, D), or whatever the method takes: (M, H, W, C) images for one that embeds them.
-        labels: class of each of the M examples.
+        labels: (M,) class of each example, whole numbers from 0.
         ways, shots, queries: of every episode; `shots=(1, 10)` draws each class's number of examples.
         parts: classes merged to one, at random in each episode, with `shots` and `queries` of each.
         episodes: how many.
         classes: labels to draw from; None: all. Classes with too few examples are left out and named in the
             result.
         names: of the classes, for tables; None: the labels.
-        drawn: episodes to use in place of drawing (`draw_many`, `load_episodes`); ways and so on are theirs.
+        drawn: episodes to use in place of drawing (`draw_many`, `load_episodes`, another result's). Ways and
+            so on are theirs, but for `parts`, which must be what they were drawn with.
         chunk: episodes alive at once; None: as many as suit the device. It changes no result beyond rounding.
-        on_chunk: called with the number of episodes done and that of all.
+        on_chunk: progress, such as `progress("episodes")`; told an `EpisodesChunk`.
 
     Raises:
         ValueError: features that are not finite or not as many as labels, labels below 0, too few classes or
-            examples, episodes of other rows.
+            examples, episodes of other rows or with a query in the support.
+
+    Warns:
+        UserWarning: examples that are equal, number for number: in one episode they may be support and query.
     """
     task = episode_task(
         key,
@@ -78,9 +93,9 @@ def evaluate(
 
 def compare(
     key: PRNGKeyArray,
-    methods: Mapping[str, Method],
+    methods: Mapping[str, Method | str],
     features: np.ndarray,
-    labels: Int[np.ndarray, " M"],
+    labels: np.ndarray,
     *,
     chunk: int | None = None,
     on_chunk: OnChunk | None = None,
@@ -100,25 +115,35 @@ def compare(
 
 
 def _evaluate(
-    task: EpisodeTask, methods: Mapping[str, Method], chunk: int | None, on_chunk: OnChunk | None
+    task: EpisodeTask, methods: Mapping[str, Method | str], chunk: int | None, on_chunk: OnChunk | None
 ) -> dict[str, EpisodeResult]:
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
-    pool, of_episodes = jnp.asarray(task.features), np.asarray(task.episodes.classes)
-    return {
-        name: EpisodeResult(
-            _predictions(task, method, pool, chunk or _suited(method, task), on_chunk),
-            of_episodes,
-            task.classes,
-            task.excluded,
-            task.settings,
-        )
-        for name, method in methods.items()
-    }
+    resolved = {name: _method(method) for name, method in methods.items()}
+    pool = jnp.asarray(task.features)
+    results = {}
+    for name, method in resolved.items():
+        size = 1 if method.sequential else chunk or _suited(task)
+        told = None if on_chunk is None else partial(_tell, on_chunk, name)
+        found = _predictions(task, method, pool, size, told)
+        results[name] = EpisodeResult(found, task.episodes, task.classes, task.excluded, task.settings)
+    return results
+
+
+def _method(method: Any) -> Method:
+    if isinstance(method, str):
+        return by_name(method)
+    if not isinstance(method, Method):
+        raise ValueError(f"method must be a Method or a name, such as prototypes(), got {method!r}")
+    return method
+
+
+def _tell(on_chunk: OnChunk, name: str, done: int, total: int) -> None:
+    on_chunk(EpisodesChunk(done, total, name))
 
 
 def _predictions(
-    task: EpisodeTask, method: Method, pool: Array, chunk: int, on_chunk: OnChunk | None
+    task: EpisodeTask, method: Method, pool: Array, chunk: int, told: Callable[[int, int], None] | None
 ) -> Int[np.ndarray, "E W Q"]:
     total = len(task.episodes.classes)
     calls = math.ceil(total / max(BLOCK, chunk))
@@ -129,10 +154,10 @@ def _predictions(
         # The last call repeats the last episode.
         rows = np.minimum(np.arange(first, first + block), total - 1)
         part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], task.episodes)
-        keys = jax.vmap(partial(jax.random.fold_in, task.key))(rows)
+        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(task.key, i), FIT))(rows)
         found.append(np.asarray(_run(keys, part, pool, method, equal, chunk))[: total - first])
-        if on_chunk is not None:
-            on_chunk(min(first + block, total), total)
+        if told is not None:
+            told(min(first + block, total), total)
     return np.concatenate(found)
 
 
@@ -168,10 +193,8 @@ def _rows(pool: Array, index: Array | np.ndarray) -> Array:
     return pool.at[index].get(mode="promise_in_bounds")
 
 
-def _suited(method: Method, task: EpisodeTask) -> int:
+def _suited(task: EpisodeTask) -> int:
     """Episodes at once whose examples take no more than the device likes."""
-    if method.sequential:
-        return 1
     config, on_cpu = task.config, jax.default_backend() == "cpu"
     each = config.ways * config.parts * config.needed * task.features[0].size * 4
     fit = (_CPU_BYTES if on_cpu else _DEVICE_BYTES) // each

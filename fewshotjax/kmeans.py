@@ -37,6 +37,8 @@ def kmeans(
 
     A cluster that loses its points keeps its centre.
     """
+    if clusters < 1 or iterations < 0:
+        raise ValueError(f"clusters must be at least 1, iterations at least 0, got {clusters}, {iterations}")
     # Centres of unit length are no means: their distances do not stay the same when all is shifted.
     origin = jnp.zeros_like(points[:1]) if normalize else jnp.mean(points, axis=0, keepdims=True)
     gram = jnp.matmul(points - origin, (points - origin).T, precision="highest")

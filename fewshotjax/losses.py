@@ -27,7 +27,7 @@ def cross_entropy(found: Posterior, labels: Int[Array, " B"], floor: float = 0.0
 
 def embedding_loss(
     distances: Float[Array, "B N K"],
-    modes: Bool[Array, "N K"],
+    mode_mask: Bool[Array, "N K"],
     labels: Int[Array, " B"],
     margin: float,
     smooth: float | None = None,
@@ -39,33 +39,34 @@ def embedding_loss(
 
     Args:
         distances: plain or squared.
-        labels: 0 to N - 1; N, the background, has no loss.
+        labels: 0 to N - 1; N, the background, has no loss; others give NaN.
         margin: α.
         smooth: temperature t of a smooth minimum, -t·log Σ exp(-d/t), in place of the minima; None: minima.
     """
     classes = distances.shape[1]
     own = jax.nn.one_hot(labels, classes, dtype=bool)
-    mine, others = (_nearest(distances, mask[:, :, None] & modes[None], smooth) for mask in (own, ~own))
+    mine, others = (_nearest(distances, mask[:, :, None] & mode_mask[None], smooth) for mask in (own, ~own))
     compared = jnp.isfinite(mine) & jnp.isfinite(others) & (labels < classes)
     gap = jnp.where(compared, mine, 0.0) - jnp.where(compared, others, 0.0)
-    return jnp.where(compared, jax.nn.relu(gap + margin), 0.0)
+    loss = jnp.where(compared, jax.nn.relu(gap + margin), 0.0)
+    return jnp.where((labels >= 0) & (labels <= classes), loss, jnp.nan)
 
 
 def representative_loss(
-    distances: Float[Array, "N K N K"], modes: Bool[Array, "N K"], margin: float
+    distances: Float[Array, "N K N K"], mode_mask: Bool[Array, "N K"], margin: float
 ) -> Float[Array, ""]:
     """Mean over modes of max(0, α + max_l d(R_nk, R_nl) - min_{m≠n,l} d(R_nk, R_ml)): classes stay apart.
 
     The authors' code has a triplet loss between representatives, off by default; this form of it is ours.
     """
-    classes, width = modes.shape
+    classes, width = mode_mask.shape
     flat = distances.reshape(classes * width, classes, width)
-    own = jnp.repeat(jnp.eye(classes, dtype=bool), width, axis=0)[:, :, None] & modes[None]
+    own = jnp.repeat(jnp.eye(classes, dtype=bool), width, axis=0)[:, :, None] & mode_mask[None]
     farthest = jnp.max(jnp.where(own, flat, 0.0), axis=(1, 2))
     nearest = _nearest(
-        flat, ~jnp.repeat(jnp.eye(classes, dtype=bool), width, axis=0)[:, :, None] & modes[None]
+        flat, ~jnp.repeat(jnp.eye(classes, dtype=bool), width, axis=0)[:, :, None] & mode_mask[None]
     )
-    counted = modes.reshape(-1) & jnp.isfinite(nearest)
+    counted = mode_mask.reshape(-1) & jnp.isfinite(nearest)
     each = jax.nn.relu(margin + farthest - jnp.where(counted, nearest, 0.0))
     return jnp.sum(jnp.where(counted, each, 0.0)) / jnp.maximum(jnp.sum(counted), 1).astype(each.dtype)
 

@@ -13,12 +13,14 @@ from .distances import squared_distances
 
 
 class Objective(NamedTuple):
-    """Three pure functions; hashable, so that a step compiles once for one objective."""
+    """Pure functions; hashable, so that a step compiles once for one objective."""
 
     init: Callable[[PRNGKeyArray, int, int], Any]  # key, width of the features, classes -> parameters
     # parameters, features (B, F), labels (B,) -> loss (), log-probabilities (B, classes)
     loss: Callable[[Any, Float[Array, "B F"], Int[Array, " B"]], tuple[jax.Array, jax.Array]]
     embed: Callable[[Any, Float[Array, "B F"]], Float[Array, "B D"]]  # what episodes compare
+    # parameters, features (B, F) -> log-probabilities of the trained classes (B, classes); None: it has none
+    predict: Callable[[Any, Float[Array, "B F"]], Float[Array, "B classes"]] | None = None
 
 
 def softmax_objective(smoothing: float = 0.0) -> Objective:
@@ -37,13 +39,16 @@ def _softmax(smoothing: float) -> Objective:
     def init(key: PRNGKeyArray, width: int, classes: int) -> Any:
         return nn.Dense(classes).init(key, jnp.zeros((1, width)))["params"]
 
+    def predict(params: Any, features: Float[Array, "B F"]) -> Float[Array, "B classes"]:
+        return jax.nn.log_softmax(features @ params["kernel"] + params["bias"][None])
+
     def loss(params: Any, features: Float[Array, "B F"], labels: Int[Array, " B"]) -> tuple[Array, Array]:
-        found = jax.nn.log_softmax(features @ params["kernel"] + params["bias"][None])
+        found = predict(params, features)
         wanted = jax.nn.one_hot(labels, found.shape[1], dtype=found.dtype)
         wanted = (1 - smoothing) * wanted + smoothing / found.shape[1]
         return -jnp.mean(_known(labels, found.shape[1], jnp.sum(wanted * found, axis=1))), found
 
-    return Objective(init, loss, _unchanged)
+    return Objective(init, loss, _unchanged, predict)
 
 
 @cache

@@ -36,23 +36,23 @@ def log_modes(squared: Float[Array, "B N K"], log_sigma: Float[Array, ""] | floa
 
 def posterior(
     log_p: Float[Array, "B N K"],
-    modes: Bool[Array, "N K"],
+    mode_mask: Bool[Array, "N K"],
     form: Form = "mixture",
     *,
     background: bool = False,
-    temperature: float = 15.0,
+    scale: float = 15.0,
 ) -> Posterior:
     """The class posterior of B embeddings.
 
     Args:
         log_p: of every mode, at most 0 (`log_modes`).
-        modes: which of them exist.
+        mode_mask: which of them exist.
         form: "mixture" is normalised over the classes, log P(n) = log Σ_k p_nk - log Σ_mk p_mk, and knows no
             background. "maximum" is P(n) = max_k p_nk, with P(background) = 1 - max_n P(n), which do not sum
             to 1. "softmax" is softmax(τ·[c_1 ... c_N, b]), with c_n = max_k p_nk + 1e-7, b = 1 + 1e-7 - max_n
             max_k p_nk.
         background: False leaves the background out.
-        temperature: τ of "softmax"; the authors' code has 15.
+        scale: τ of "softmax"; the authors' code has 15.
 
     Raises:
         ValueError: a mixture with a background, or another form.
@@ -62,30 +62,30 @@ def posterior(
             raise ValueError(
                 "background must be False with the mixture, which is normalised over the classes"
             )
-        per_class = _log_sum(log_p, modes[None])
-        alive = jnp.any(modes, axis=1)[None]
+        per_class = _log_sum(log_p, mode_mask[None])
+        alive = jnp.any(mode_mask, axis=1)[None]
         total = _log_sum(per_class, alive)
         return Posterior(jnp.where(alive, per_class - total[:, None], -jnp.inf), None)
-    best, none = _best(log_p, modes)
+    best, none = _best(log_p, mode_mask)
     if form == "maximum":
         return Posterior(best, none if background else None)
     if form != "softmax":
         raise ValueError(f"form must be mixture, maximum or softmax, got {form!r}")
-    alive = jnp.any(modes, axis=1)[None]
-    scores = temperature * (jnp.where(alive, jnp.exp(jnp.where(alive, best, 0.0)), 0.0) + _FLOOR)
+    alive = jnp.any(mode_mask, axis=1)[None]
+    scores = scale * (jnp.where(alive, jnp.exp(jnp.where(alive, best, 0.0)), 0.0) + _FLOOR)
     logits = jnp.where(alive, scores, -jnp.inf)
     if not background:
         return Posterior(_log_softmax(logits), None)
-    rest = temperature * (jnp.exp(none) + _FLOOR)
+    rest = scale * (jnp.exp(none) + _FLOOR)
     joint = _log_softmax(jnp.concatenate([logits, rest[:, None]], axis=1))
     return Posterior(joint[:, :-1], joint[:, -1])
 
 
 def _best(
-    log_p: Float[Array, "B N K"], modes: Bool[Array, "N K"]
+    log_p: Float[Array, "B N K"], mode_mask: Bool[Array, "N K"]
 ) -> tuple[Float[Array, "B N"], Float[Array, " B"]]:
     """max_k log p_nk, and log(1 - max_nk p_nk), not below log 1e-7."""
-    best = jnp.max(jnp.where(modes[None], log_p, -jnp.inf), axis=2)
+    best = jnp.max(jnp.where(mode_mask[None], log_p, -jnp.inf), axis=2)
     # log(1 - e^m) loses its digits near m = 0 or far below it, each in one of its two forms; both get a value
     # that they can digest where the other one is taken, or the gradient would be NaN.
     m = jnp.minimum(jnp.max(jnp.maximum(best, jnp.log(_FLOOR)), axis=1), jnp.log1p(-_FLOOR))

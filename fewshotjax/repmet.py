@@ -43,7 +43,7 @@ class RepMetConfig:
     learn_sigma: bool = False  # then `sigma` is its start; log σ is the parameter
     posterior: Form = "mixture"  # ours for classification; the authors' detector has "softmax"
     background: bool = False  # a class "none of these", of "maximum" and "softmax"
-    temperature: float = 15.0  # τ of "softmax"
+    scale: float = 15.0  # τ of "softmax"
     distance: Literal["squared", "plain"] = "squared"  # of the embedding loss; see losses.py
     margin: float = 0.5  # α, as the authors have it on squared distances
     embedding_weight: float = 1.0  # of the embedding loss; 0: none
@@ -52,15 +52,17 @@ class RepMetConfig:
     linear_weight: float = 0.0  # of a softmax classifier on the features, used in training alone
 
     def __post_init__(self):
-        if self.modes < 1:
-            raise ValueError(f"modes must be at least 1, got {self.modes}")
+        if not isinstance(self.hidden, tuple):
+            raise ValueError(f"hidden must be a tuple such as (512,), got {self.hidden!r}")
+        if self.modes < 1 or self.modes != int(self.modes):
+            raise ValueError(f"modes must be a whole number of at least 1, got {self.modes}")
         if (self.embedding is not None and self.embedding < 1) or any(width < 1 for width in self.hidden):
             raise ValueError(
                 f"embedding and hidden must be widths of at least 1, got {self.embedding}, {self.hidden}"
             )
         if self.hidden and self.embedding is None:
             raise ValueError(f"hidden needs an embedding after it: set embedding, got None and {self.hidden}")
-        for name in ("sigma", "temperature"):
+        for name in ("sigma", "scale"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("margin", "embedding_weight", "representative_weight", "linear_weight"):
@@ -144,9 +146,7 @@ def classify(
     squared = squared_distances(embeddings, found.modes.reshape(-1, width)).reshape(-1, classes, modes)
     log_sigma = jnp.log(jnp.asarray(config.sigma, jnp.float32)) if log_sigma is None else log_sigma
     log_p = log_modes(squared, log_sigma)
-    form = posterior(
-        log_p, found.mask, config.posterior, background=config.background, temperature=config.temperature
-    )
+    form = posterior(log_p, found.mask, config.posterior, background=config.background, scale=config.scale)
     return form, squared
 
 
@@ -212,7 +212,11 @@ def _objective(config: RepMetConfig) -> Objective:
     def embedded(params: dict[str, Any], features: Float[Array, "B F"]) -> Float[Array, "B D"]:
         return embed(params, config, features)
 
-    return Objective(init, loss, embedded)
+    def predict(params: dict[str, Any], features: Float[Array, "B F"]) -> Float[Array, "B N"]:
+        found = representatives(params, config)
+        return classify(config, found, embedded(params, features), params.get("log_sigma"))[0].classes
+
+    return Objective(init, loss, embedded, predict)
 
 
 def _head(config: RepMetConfig) -> EmbeddingHead:

@@ -40,6 +40,10 @@ def fit_representatives(
         normalize: bring the modes to unit length.
         iterations: of k-means.
     """
+    if modes < 1:
+        raise ValueError(f"modes must be at least 1, got {modes}")
+    if len(labels) != len(embeddings):
+        raise ValueError(f"labels are {len(labels)}, embeddings {len(embeddings)}: give one label for each")
     most = len(labels)
     if isinstance(labels, np.ndarray):
         most = max(int((labels == way).sum()) for way in range(ways))

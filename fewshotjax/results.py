@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
+from .episodes import Episode
+
 SCHEMA = "frugaljax.fewshot.episodes/1"
+SCHEMA_COMPARISON = "frugaljax.fewshot.comparison/1"
 
 
 class Mean(NamedTuple):
@@ -31,10 +35,15 @@ class EpisodeResult:
     """A method's predictions in E episodes of W ways and Q queries a class, drawn from C classes."""
 
     predictions: np.ndarray  # (E, W, Q) int16: class within the episode; W: the method failed (NaN)
-    episode_classes: np.ndarray  # (E, W) int: index into `classes`
+    episodes: Episode  # stacked, (E, ...): which examples these were; `save_episodes` keeps them
     classes: tuple[str, ...]  # C names
     excluded: tuple[str, ...]  # classes that had too few examples
     settings: dict[str, Any]
+
+    @cached_property
+    def episode_classes(self) -> np.ndarray:
+        """(E, W), index into `classes`."""
+        return np.asarray(self.episodes.classes)
 
     @cached_property
     def accuracies(self) -> np.ndarray:
@@ -80,7 +89,8 @@ class EpisodeResult:
         Raises:
             ValueError: the two are not of the same episodes.
         """
-        same = self.classes == other.classes and np.array_equal(self.episode_classes, other.episode_classes)
+        pairs = zip(jax.tree.leaves(self.episodes), jax.tree.leaves(other.episodes), strict=True)
+        same = self.classes == other.classes and all(np.array_equal(a, b) for a, b in pairs)
         if not same or self.settings != other.settings:
             raise ValueError(
                 "results are of different episodes: evaluate both with one key, examples and settings"
@@ -88,13 +98,13 @@ class EpisodeResult:
         return mean_of(self.accuracies - other.accuracies)
 
     def to_json(self) -> dict[str, Any]:
-        """Settings and figures, without the predictions."""
+        """Settings and figures, without the predictions; None for what is not known."""
         return {
             "schema": SCHEMA,
             "settings": self.settings,
             "accuracy": self.accuracy.mean,
-            "accuracy_half": self.accuracy.half,
-            "per_class": self.per_class(),
+            "accuracy_half": _known(self.accuracy.half),
+            "per_class": {name: _known(share) for name, share in self.per_class().items()},
             "failed_queries": self.failed,
             "excluded_classes": list(self.excluded),
         }
@@ -125,7 +135,22 @@ class Comparison:
                 else f"{100 * (d := result.minus(self.results[best])).mean:+.2f} ± {100 * d.half:.2f}"
             )
             lines.append(f"{name:{width}}  {result.accuracy!s:>17}  {gap}".rstrip())
+            if result.failed:
+                lines.append(f"{'':{width}}  NaN for {result.failed} queries, which count as wrong")
+        excluded = self.results[best].excluded
+        if excluded:
+            lines.append(f"left out, for want of examples: {', '.join(excluded)}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        return {name: result.to_json() for name, result in self.results.items()}
+        """Of each method what `EpisodeResult.to_json` has, and its paired difference from the best."""
+        best = self.best()
+        found = {}
+        for name, result in self.results.items():
+            gap = result.minus(self.results[best])
+            found[name] = {**result.to_json(), "minus_best": gap.mean, "minus_best_half": _known(gap.half)}
+        return {"schema": SCHEMA_COMPARISON, "best": best, "methods": found}
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None

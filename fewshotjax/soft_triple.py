@@ -84,7 +84,11 @@ def _objective(config: SoftTripleConfig) -> Objective:
             value = value + config.regularizer * centre_spread(params["centres"])
         return value, jax.nn.log_softmax(config.la * similarity, axis=1)
 
-    return Objective(init, loss, embed)
+    def predict(params: Any, features: Float[Array, "B F"]) -> Float[Array, "B N"]:
+        similarity = class_similarity(embed(params, features), params["centres"], config.gamma)
+        return jax.nn.log_softmax(config.la * similarity, axis=1)
+
+    return Objective(init, loss, embed, predict)
 
 
 def class_similarity(

@@ -59,6 +59,11 @@ def test_the_main_names_of_the_documentation():
         "hwmodel": "trace model_ratio bit_operations_ratio Workload Operation Point",
         "nemojax": "quantize classification fidelity search nemo Evaluator Front BitSpace QuantizerConfig "
         "efficientnet_lite0 load_bits save_bits progress plot_front",
+        "fewshotjax": "fit predict folder backbone plugin_backbone features from_function without_layer "
+        "Preprocess evaluate compare repmet prototypes Method Tuning through register draw_many "
+        "save_episodes load_episodes RepMetConfig init_repmet posterior embedding_loss fit_representatives "
+        "kmeans_refresh classify train train_head save_head load_head with_head save_backbone load_backbone "
+        "save_classifier load_classifier retrieval progress",
     }
     for package, names in wanted.items():
         assert set(names.split()) <= set(exported(package))

@@ -60,7 +60,17 @@ def repmet(
     has modes, as in the formula: with unequal shots that favours the larger class by up to log K.
 
     Parameters become constants of what is compiled. To run many, embed the examples first, and leave the head
-    out with `RepMetConfig(embedding=None)`.
+    out with `RepMetConfig(embedding=None)`. The background's probability, where the config has one, is
+    `classify`'s to give; a method gives the classes'.
+
+    A whole network that is tuned in each episode, with images as examples; its batch norms stay as they are:
+
+    ```python
+    def embed(variables, images):
+        return l2_normalize(net.apply(variables, net.preprocess.normalize(images)))
+
+    repmet(RepMetConfig(embedding=None), net.variables, embed=embed, tuning=Tuning("all"), sequential=True)
+    ```
 
     Args:
         config: modes, σ, posterior. None: features as they are, of unit length, and the config's other

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, EntryPoints
@@ -232,18 +233,21 @@ def tiny_network(monkeypatch):
 def test_train_stops_and_resumes(place, tmp_path, tiny_network, monkeypatch, capsys):
     monkeypatch.setattr(cli_train, "EPISODES", 20)
     settings = ("--data", place / "support", "--epochs", 2, "--batch", 4, "--pixels", 16)
-    settings += ("--validation", place / "support")
-    out = tmp_path / "out"
-    with pytest.warns(UserWarning, match="also among the queries"):  # as a set must not be its own validation
-        code, _, err = run(capsys, "train", *settings, "--out", out, "--time-limit", 0)
+    out, held = tmp_path / "out", tmp_path / "held"
+    own = refused(capsys, "train", *settings, "--out", out, "--validation", place / "support")
+    assert "has classes of --data" in own
+    for folder in sorted((place / "support").iterdir()):
+        shutil.copytree(folder, held / f"other {folder.name}")
+    settings += ("--validation", held)
+    code, _, err = run(capsys, "train", *settings, "--out", out, "--time-limit", 0)
+    assert "also among the queries" in err  # the same images, by other names
     assert code == 130, err
     assert "stopped; continue with --resume" in err
     assert {file.name for file in out.iterdir()} == {"train.ckpt"}
     assert "is not empty: give another --out, or --resume" in refused(
         capsys, "train", *settings, "--out", out
     )
-    with pytest.warns(UserWarning, match="also among the queries"):
-        code, printed, err = run(capsys, "train", *settings, "--out", out, "--resume")
+    code, printed, err = run(capsys, "train", *settings, "--out", out, "--resume")
     assert code == 0, err
     assert {file.name for file in out.iterdir()} == {"weights.safetensors", "metrics.json", "train.ckpt"}
     assert "epoch 2/2: loss" in err

@@ -100,10 +100,14 @@ def test_upper_halves_of_products_are_exact():
     np.testing.assert_array_equal(_below(jnp.asarray(bits), jnp.asarray(n)), expected)
 
 
+@pytest.mark.usefixtures("as_users_have_it")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"ways": 1}, "ways must be at least 2, got 1"),
+        ({"ways": 5.0}, "ways, shots, queries and parts must be whole numbers"),
+        ({"shots": [1, 5]}, "shots perhaps a tuple"),
+        ({"shots": (1, 2, 3)}, "shots perhaps a tuple"),
         ({"shots": 0}, "shots must be at least 1, or"),
         ({"shots": (3, 2)}, r"shots must be at least 1, or \(least, most\), got \(3, 2\)"),
         ({"queries": 0}, "queries must be at least 1, got 0"),
@@ -149,7 +153,8 @@ def test_files_that_are_no_episodes_are_refused(tmp_path):
         (json.dumps({**good, "query": []}), "its arrays do not fit each other"),
         (json.dumps({**good, "shown": good["query"]}), "its arrays do not fit each other"),
         (json.dumps({**good, "support": [[["a"]]]}), "is no list of episodes"),
-        (json.dumps(both), "episode 0 has an example in support and queries"),
+        (json.dumps(both), "episode 0 has an example twice"),
+        (json.dumps({**good, "support": [[[1.5], [2.0]]] * 3}), "is no list of episodes"),
     ):
         path.write_text(content)
         with pytest.raises(ValueError, match=message):

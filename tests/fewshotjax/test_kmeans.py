@@ -56,6 +56,18 @@ def test_seeds_follow_the_weights_of_k_means_plus_plus():
         assert (pairs == pair).all(axis=1).mean() == pytest.approx(share / 3, abs=0.025)
 
 
+def test_a_cluster_that_loses_its_points_keeps_its_centre():
+    """As the loop has it, from 64 starts on points that are far apart."""
+    rng = np.random.default_rng(3)
+    points = rng.normal(size=(7, 1)).astype(np.float32) ** 3
+    run = jax.vmap(lambda key: kmeans(key, jnp.asarray(points), jnp.ones(7, bool), 4))
+    starts = jax.vmap(lambda key: kmeans(key, jnp.asarray(points), jnp.ones(7, bool), 4, iterations=0))
+    keys = jax.random.split(jax.random.key(0), 64)
+    for begun, found in zip(np.asarray(starts(keys).centres), np.asarray(run(keys).centres), strict=True):
+        centres, _ = lloyd(points, begun)  # which keeps them
+        np.testing.assert_allclose(found, centres, rtol=1e-4, atol=1e-5)
+
+
 def test_fewer_distinct_points_than_clusters_leave_the_rest_invalid():
     points = jnp.array([[1.0, 2.0], [1.0, 2.0], [5.0, 1.0], [9.0, 9.0]])
     mask = jnp.array([True, True, True, False])
@@ -114,3 +126,16 @@ def test_classes_of_mixed_size_and_an_empty_one():
     np.testing.assert_array_equal(found.mask.sum(axis=1), [2, 0, 1, 1])
     lengths = np.linalg.norm(np.asarray(found.modes), axis=2)[np.asarray(found.mask)]
     np.testing.assert_allclose(lengths, 1, rtol=1e-5)
+
+
+def test_what_makes_no_sense_is_refused():
+    x, mask = jnp.ones((3, 2)), jnp.ones(3, bool)
+    with pytest.raises(ValueError, match="clusters must be at least 1, iterations at least 0, got 0, 20"):
+        kmeans(jax.random.key(0), x, mask, 0)
+    with pytest.raises(ValueError, match="modes must be at least 1, got 0"):
+        fit_representatives(jax.random.key(0), x, jnp.zeros(3, int), 1, 0)
+
+
+def test_labels_fit_the_embeddings(as_users_have_it):
+    with pytest.raises(ValueError, match="labels are 4, embeddings 3"):
+        fit_representatives(jax.random.key(0), jnp.ones((3, 2)), jnp.zeros(4, int), 1, 1)

@@ -84,7 +84,7 @@ def test_extreme_distances_give_finite_losses_and_gradients(form, background, sq
 
     def loss(d):
         found = posterior(log_modes(d, jnp.log(0.05)), mask, form, background=background)
-        floor = 0.0 if form == "mixture" else 1e-7
+        floor = 1e-7 if form == "maximum" else 0.0  # as `posterior_loss` has it
         return cross_entropy(found, jnp.arange(B) % N, floor).sum()
 
     value, slope = jax.value_and_grad(loss)(jnp.full((B, N, K), squared))

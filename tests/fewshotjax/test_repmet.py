@@ -112,6 +112,7 @@ def test_equal_configs_are_one_objective():
     loss, found = objective.loss(params, jnp.asarray(FEATURES), jnp.asarray(LABELS))
     assert loss.shape == ()
     assert found.shape == (8, 3)
+    np.testing.assert_allclose(objective.predict(params, jnp.asarray(FEATURES)), found, rtol=1e-6)
     np.testing.assert_allclose(
         jnp.linalg.norm(objective.embed(params, jnp.asarray(FEATURES)), axis=1), 1, rtol=1e-5
     )
@@ -121,14 +122,17 @@ def test_equal_configs_are_one_objective():
     )
 
 
+@pytest.mark.usefixtures("as_users_have_it")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"modes": 0}, "modes must be at least 1, got 0"),
+        ({"modes": 0}, "modes must be a whole number of at least 1, got 0"),
         ({"embedding": 0}, "embedding and hidden must be widths"),
         ({"embedding": None, "hidden": (3,)}, "hidden needs an embedding"),
         ({"sigma": 0.0}, "sigma must be above 0, got 0"),
-        ({"temperature": -1.0}, "temperature must be above 0"),
+        ({"scale": -1.0}, "scale must be above 0"),
+        ({"hidden": [3]}, r"hidden must be a tuple such as \(512,\), got \[3\]"),
+        ({"modes": 2.5}, "modes must be a whole number"),
         ({"margin": float("nan")}, "margin must not be negative, got nan"),
         ({"smooth_minimum": 0.0}, "smooth_minimum must be above 0 or None"),
         ({"tied": True, "initialization": "free"}, "tied needs initialization 'separable'"),
