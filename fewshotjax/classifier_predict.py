@@ -44,7 +44,7 @@ class Predictions:
 
     @property
     def outsider(self) -> Float[np.ndarray, " N"]:
-        """Score of belonging to none of the classes, for a ROC curve: the distance to the nearest example."""
+        """How little a query belongs to the classes, for a ROC curve; it is the distance to the nearest example."""
         return self.distance
 
     @cached_property

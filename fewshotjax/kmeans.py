@@ -78,8 +78,10 @@ def _plus_plus(
     """Each next centre is a point, with probability ∝ its squared distance to the nearest centre so far."""
     norms = jnp.diag(gram)
 
-    def pick(log_weight: Array, key: PRNGKeyArray) -> tuple[Array, tuple[Array, Array]]:
-        scores = log_weight + jax.random.gumbel(key, log_weight.shape)  # -inf where it lies on a centre
+    def pick(log_weight: Array, noise: Array) -> tuple[Array, tuple[Array, Array]]:
+        scores = (
+            log_weight + noise
+        )  # Gumbel's: the largest is drawn by weight; -inf where it lies on a centre
         index = jnp.argmax(scores)
         exists = scores[index] > -jnp.inf
         both = norms + norms[index]
@@ -91,5 +93,6 @@ def _plus_plus(
 
     # The first is uniform: all weights start equal, above every distance.
     start = jnp.where(mask, jnp.log(jnp.finfo(gram.dtype).max), -jnp.inf).astype(gram.dtype)
-    _, (chosen, valid) = jax.lax.scan(pick, start, jax.random.split(key, clusters))
+    noise = jax.random.gumbel(key, (clusters, len(norms)), gram.dtype)
+    _, (chosen, valid) = jax.lax.scan(pick, start, noise)
     return chosen, valid

@@ -100,7 +100,7 @@ def class_similarity(
 
 
 def centre_spread(centres: Float[Array, "N K D"]) -> Float[Array, ""]:
-    """Σ_n Σ_{s < t} |w_ns - w_nt| / (N K (K - 1)), of unit vectors w   (the authors' code); 0 for K = 1."""
+    """Σ_n Σ_{s < t} ‖w_ns - w_nt‖ / (N K (K - 1)), of unit vectors w   (the authors' code); 0 for K = 1."""
     classes, each, _ = centres.shape
     if each == 1:
         return jnp.zeros((), centres.dtype)

@@ -22,19 +22,17 @@ def from_function(
 ) -> Backbone:
     """A JAX function as a `Backbone`.
 
-    A frozen EfficientNet-Lite0 (extra `pretrained`), 1,280 features of images of 224x224 pixels:
+    A frozen EfficientNet-Lite0 (extra `pretrained`), 1,280 features of images of 224x224 pixels::
 
-    ```python
-    import nemojax
-    network = nemojax.efficientnet_lite0()
-    pixels = network.preprocess
-    embed = fewshotjax.from_function(
-        fewshotjax.without_layer(network.apply, "classifier"),
-        fewshotjax.Preprocess(pixels.resolution, mean=pixels.mean, scale=pixels.scale),
-        network.params,
-        name=network.name,
-    )
-    ```
+        import nemojax
+        network = nemojax.efficientnet_lite0()
+        pixels = network.preprocess
+        embed = fewshotjax.from_function(
+            fewshotjax.without_layer(network.apply, "classifier"),
+            fewshotjax.Preprocess(pixels.resolution, mean=pixels.mean, scale=pixels.scale),
+            network.params,
+            name=network.name,
+        )
 
     Raw pixels: `from_function(lambda x: x.reshape(len(x), -1), raw(16))`.
 

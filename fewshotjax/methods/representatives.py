@@ -63,14 +63,13 @@ def repmet(
     out with `RepMetConfig(embedding=None)`. The background's probability, where the config has one, is
     `classify`'s to give; a method gives the classes'.
 
-    A whole network that is tuned in each episode, with images as examples; its batch norms stay as they are:
+    A whole network that is tuned in each episode, with images as examples; its batch norms stay as they are::
 
-    ```python
-    def embed(variables, images):
-        return l2_normalize(net.apply(variables, net.preprocess.normalize(images)))
+        def embed(variables, images):
+            return l2_normalize(net.apply(variables, net.preprocess.normalize(images)))
 
-    repmet(RepMetConfig(embedding=None), net.variables, embed=embed, tuning=Tuning("all"), sequential=True)
-    ```
+        features, tuning = RepMetConfig(embedding=None), Tuning("all")
+        repmet(features, net.variables, embed=embed, tuning=tuning, sequential=True)
 
     Args:
         config: modes, σ, posterior. None: features as they are, of unit length, and the config's other

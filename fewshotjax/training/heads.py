@@ -25,7 +25,7 @@ def save_head(path: str | os.PathLike[str], head: Any) -> None:
         ValueError: NaN or infinite numbers.
     """
     tensors = {
-        "/".join(place): np.ascontiguousarray(leaf)
+        "/".join(place): np.asarray(leaf, order="C")
         for place, leaf in flax.traverse_util.flatten_dict(jax.device_get(head)).items()
     }
     wrong = [name for name, array in tensors.items() if not np.isfinite(array).all()]

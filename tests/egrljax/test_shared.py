@@ -12,6 +12,8 @@ import hwmodel as hw
 
 from .small import algorithm, small_chip, small_work, tiny
 
+pytestmark = pytest.mark.long  # `make test-long`; CI runs them
+
 CASES = [(small_work(seed, 5), small_chip(room)) for seed, room in ((20, (900, 300)), (3, (700, 200)))]
 
 

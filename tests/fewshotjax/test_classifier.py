@@ -399,7 +399,7 @@ def _black(images, row):
         ({"sigma": 0.0}, "sigma must be above 0, got 0"),
         ({"modes": 0}, "modes must be at least 1, got 0"),
         ({"reject": "maybe"}, "reject must be 'auto', a distance or None, got 'maybe'"),
-        ({"reject": -1.0}, "reject must be a distance above 0"),
+        ({"reject": -1.0}, "reject must be a distance of 0-2, above 0"),
         ({"method": "magic"}, "method must be one of repmet"),
         ({"method": "ridge", "sigma": 1.0}, "modes and sigma are of method 'repmet'"),
         ({"labels": None}, "labels is None"),

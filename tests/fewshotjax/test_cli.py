@@ -129,7 +129,7 @@ def test_classify_leaves_a_table_and_files(place, tmp_path, capsys):
         ({"--backbone": "w.safetensors"}, "--backbone w.safetensors: there is no such file"),
         ({"--method": "magic"}, "method must be one of repmet"),
         ({"--reject": "far"}, "--reject must be auto, off or a distance, got 'far'"),
-        ({"--reject": "-1"}, "reject must be a distance above 0"),
+        ({"--reject": "-1"}, "reject must be a distance of 0-2, above 0"),
         ({"--out": "found.txt"}, "found.txt must end in .csv"),
         ({"--picture": "no/such/map.png"}, "there is no folder"),
         ({"--projection": "umap"}, "--projection must be pca or tsne, got 'umap'"),
@@ -164,7 +164,7 @@ def test_evaluate_features_of_a_csv(tmp_path, capsys):
     code, out, err = run(capsys, "evaluate", "--data", data, *sizes, *methods, "--out", report)
     assert code == 0, err
     assert "features: 40 episodes of 3 ways, 2 shots, 3 queries" in out
-    assert "note: classes with fewer than 5 examples were left out: z" in out
+    assert "left out, for want of examples: z" in out
     told = json.loads(report.read_text())
     assert (told["schema"], told["backbone"], told["seed"]) == ("frugaljax.fewshot.evaluation/1", None, 3)
     assert told["methods"]["prototypes"]["excluded_classes"] == ["z"]

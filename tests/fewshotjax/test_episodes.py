@@ -150,7 +150,7 @@ def test_files_that_are_no_episodes_are_refused(tmp_path):
         ("no json", "is no list of episodes"),
         ("[]", "is no list of episodes"),
         (json.dumps({**good, "schema": "other"}), "has schema 'other'"),
-        (json.dumps({**good, "query": []}), "its arrays do not fit each other"),
+        (json.dumps({**good, "query": [[[]]] * 3}), "is no list of episodes"),
         (json.dumps({**good, "shown": good["query"]}), "its arrays do not fit each other"),
         (json.dumps({**good, "support": [[["a"]]]}), "is no list of episodes"),
         (json.dumps(both), "episode 0 has an example twice"),

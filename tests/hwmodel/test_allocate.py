@@ -83,6 +83,7 @@ def check_addresses(allocation, workload, chip):
             assert ends[a.name] <= b.offset or ends[b.name] <= a.offset, (a, b)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("double_buffer", [False, True])
 @pytest.mark.parametrize("seed", range(6))
 def test_random_networks_get_valid_addresses(seed, double_buffer):
@@ -203,6 +204,7 @@ def check_network(name, chip_name, rule):
     check_addresses(allocation, workload, chip)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_every_network_here_packs_without_a_demotion(name):
     check_network(name, "nnp_i_tight", density)

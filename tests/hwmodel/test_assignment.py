@@ -44,6 +44,7 @@ def retold(problem, scores):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("capacities", [(900, 400), (700,), (2000, 900, 200)])
 def test_assignments_are_the_retold_ones_and_fit(capacities):
     run = jax.jit(hw.assign)

@@ -65,6 +65,7 @@ def small(tmp_path):
     return work
 
 
+@pytest.mark.long
 def test_report_writes_what_it_says(run, small, tmp_path):
     code, out, err = run("report", "small.json", "--chip", "tight.toml", "--out", "folder", "--top", 3)
     assert (code, err) == (0, "")
@@ -179,6 +180,7 @@ def broken():
 """
 
 
+@pytest.mark.long
 def test_a_function_of_the_users_is_traced(run, tmp_path):
     (tmp_path / "mine_for_cli.py").write_text(TRACED)
     code, out, _ = run("report", "mine_for_cli:build", "--chip", "nnp_i_aggregate")
@@ -198,6 +200,7 @@ def test_a_function_of_the_users_is_traced(run, tmp_path):
         assert message in err
 
 
+@pytest.mark.long
 def test_an_onnx_file_is_read(run, tmp_path):
     onnx = pytest.importorskip("onnx")
     helper = onnx.helper

@@ -27,6 +27,8 @@ import simpy
 
 import hwmodel as hw
 
+pytestmark = pytest.mark.long  # `make test-long`; CI runs them
+
 PS = 10**12
 
 

@@ -117,6 +117,7 @@ def test_what_does_not_fit_is_named():
     assert "fast is 36 B short at second, with first.output 1,008 B, first.weight 112 B" in text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("schedule", ["sequential", "critical_path"])
 @pytest.mark.parametrize("seed", range(3))
 def test_times_are_those_of_the_compiled_model(seed, schedule):

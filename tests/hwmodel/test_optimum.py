@@ -46,6 +46,7 @@ def test_optimum_equals_brute_force(reference, seed, options):
     assert found.latency_s == pytest.approx(float(exact.latency_s), rel=1e-12)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(6))
 def test_what_fits_only_within_the_solvers_tolerance_is_refused(seed):
     """Sizes of 10^7 bytes with a capacity a few bytes short: HiGHS alone would accept an overfull level."""
@@ -183,6 +184,7 @@ def shortcut_before_last(work):
     return hw.Workload(tuple(ops))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "network", "optimum", "dram", "compute"), SPEC)
 def test_published_regression_values(name, network, optimum, dram, compute):
     """To all printed digits in the order above; ours, torchvision's, differs by at most 0.1 %."""
@@ -292,6 +294,7 @@ def test_limits_and_impossible_problems_are_refused():
         hw.optimal_placement(wide._replace(compute_s=jnp.full((2,), jnp.inf)))
 
 
+@pytest.mark.long
 def test_a_time_limit_still_gives_a_placement_and_a_bound(reference):
     rng = np.random.default_rng(1)
     problem = hw.problem(reference.random_work(rng, 80), reference.random_chip(rng, capacity=(2000, 6000)))

@@ -93,6 +93,7 @@ def test_float32_keeps_bytes_exact_and_times_to_a_millionth(reference):
         np.testing.assert_allclose(found.latency_s[m], reference.latency_s(work, chip, granted), rtol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("schedule", ["sequential", "critical_path"])
 def test_padding_batching_and_jit_change_nothing(reference, schedule):
     rng = np.random.default_rng(3)
@@ -110,6 +111,7 @@ def test_padding_batching_and_jit_change_nothing(reference, schedule):
         np.testing.assert_array_equal(batch.valid, other.valid)
 
 
+@pytest.mark.long
 def test_one_program_serves_many_chips_bit_widths_and_placements(reference):
     rng = np.random.default_rng(4)
     work = reference.random_work(rng, 15)
@@ -134,6 +136,7 @@ def test_one_program_serves_many_chips_bit_widths_and_placements(reference):
             np.testing.assert_allclose(found[c, b], alone.latency_s, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_one_compilation_per_bucket():
     chip, traces = two_levels(), 0
 
@@ -226,6 +229,7 @@ def test_an_operation_without_a_rate_takes_forever_in_the_traced_form():
     assert np.isposinf(found.latency_s).all()
 
 
+@pytest.mark.long
 def test_three_gibibytes_and_a_slow_level_do_not_overflow():
     """48 weights of 64 MiB on a 50 MB/s store; a level of 2 GiB above it, counted in 64 bytes."""
     work = chain(*[64] * 48, weights=[64 * 2**20] * 48)

@@ -8,6 +8,8 @@ import pytest
 from hwmodel import trace
 from nemojax.interpreter import execute, fold
 
+pytestmark = pytest.mark.long  # `make test-long`; CI runs them
+
 ACTIVATIONS = {"relu": jax.nn.relu, "relu6": jax.nn.relu6, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
 AFFINE = {"scale": lambda x, c: x * c, "shift": lambda x, c: x + c, "reverse": lambda x, c: c - x}
 WINDOWS = {"max": (-jnp.inf, jax.lax.max), "average": (0.0, jax.lax.add)}

@@ -92,6 +92,7 @@ def test_overflow_by_hand():
     np.testing.assert_allclose(overflow(problem, 0.5 * x), 0.0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", OPTIONS)
 def test_gradients_equal_central_differences(reference, options):
     rng = np.random.default_rng(4)

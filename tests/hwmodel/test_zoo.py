@@ -135,6 +135,7 @@ OF_THE_PROGRAM = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "batch"), [*((name, 1) for name in FLAX), ("mobilenet_v2", 3)])
 def test_traced_flax_network_is_the_table(name, batch):
     model, image = FLAX[name], jax.ShapeDtypeStruct((batch, 224, 224, 3), jnp.float32)

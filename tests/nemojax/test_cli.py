@@ -88,6 +88,7 @@ def finished(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_search_leaves_all_files(finished):
     names = {file.name for file in finished.iterdir()}
     assert names == {
@@ -115,6 +116,7 @@ def test_search_leaves_all_files(finished):
     assert list(bits) == list(front.names)
 
 
+@pytest.mark.long
 def test_resume_equals_the_uninterrupted_run(finished, tmp_path, capsys):
     folder = tmp_path / "two-parts"
     assert run(capsys, "search", "--out", folder, "--budget", 16, *BASE)[0] == 0
@@ -146,6 +148,7 @@ def test_show_picks_and_saves(finished, tmp_path, capsys):
     assert "knee.json exists" in refused(capsys, "show", finished, "--save", finished / "knee.json")
 
 
+@pytest.mark.long
 def test_evaluate_gives_full_precision_and_the_configuration(finished, capsys):
     code, out, _ = run(capsys, "evaluate", finished / "knee.json")
     assert code == 0

@@ -56,6 +56,7 @@ def knee(prepared, tmp_path, monkeypatch):
     return network, chosen
 
 
+@pytest.mark.long
 def test_every_file_at_once(knee, tmp_path):
     onnx = pytest.importorskip("onnx")
     network, chosen = knee

@@ -175,6 +175,7 @@ def networks():
     return get
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("opset", [18, 21, 25])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_every_width_on_a_convolutional_network(networks, grid, opset, tmp_path):
@@ -193,6 +194,7 @@ def test_every_width_on_a_convolutional_network(networks, grid, opset, tmp_path)
             assert ref.difference(by_default, wanted) < (2e-2 if choices == (8,) else 1e-5), choices
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["text", "patches", "nnx", "equinox"])
 def test_every_library(networks, name, tmp_path):
     net, inputs, logits = networks(name)

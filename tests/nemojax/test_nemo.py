@@ -234,6 +234,7 @@ def test_costs_of_the_wrong_shape_are_refused(small):
         small.tell(state, ticket, jnp.zeros((21, 3)), jnp.zeros(20))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("demote", [True, False])
 def test_repeats_come_behind_every_other_member(demote):
     """Four configurations, eight members: the four have the first positions if repeats are demoted."""

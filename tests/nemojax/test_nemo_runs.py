@@ -14,6 +14,8 @@ from nemojax.loop import run, run_chunk
 from nemojax.nemo import nemo
 from nemojax.space import BitSpace
 
+pytestmark = pytest.mark.long  # `make test-long`; CI runs them
+
 SIX = BitSpace.create([f"q{i}" for i in range(6)])
 DIRECT = ("continuous", "floor")
 SMALL = NemoConfig(population=21, species=DIRECT, survival="nsga2", archive_capacity=64)

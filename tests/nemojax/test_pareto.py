@@ -89,6 +89,7 @@ def many_costs(kind, m, n=2500):
     return costs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("m", [2, 3, 4])
 @pytest.mark.parametrize("kind", ["random", "ties", "duplicates", "constant", "signed zeros"])
 def test_rank_of_thousands_of_rows(kind, m):

@@ -14,6 +14,7 @@ def tasks(small_network):
     return task, task.on(images[6:])
 
 
+@pytest.mark.long
 def test_points_dominated_on_other_images_drop_out(tasks):
     task, report = tasks
     bits = np.asarray(task.space.sample(jax.random.key(0), 60))

@@ -133,6 +133,7 @@ def one_by_one(score, low, high, total):
     return given
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(30))
 def test_apportionment_is_the_handing_out_one_by_one(seed):
     rng = np.random.default_rng(seed)

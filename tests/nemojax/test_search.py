@@ -10,6 +10,8 @@ import nemojax as nemo
 from nemojax import loop
 from nemojax.search import fingerprint
 
+pytestmark = pytest.mark.long  # `make test-long`; CI runs them
+
 CONFIG = nemo.NemoConfig(population=10, species=("continuous", "floor"), archive_capacity=64)
 WHOLE = nemo.NemoConfig(  # all four species, with small policies
     population=12, archive_capacity=64, graph=nemo.Graph(hidden=8, heads=2, depth=1)

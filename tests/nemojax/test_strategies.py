@@ -41,6 +41,7 @@ def evolve(generations=30, seed=0):
     return np.asarray(apart), states, jax.device_get(metrics)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=MARKS.get(name, pytest.mark.slow)) for name in TRUSTED]
 )

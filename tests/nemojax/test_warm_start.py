@@ -165,6 +165,7 @@ OVER = np.array([0, 0, 0, 0, 0.2, 0], np.float32)  # the best one is over a budg
 PRIOR = np.array([[2, 3], [3, 4], [4, 4], [5, 5], [6, 6], [7, 7]], np.int32)
 
 
+@pytest.mark.long
 def test_the_archive_takes_what_is_not_dominated_and_within_the_budgets():
     space = BitSpace.create(["a", "b"])
     algo = make(nemo.NemoConfig(population=4, species=("continuous",), archive_capacity=8), space, 2)
@@ -217,6 +218,7 @@ def found(task, table):
     return nemo.search(jax.random.key(0), task, budget=40, config=CONFIG, warm_start=table, warm_share=0.5)
 
 
+@pytest.mark.long
 def test_the_prior_is_evaluated_first_and_counts(task, table, found):
     prior = warm_bits(task, table, 20)
     np.testing.assert_array_equal(found.bits[: len(prior)], prior)

@@ -16,6 +16,8 @@ from hwmodel import Workload, trace, zoo
 from nemojax.networks import bert, mobilenet, resnet, resnet_members
 from nemojax.networks.efficientnet_lite import FAMILY as LITE, Config as LiteConfig
 
+pytestmark = pytest.mark.long  # `make test-long`; CI runs them
+
 IMAGE = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
 LITE0 = LiteConfig()
 MOBILENET = mobilenet.Config()
