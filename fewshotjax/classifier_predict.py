@@ -44,7 +44,7 @@ class Predictions:
 
     @property
     def outsider(self) -> Float[np.ndarray, " N"]:
-        """How little a query belongs to the classes, for a ROC curve; it is the distance to the nearest example."""
+        """How little each belongs to the classes, for a ROC curve: its distance from the nearest example."""
         return self.distance
 
     @cached_property
