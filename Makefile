@@ -20,7 +20,7 @@ help:
 	@echo "make demo            search the bits of a real ImageNet network (3 minutes after install)"
 	@echo "make test            lint, types and tests          make test-slow   the long and the slow ones"
 	@echo "make bench NAME=x    one benchmark (QUICK=1: within 2 minutes); there are:"
-	@ls benchmarks/*.py | sed 's|benchmarks/||; s|.py||' | grep -v -x -e __init__ -e common -e torch_rival -e placement_rivals -e moo_problems -e pymoo_rival -e small_networks -e zoo_rival -e zoo_torch -e ptq_rivals -e kept -e egrl_cells -e repmet_cells -e repmet_choices -e repmet_methods -e repmet_pairings -e repmet_episodes -e repmet_heads -e repmet_runs -e repmet_train \
+	@grep -l '^if __name__ ==' benchmarks/*.py | sed 's|benchmarks/||; s|.py||' | grep -v -x torch_rival \
 	  | sed 's|^|                       |'
 	@echo "make notebooks       executes them (FAST=1)         make docs        builds docs/_build/html"
 

@@ -72,8 +72,7 @@ def choose_sigma(seen: LeftOut, ways: int) -> float | None:
 def choose_threshold(seen: LeftOut) -> float | None:
     """The `QUANTILE` of `nearest`; None without an example that could be left out.
 
-    It is estimated from few examples: of 5 to 20 classes with five of each it rejected 5-7 % of what did
-    belong to them, of two classes 10 % (400 draws of Tiny-ImageNet's test classes). The nearest of an
-    example's own class would give a limit that is the wider, the more classes there are.
+    It is estimated from few examples, so more than 5 % of what does belong to the classes may be rejected.
+    The nearest of an example's own class would give a limit that is the wider, the more classes there are.
     """
     return float(np.quantile(seen.nearest(), QUANTILE)) if len(seen.own) else None

@@ -43,7 +43,22 @@ def kmeans(
     origin = jnp.zeros_like(points[:1]) if normalize else jnp.mean(points, axis=0, keepdims=True)
     gram = jnp.matmul(points - origin, (points - origin).T, precision="highest")
     start, valid = _plus_plus(key, gram, mask, clusters)
-    few = len(points) <= points.shape[1]
+    weights, nearest = _lloyd(points, gram, mask, start, valid, iterations, normalize)
+    centres = weights @ points
+    return Clusters(l2_normalize(centres) if normalize else centres, valid, nearest)
+
+
+def _lloyd(
+    points: Float[Array, "P D"],
+    gram: Float[Array, "P P"],
+    mask: Bool[Array, " P"],
+    start: Float[Array, "K P"],
+    valid: Bool[Array, " K"],
+    iterations: int,
+    normalize: bool,
+) -> tuple[Float[Array, "K P"], Int[Array, " P"]]:
+    """Centres as weights of the points, and the nearest one of each point."""
+    few, clusters = len(points) <= points.shape[1], len(start)
 
     def squared(weights: Float[Array, "K P"]) -> Float[Array, "P K"]:
         """Distances to the centres, weights @ points; few points of many dimensions by their inner
@@ -68,8 +83,7 @@ def kmeans(
         return jnp.where(count > 0, means, weights)
 
     weights = jax.lax.fori_loop(0, iterations, step, start)
-    centres = weights @ points
-    return Clusters(l2_normalize(centres) if normalize else centres, valid, nearest(weights))
+    return weights, nearest(weights)
 
 
 def _plus_plus(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fewshotjax import fit_representatives, kmeans
+from fewshotjax.kmeans import _lloyd
 
 
 def lloyd(points, centres, iterations=20):
@@ -56,16 +57,21 @@ def test_seeds_follow_the_weights_of_k_means_plus_plus():
         assert (pairs == pair).all(axis=1).mean() == pytest.approx(share / 3, abs=0.025)
 
 
-def test_a_cluster_that_loses_its_points_keeps_its_centre():
-    """As the loop has it, from 64 starts on points that are far apart."""
-    rng = np.random.default_rng(3)
-    points = rng.normal(size=(7, 1)).astype(np.float32) ** 3
-    run = jax.vmap(lambda key: kmeans(key, jnp.asarray(points), jnp.ones(7, bool), 4))
-    starts = jax.vmap(lambda key: kmeans(key, jnp.asarray(points), jnp.ones(7, bool), 4, iterations=0))
-    keys = jax.random.split(jax.random.key(0), 64)
-    for begun, found in zip(np.asarray(starts(keys).centres), np.asarray(run(keys).centres), strict=True):
-        centres, _ = lloyd(points, begun)  # which keeps them
-        np.testing.assert_allclose(found, centres, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("width", [2, 40])  # by distances, and by inner products
+def test_a_cluster_that_loses_its_points_keeps_its_centre(width):
+    """From a start with one centre far away: k-means++ takes points, which hardly ever lose theirs."""
+    points = np.random.default_rng(0).normal(size=(9, width)).astype(np.float32)
+    start = np.eye(3, 9, dtype=np.float32)
+    start[2, :2] = 50, -49
+    valid, mask = jnp.ones(3, bool), jnp.ones(9, bool)
+    weights, near = _lloyd(
+        jnp.asarray(points), jnp.asarray(points @ points.T), mask, jnp.asarray(start), valid, 20, False
+    )
+    expected, nearest = lloyd(points, start @ points)
+    assert 2 not in nearest
+    np.testing.assert_array_equal(near, nearest)
+    np.testing.assert_array_equal(weights[2], start[2])
+    np.testing.assert_allclose(weights @ points, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_fewer_distinct_points_than_clusters_leave_the_rest_invalid():
