@@ -2,6 +2,7 @@
 
 from . import boltzmann as boltzmann, decisions as decisions, ssne as ssne
 from .acting import act as act, act_greedily as act_greedily
+from .at_bits import allowed_levels as allowed_levels, environment_at as environment_at
 from .boltzmann import Boltzmann as Boltzmann, BoltzmannRates as BoltzmannRates
 from .checkpoint import load_state as load_state, save_state as save_state
 from .config import (

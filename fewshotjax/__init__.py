@@ -36,6 +36,23 @@ from .data import (
     pictures as pictures,
     tiny_imagenet as tiny_imagenet,
 )
+from .delta import (
+    DeltaConfig as DeltaConfig,
+    DeltaEncoder as DeltaEncoder,
+    DeltaTrainConfig as DeltaTrainConfig,
+    delta_encoder as delta_encoder,
+    load_delta as load_delta,
+    save_delta as save_delta,
+    synthesize as synthesize,
+    train_delta as train_delta,
+)
+from .detection.detect import detect as detect, detector as detector
+from .detection.found_objects import FoundObjects as FoundObjects
+from .detection.new_classes import NewClasses as NewClasses, new_classes as new_classes
+from .detection.new_classes_files import (
+    load_new_classes as load_new_classes,
+    save_new_classes as save_new_classes,
+)
 from .distances import l2_normalize as l2_normalize, squared_distances as squared_distances
 from .episode_files import load_episodes as load_episodes, save_episodes as save_episodes
 from .episodes import (

@@ -14,6 +14,8 @@ from . import (
 from .archive import Archive as Archive
 from .box import Box as Box, Space as Space
 from .calibration import QuantizerConfig as QuantizerConfig, Ranges as Ranges
+from .chip_bits import Widths as Widths, tensor_bits as tensor_bits
+from .chip_costs import ChipCost as ChipCost, energy as energy, latency as latency
 from .config import (
     PRESETS as PRESETS,
     Direct as Direct,
@@ -23,6 +25,15 @@ from .config import (
     preset as preset,
 )
 from .configuration import Configuration as Configuration, load_bits as load_bits, save_bits as save_bits
+from .cosearch import (
+    CoFound as CoFound,
+    alternate as alternate,
+    bits_then_placement as bits_then_placement,
+    placement_then_bits as placement_then_bits,
+    searched_bits as searched_bits,
+    searched_jointly as searched_jointly,
+    searched_placements as searched_placements,
+)
 from .evaluation import (
     Evaluation as Evaluation,
     evaluate_batches as evaluate_batches,
@@ -32,6 +43,7 @@ from .evaluator import Evaluator as Evaluator, scores as scores
 from .features import efficientnet_lite0_features as efficientnet_lite0_features
 from .first_generation import initial_bits as initial_bits, uniform_bits as uniform_bits
 from .front import Front as Front
+from .headless import headless as headless, quantized_features as quantized_features
 from .images import (
     ImageSet as ImageSet,
     Parts as Parts,
@@ -39,6 +51,9 @@ from .images import (
     load_labelled as load_labelled,
     split as split,
 )
+from .joint import genomes as genomes, joint as joint, placed_by as placed_by, separated as separated
+from .joint_graph import joint_graph as joint_graph
+from .joint_space import JointSpace as JointSpace
 from .limits import limits as limits
 from .loop import run as run, run_chunk as run_chunk
 from .nemo import (
@@ -57,6 +72,14 @@ from .pareto import (
     pareto_rank as pareto_rank,
 )
 from .photographs import sample_photographs as sample_photographs
+from .placing import (
+    Descended as Descended,
+    Evolved as Evolved,
+    Fixed as Fixed,
+    Learned as Learned,
+    Placing as Placing,
+    Rule as Rule,
+)
 from .plots import (
     plot_bits as plot_bits,
     plot_front as plot_front,
@@ -91,8 +114,10 @@ from .species import (
 from .survival import SURVIVALS as SURVIVALS, Survival as Survival, nsga2 as nsga2, nsga3 as nsga3
 from .task import (
     Task as Task,
+    bits_task as bits_task,
     classification as classification,
     costs_by_name as costs_by_name,
+    features_task as features_task,
     fidelity as fidelity,
     search_space as search_space,
 )

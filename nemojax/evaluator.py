@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from .custom_error import ErrorOfBits, ErrorOfOutputs
 from .objectives import Score
 from .quantized import compiled_logits
 from .task import Task
@@ -17,11 +18,22 @@ Rows = Int[np.ndarray, "N n"]
 
 
 def _costs(task: Task, bits: Array) -> Array:
-    return _costs_of_logits(task, bits, compiled_logits(task.network, bits, task.inputs))
+    score = task.score
+    if isinstance(score, ErrorOfBits):
+        if not score.host:
+            return _costs_of_bits(task, bits)
+        points = len(task.network.workload.points)
+        return _costs_of_errors(task, bits, score.errors(np.asarray(bits)[:, :points]))
+    outputs = compiled_logits(task.network, bits, task.inputs)
+    if isinstance(score, ErrorOfOutputs) and score.host:
+        return _costs_of_errors(task, bits, score.errors(np.asarray(outputs), task.target))
+    return _costs_of_logits(task, bits, outputs)
 
 
 # Apart from the network's own compilation, which is long, so that every score shares that one.
 _costs_of_logits = jax.jit(jax.vmap(Task.cost_of_logits, in_axes=(None, 0, 0)))
+_costs_of_errors = jax.jit(jax.vmap(Task.cost_of_error, in_axes=(None, 0, 0)))
+_costs_of_bits = jax.jit(Task.costs)  # of an error of bits: it may hold a network, so one after the other
 
 
 def scores(task: Task, bits: Int[Any, "K n"], others: Sequence[Score]) -> dict[str, np.ndarray]:

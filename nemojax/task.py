@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from hwmodel import Workload, bit_operations_ratio, model_ratio
 
 from .batches import Inputs, count, fitting, take
+from .custom_error import ErrorOfBits, ErrorOfOutputs
 from .objectives import Disagreement, KLDivergence, Score, TopKError
 from .quantized import QuantizedNetwork, compiled_logits
 from .quantizers import FULL_BITS
@@ -45,7 +46,9 @@ class Task:
 
     network: QuantizedNetwork
     inputs: Inputs  # N samples, as the network takes them
-    target: Any  # labels (N,) int32, or the full-precision logits (N, classes)
+    target: (
+        Any  # labels (N,) int32, the full-precision logits (N, classes), or what an error of one's own reads
+    )
     score: Score = struct.field(pytree_node=False)
     costs_of_bits: tuple[tuple[str, CostOfBits], ...] = struct.field(pytree_node=False)
     space: BitSpace = struct.field(pytree_node=False)
@@ -57,14 +60,19 @@ class Task:
 
     def cost(self, bits: Int[Array, " n"], *, chunk: int | None = None) -> Float[Array, " M"]:
         """The objectives of one configuration; all +inf where one of them is not finite."""
+        if isinstance(self.score, ErrorOfBits):
+            return self.cost_of_error(bits, self.score.traced(bits[: len(self.network.workload.points)]))
         return self.cost_of_logits(bits, self.network.quantized_logits(bits, self.inputs, chunk=chunk))
 
     def cost_of_logits(self, bits: Int[Array, " n"], logits: Float[Array, "N classes"]) -> Float[Array, " M"]:
         """`cost`, given what the configuration makes of the inputs."""
-        error = self.score(logits, self.target)
+        error = jnp.where(jnp.isnan(logits).any(), jnp.inf, self.score(logits, self.target))
+        return self.cost_of_error(bits, error)
+
+    def cost_of_error(self, bits: Int[Array, " n"], error: Float[Array, ""]) -> Float[Array, " M"]:
+        """`cost`, given the error of the configuration."""
         row = jnp.stack([error, *(jnp.asarray(cost(bits), error.dtype) for _, cost in self.costs_of_bits)])
-        failed = ~jnp.isfinite(row).all() | jnp.isnan(logits).any()
-        return jnp.where(failed, jnp.inf, row)
+        return jnp.where(jnp.isfinite(row).all(), row, jnp.inf)
 
     def costs_by_bits(self, bits: Int[Array, " n"]) -> Float[Array, " K"]:
         """The objectives of one configuration that need no input: all but the first."""
@@ -90,6 +98,8 @@ class Task:
     def full_precision(self) -> Float[Array, " M"]:
         """The objectives with every point left at 32 bits."""
         bits = jnp.full((1, self.space.size), FULL_BITS, jnp.int32)
+        if isinstance(self.score, ErrorOfBits):
+            return self.cost(bits[0])
         return self.cost_of_logits(bits[0], compiled_logits(self.network, bits, self.inputs)[0])
 
     def on(self, inputs: Inputs, target: Any = None, score: Score | None = None) -> "Task":
@@ -104,6 +114,11 @@ class Task:
                 other kind of target.
         """
         score = score or self.score
+        if isinstance(score, ErrorOfBits):
+            raise ValueError(f"{score.name} is a function of the bits: it has no inputs to be on")
+        if isinstance(score, ErrorOfOutputs):
+            inputs = fitting(inputs, self.network.traced.sample)
+            return self.replace(inputs=inputs, target=jax.tree.map(jnp.asarray, target), score=score)  # type: ignore[attr-defined]
         if isinstance(score, TopKError) and target is None:
             raise ValueError(f"{score.name} needs labels: give target=labels, or another score")
         if isinstance(score, KLDivergence | Disagreement) and target is not None:
@@ -145,6 +160,69 @@ def fidelity(
     return _task(network, inputs, target, measures[measure](), space, costs)
 
 
+def features_task(
+    network: QuantizedNetwork,
+    inputs: Inputs,
+    error: Callable[[Any, Any], Any],
+    target: Any = None,
+    *,
+    name: str = "error",
+    worst: float = 1.0,
+    host: bool = False,
+    space: BitSpace | None = None,
+    costs: Sequence[str] | Mapping[str, CostOfBits] = DEFAULT_COSTS,
+) -> Task:
+    """Minimise anybody's error of what a network makes of the inputs, and `costs`.
+
+    Args:
+        network: whose outputs the error reads: features, say of `headless(network)`.
+        inputs: N samples; the network runs them in chunks, one configuration after the other.
+        error: (outputs (N, ...), target) -> a number; a JAX function, or with `host` any function, which is
+            then given NumPy arrays between two compiled programs and cannot run inside `Task.costs`.
+        target: whatever the error needs besides, a pytree of arrays: labels, drawn episodes.
+        name: of the objective.
+        worst: the error that still counts in a hypervolume, 1 for shares.
+
+    Raises:
+        ValueError: the error is no function of these, or gives more than one number.
+    """
+    inputs = fitting(inputs, network.traced.sample)
+    target = jax.tree.map(jnp.asarray, target)
+    score = ErrorOfOutputs(name, error, worst, host)
+    outputs = jax.eval_shape(network.logits, inputs)
+    score.check(outputs, target)
+    return _task(network, inputs, target, score, space, costs)
+
+
+def bits_task(
+    network: QuantizedNetwork,
+    error: Callable[[Any], Any],
+    *,
+    inputs: Inputs = (),
+    name: str = "error",
+    worst: float = 1.0,
+    host: bool = False,
+    space: BitSpace | None = None,
+    costs: Sequence[str] | Mapping[str, CostOfBits] = DEFAULT_COSTS,
+) -> Task:
+    """Minimise anybody's error of the bit-widths alone, bits (n,) -> a number, and `costs`.
+
+    Args:
+        network: whose points the bit-widths are of; it is not run.
+        error: a JAX function, or with `host` any function of a NumPy array.
+        inputs: only for a warm start, which measures the network on them; without, `search` needs
+            `warm_start=None` or a table.
+        name, worst: as of `features_task`.
+
+    Raises:
+        ValueError: the error is no such function, or gives more than one number.
+    """
+    inputs = fitting(inputs, network.traced.sample) if jax.tree.leaves(inputs) else ()
+    score = ErrorOfBits(name, error, worst, host)
+    score.check(len(network.workload.points))
+    return _task(network, inputs, None, score, space, costs)
+
+
 def costs_by_name(network: QuantizedNetwork) -> dict[str, CostOfBits]:
     """The built-in costs of bits: model_ratio, bitops_max (NEMO's), bitops_product (HAWQ's)."""
     return {name: _WorkloadCost(network.workload, name) for name in _WORKLOAD_COSTS}
@@ -171,7 +249,7 @@ def search_space(
 def _task(
     network: QuantizedNetwork,
     inputs: Inputs,
-    target: Array,
+    target: Any,
     score: Score,
     space: BitSpace | None,
     costs: Sequence[str] | Mapping[str, CostOfBits],
@@ -185,7 +263,8 @@ def _task(
         if unknown:
             raise ValueError(f"costs holds {unknown[0]!r}; by name there are {sorted(known)}")
         costs = {name: known[name] for name in costs}
-    _check_score(score, network, inputs)
+    if not isinstance(score, ErrorOfBits | ErrorOfOutputs):
+        _check_score(score, network, inputs)
     if not costs:
         raise ValueError("costs is empty: a multi-objective search needs one besides the error")
     if score.name in costs:
@@ -218,6 +297,8 @@ def _check_cost(name: str, cost: CostOfBits, space: BitSpace) -> None:
 
 def worst_error(task: Task) -> float:
     """Of a network that fails wholly: 1 for shares of images; for kl ln(classes), a flat guess."""
+    if isinstance(task.score, ErrorOfBits | ErrorOfOutputs):
+        return task.score.worst
     classes = jax.eval_shape(QuantizedNetwork.logits, task.network, task.inputs).shape[1]
     return float(np.log(classes)) if task.score.name == "kl" else 1.0
 

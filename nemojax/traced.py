@@ -29,6 +29,7 @@ class Traced:
     lowering: Lowering
     _workloads: dict[int, Workload] = field(default_factory=dict)
     compilations: list[tuple[int, ...]] = field(default_factory=list)  # shapes that `compiled_logits` met
+    parts: dict[str, "Traced"] = field(default_factory=dict)  # of `headless`, by the operation left out
 
     def workload(self, batch: int = 1) -> Workload:
         """The workload at a batch size; points and operations are the same at all of them."""

@@ -19,6 +19,7 @@ from .baselines.greedy import greedy_paths
 from .baselines.proxy import candidates, most_valuable
 from .batches import count as samples_of
 from .correction import corrected
+from .custom_error import ErrorOfBits, ErrorOfOutputs
 from .first_generation import uniform_bits
 from .nemo import NemoState
 from .objectives import KLDivergence, TopKError
@@ -27,6 +28,7 @@ from .prices import Prices, predicted
 from .sensitivity import Sensitivity
 from .task import Task, worst_error
 
+OWN_RESOLUTION = 1e-3  # of an error of the user's own, which may count anything
 FIRST, LEAST_ROUND = 0.5, 10  # share of the first round; configurations in a later one but for the last
 _AT_ONCE = 512  # configurations whose costs are worked out in one call
 
@@ -122,12 +124,17 @@ def seeds_alone(seeds: Int[np.ndarray, "k n"]) -> Callable[[np.ndarray, np.ndarr
 def error_share(task: Task, errors: Float[np.ndarray, " K"]) -> tuple[Float[np.ndarray, " K"], float]:
     """Errors as shares of the worst that quantization can add; +inf if failed. And their resolution.
 
-    An error against labels is not 0 at full precision: the lowest one evaluated counts as 0.
+    An error against labels is not 0 at full precision, nor need be one of the user's own: the lowest one
+    evaluated counts as 0.
     """
     share = np.asarray(errors, np.float64) / worst_error(task)
-    resolution = 0.0 if isinstance(task.score, KLDivergence) else 1 / samples_of(task.inputs)
+    custom = isinstance(task.score, ErrorOfBits | ErrorOfOutputs)
+    if custom:
+        resolution = OWN_RESOLUTION
+    else:
+        resolution = 0.0 if isinstance(task.score, KLDivergence) else 1 / samples_of(task.inputs)
     known = share[np.isfinite(share)]
-    if isinstance(task.score, TopKError) and len(known):
+    if (custom or isinstance(task.score, TopKError)) and len(known):
         lowest = min(float(known.min()), 1 - resolution)
         share, resolution = (share - lowest) / (1 - lowest), resolution / (1 - lowest)
     return share, resolution

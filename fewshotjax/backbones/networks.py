@@ -35,6 +35,7 @@ class Conv4(nn.Module):
 
     hidden: int = 64
     output: str = "flatten"
+    plain_weights = True  # see `draw_plain`
 
     def __post_init__(self):
         _at_least_one("hidden", self.hidden)
@@ -66,6 +67,7 @@ class ResNet12(nn.Module):
 
     width: float = 1.0
     output: str = "mean"
+    plain_weights = True  # see `draw_plain`
 
     def __post_init__(self):
         _above_zero("width", self.width)
@@ -97,6 +99,7 @@ class ResNet18Small(nn.Module):
     """
 
     width: float = 1.0
+    plain_weights = True  # see `draw_plain`
 
     def __post_init__(self):
         _above_zero("width", self.width)

@@ -1,18 +1,16 @@
 """The networks of this package by name, with weights drawn from a key or read from a file."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .backbone import Backbone
+from .drawing import draw_plain
 from .networks import Conv4, ResNet12, ResNet18Small
 from .preprocess import Preprocess, sample
 
@@ -113,22 +111,11 @@ def shapes(module: nn.Module, preprocess: Preprocess) -> Any:
 
 
 def _drawn(module: nn.Module, key: jax.Array, preprocess: Preprocess) -> Any:
-    """As `module.init` has it. For our own networks in one long draw, as compiling 20 takes half a minute."""
-    if not isinstance(module, Conv4 | ResNet12 | ResNet18Small):
-        one = sample(preprocess)
-        return jax.jit(module.init)(key, jnp.zeros(one.shape, one.dtype))
-    leaves = flax.traverse_util.flatten_dict(shapes(module, preprocess))
-    sizes = {place: math.prod(leaf.shape) for place, leaf in leaves.items() if place[-1] == "kernel"}
-    normal = np.asarray(jax.random.normal(key, (sum(sizes.values()),)))
-    values = dict(zip(sizes, np.split(normal, np.cumsum(list(sizes.values()))[:-1]), strict=True))
-    out = {}
-    for place, leaf in leaves.items():
-        if place in values:
-            deviation = np.float32(math.sqrt(2 / math.prod(leaf.shape[:-1])))  # He et al. 2015
-            out[place] = jnp.asarray(values[place].reshape(leaf.shape) * deviation)
-        else:  # of batch norms
-            out[place] = jnp.full(leaf.shape, float(place[-1] in ("scale", "var")), leaf.dtype)
-    return flax.traverse_util.unflatten_dict(out)
+    """As `module.init` has it, or all kernels in one draw where the module allows it."""
+    if getattr(module, "plain_weights", False):
+        return draw_plain(key, shapes(module, preprocess))
+    one = sample(preprocess)
+    return jax.jit(module.init)(key, jnp.zeros(one.shape, one.dtype))
 
 
 def _fields(module: type[nn.Module]) -> list[str]:

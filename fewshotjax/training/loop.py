@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from .batches import class_table
 from .config import TrainConfig
 from .describe import describe
 from .step import Apply, Data, TrainState, begin, run
+
+State = TypeVar("State")
 
 CHUNK_S = 2.0  # seconds that a chunk should take at most, so that progress moves and limits hold
 CHECKPOINT_S = 5.0  # seconds between two checkpoints at least
@@ -111,7 +113,7 @@ def fit(
         "data": digest_of([inputs, labels]),
     }
     rows = np.full((config.epochs, 4), np.nan)  # loss, error, validation error, seconds
-    files = _Checkpoint(calls.checkpoint, settings)
+    files = Checkpoint(calls.checkpoint, settings)
     state, best, rows = files.read((state, state.kept if config.keep == "best" else {}, rows))
     rows, rate, warm = (
         rows.copy(),
@@ -170,19 +172,20 @@ def fit(
     return Fitted(kept, tuple(_epoch(i, rows) for i in range(ended)), settings, finished)
 
 
-class _Checkpoint:
-    """A file that is written now and then."""
+class Checkpoint:
+    """A file that is written now and then, at most every `CHECKPOINT_S` seconds but where it must be."""
 
     def __init__(self, path: str | os.PathLike[str] | None, settings: Mapping[str, Any]):
         self._path, self._settings = path, settings
         self._written = time.monotonic()
 
-    def read(self, start: tuple[TrainState, Any, np.ndarray]) -> tuple[TrainState, Any, np.ndarray]:
+    def read(self, start: State) -> State:
+        """What the file holds; `start` where there is none yet."""
         if self._path is None or not Path(self._path).exists():
             return start
         return load_state(self._path, start, self._settings)
 
-    def write(self, state: tuple[TrainState, Any, np.ndarray], *, now: bool) -> None:
+    def write(self, state: Any, *, now: bool) -> None:
         if self._path is None or not (now or time.monotonic() - self._written >= CHECKPOINT_S):
             return
         save_state(self._path, state, self._settings)

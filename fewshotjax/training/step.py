@@ -67,6 +67,16 @@ def optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
     return optax.chain(decay, optax.sgd(rate, config.momentum, nesterov=True))
 
 
+def averaged(kept: Any, now: Any, step: Int[Array, ""], ema: float) -> Any:
+    """The exponential mean of weights after one more step: `step` were done before.
+
+    It starts as the weights themselves, and its horizon grows with the steps until `ema` limits it.
+    """
+    before = step.astype(jnp.float32)
+    share = jnp.minimum(ema, before / (before + 10.0))
+    return jax.tree.map(lambda old, new: share * old + (1 - share) * new, kept, now)
+
+
 def prepared(
     key: PRNGKeyArray, inputs: Num[Array, "B ..."], preprocess: Preprocess | None, config: TrainConfig
 ) -> Float[Array, "B ..."]:
@@ -121,11 +131,8 @@ def _run(
         with jax.numpy_dtype_promotion("standard"):  # optax's schedules multiply counts by rates
             updates, moments = rule.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        # The mean starts as the weights themselves, and its horizon grows with the steps.
-        before = state.step.astype(jnp.float32)
-        share = jnp.minimum(config.ema, before / (before + 10.0))
         now = {"params": params["backbone"], "batch_stats": statistics, "head": params["head"]}
-        kept = jax.tree.map(lambda old, new: share * old + (1 - share) * new, state.kept, now)
+        kept = averaged(state.kept, now, state.step, config.ema)
         losses, errors = (jnp.where(done == 0, 0.0, total) for total in (state.loss, state.error))
         return TrainState(params, statistics, kept, moments, state.step + 1, losses + value, errors + wrong)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from .direct import continuous as continuous, floor as floor
 from .graph import gcn as gcn, mlp as mlp, unet as unet
+from .joint import joint_gcn as joint_gcn, joint_mlp as joint_mlp, joint_unet as joint_unet
 from .priced import priced as priced
 from .protocol import Setting as Setting, Species as Species
 from .strategies import STRATEGIES, TRUSTED as TRUSTED, strategy as strategy
@@ -15,6 +16,12 @@ SPECIES: dict[str, Callable[[Setting], Species]] = {
     "unet": unet,
     "mlp": mlp,
     "priced": priced,
+    "joint_gcn": joint_gcn,
+    "joint_unet": joint_unet,
+    "joint_mlp": joint_mlp,
     **STRATEGIES,
 }
-"""Name -> maker of a species; the first four are published. More entries may be added."""
+"""Name -> maker of a species; the first four are published. More entries may be added.
+
+Those of the names "joint_..." are for tasks of `joint`.
+"""

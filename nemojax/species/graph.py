@@ -149,7 +149,7 @@ def _graph_species(setting: Setting, block: str) -> Species:
         setting.slots,
         layout,
         own.operators,
-        _rates(own.crossover_rate, own.mutation_rate),
+        ssne_rates(own.crossover_rate, own.mutation_rate),
         own.tournament,
         not setting.config.resize.rate_limited,
     )
@@ -210,7 +210,7 @@ def _places(layout: Genome, name: str) -> np.ndarray:
     return np.flatnonzero(layout.segments == layout.names.index(name))
 
 
-def _rates(crossover_rate: float | None, mutation_rate: float | None) -> ssne.SSNERates:
+def ssne_rates(crossover_rate: float | None, mutation_rate: float | None) -> ssne.SSNERates:
     rates = ssne.SSNERates()
     if crossover_rate is not None:
         rates = rates.replace(cr_dist=crossover_rate)  # type: ignore[attr-defined]

@@ -52,3 +52,40 @@ def test_all_else_is_plain(offered):
     with pytest.raises(TypeError):
         given["width"] = 3
     assert jnp.asarray(given["mean"]).dtype == jnp.float32
+
+
+@pytest.fixture
+def two_strides(small_network, monkeypatch):
+    """The small network has blocks at strides 2, 4 and 4."""
+    network = small_network()
+    monkeypatch.setattr(features, "efficientnet_lite0", lambda: network)
+    monkeypatch.setattr(features, "STRIDES", (2, 4))
+    features.efficientnet_lite0_pyramid.cache_clear()
+    yield network
+    features.efficientnet_lite0_pyramid.cache_clear()
+
+
+def test_maps_are_those_before_each_halving(two_strides):
+    network, images = two_strides, jax.random.normal(jax.random.key(1), (2, 16, 24, 3))
+    plain = features.maps_of(network)
+    found = jax.jit(lowered(plain, "cpu"))(network.params, images)
+    assert [m.shape for m in found] == [(2, 8, 12, 8), (2, 4, 6, 8)]
+    # flax's own record of what modules give is the oracle.
+    record = jax.jit(lambda params, x: network.apply(params, x, capture_intermediates=True)[1])
+    seen = record(network.params, images)["intermediates"]
+    for one, name in zip(found, ("blocks_0", "blocks_2"), strict=True):
+        np.testing.assert_allclose(one, seen[name]["__call__"][0], rtol=1e-4, atol=1e-5, err_msg=name)
+    with pytest.raises(ValueError, match="images are 16x18: both sides must be multiples of 4"):
+        plain(network.params, images[:, :, :18])
+
+
+def test_the_pyramid_is_plain(two_strides):
+    given = features.efficientnet_lite0_pyramid()
+    assert given["widths"] == (8, 8)
+    assert given["strides"] == (2, 4)
+    assert given["params"] is two_strides.params
+    assert (given["name"], given["pixels"], given["channels"], given["trained_on"]) == (
+        *("small", 16, 3),
+        "ImageNet",
+    )
+    assert features.efficientnet_lite0_pyramid() is given

@@ -1,0 +1,201 @@
+"""Generalised few-shot recognition: classes seen in training and classes seen once, told apart together.
+
+One linear classifier of all classes learns real examples of the seen classes, and seeds with synthesized
+samples of the others. It is tested on other examples of both; a classifier that forgets either has a low
+harmonic mean. Without samples the few seeds are drowned by the seen classes: that is the baseline.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ..results import Mean, mean_of
+from .classifier import ClassifierConfig, fit_linear, scores
+from .episode_fit import LIMIT_BYTES, EpisodeFit, synthesized
+from .samplers import delta_sampler
+
+SCHEMA = "frugaljax.fewshot.generalised/1"
+
+
+@dataclass(frozen=True, eq=False)
+class GeneralisedResult:
+    """Of R draws of the seeds; C classes, the seen ones first."""
+
+    right: np.ndarray  # (R, C) share of each class's queries that were right, among all C classes
+    classes: tuple[str, ...]
+    seen_classes: int  # how many of them were seen in training
+    settings: dict[str, Any]
+
+    @cached_property
+    def seen_accuracies(self) -> np.ndarray:
+        """(R,), mean over the seen classes."""
+        return self.right[:, : self.seen_classes].mean(axis=1)
+
+    @cached_property
+    def unseen_accuracies(self) -> np.ndarray:
+        """(R,), mean over the unseen classes."""
+        return self.right[:, self.seen_classes :].mean(axis=1)
+
+    @cached_property
+    def harmonic_means(self) -> np.ndarray:
+        """(R,), 2 s u / (s + u); 0 where both are."""
+        total = self.seen_accuracies + self.unseen_accuracies
+        return 2 * self.seen_accuracies * self.unseen_accuracies / np.maximum(total, 1e-12)
+
+    @property
+    def seen(self) -> Mean:
+        """Over draws."""
+        return mean_of(self.seen_accuracies)
+
+    @property
+    def unseen(self) -> Mean:
+        """Over draws."""
+        return mean_of(self.unseen_accuracies)
+
+    @property
+    def harmonic(self) -> Mean:
+        """Over draws."""
+        return mean_of(self.harmonic_means)
+
+    def per_class(self) -> dict[str, float]:
+        """Share of each class's queries that were right, over all draws."""
+        return dict(zip(self.classes, self.right.mean(axis=0).tolist(), strict=True))
+
+    def table(self) -> str:
+        """Seen, unseen and harmonic mean."""
+        lines = [f"{name:13}  {getattr(self, name)}" for name in ("seen", "unseen")]
+        return "\n".join([*lines, f"harmonic mean  {self.harmonic}"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Settings and figures; None for an interval of a single draw."""
+        figures: dict[str, Any] = {"schema": SCHEMA, "settings": self.settings}
+        for name in ("seen", "unseen", "harmonic"):
+            mean, half = getattr(self, name)
+            figures |= {name: mean, f"{name}_half": half if np.isfinite(half) else None}
+        return {**figures, "per_class": self.per_class()}
+
+
+def generalised(
+    key: PRNGKeyArray,
+    delta: Any,
+    seen: tuple[np.ndarray, np.ndarray],
+    seen_queries: tuple[np.ndarray, np.ndarray],
+    unseen: tuple[np.ndarray, np.ndarray],
+    *,
+    shots: int = 1,
+    draws: int = 10,
+    samples: int = 1024,
+    codes: str = "pairs",
+    classifier: ClassifierConfig | None = None,
+    names: tuple[str, ...] | None = None,
+) -> GeneralisedResult:
+    """Seen and unseen classes together.
+
+    Args:
+        key: decides the seeds, what is synthesized and the order of training.
+        delta: a `DeltaEncoder`, or any sampler of `fewshotjax.delta.samplers`, for the controls.
+        seen: features (M, D) and labels (M,) to learn the seen classes from.
+        seen_queries: others of the same classes.
+        unseen: of other classes; each draw takes `shots` of each as seeds, the rest are queries.
+        samples: synthesized of each unseen class, shared by its seeds; 0: the baseline.
+        codes: as of `delta_encoder`.
+        classifier: None: the authors', by Adam.
+        names: of the seen classes and then of the unseen, each in the order of their labels.
+
+    Raises:
+        ValueError: classes in both, queries of a class that is not seen, an unseen class without a query
+            left, NaN, more than 2 GiB of examples.
+    """
+    sampler = delta_sampler(delta, codes) if hasattr(delta, "params") else delta
+    fit = EpisodeFit(samples, classifier=classifier or ClassifierConfig())
+    (x, y), (x_test, y_test), (x_new, y_new) = map(_checked, (seen, seen_queries, unseen))
+    old, new = np.unique(y), np.unique(y_new)
+    _check(old, new, y_test, y_new, shots, draws)
+    ways, count = len(old) + len(new), len(new) * shots
+    if 4 * x.shape[1] * (len(x) + len(new) * (samples + shots)) > LIMIT_BYTES:
+        raise ValueError(
+            f"{len(x)} seen examples and {samples} samples of {len(new)} classes take more than "
+            f"{LIMIT_BYTES / 2**30:.0f} GiB: give fewer examples of each seen class, or lower samples"
+        )
+    if names is not None and len(names) != ways:
+        raise ValueError(f"names are {len(names)}, classes {ways}: give the seen and then the unseen ones")
+    y_real, y_test = (np.searchsorted(old, part).astype(np.int32) for part in (y, y_test))
+    found, of_seed = [], np.repeat(np.arange(len(old), ways, dtype=np.int32), shots)
+    of_new = (len(old) + np.searchsorted(new, y_new)).astype(np.int32)
+    for k_draw in jax.random.split(key, draws):
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(jax.random.fold_in(k_draw, 0))))
+        rows = np.concatenate([rng.permutation(np.flatnonzero(y_new == c))[:shots] for c in new])
+        rest = np.setdiff1d(np.arange(len(y_new)), rows)
+        queries = np.concatenate([x_test, x_new[rest]])
+        arrays = map(jnp.asarray, (x, y_real, x_new[rows], of_seed, queries))
+        k_fit = jax.random.fold_in(k_draw, 1)
+        guessed = _guessed(k_fit, sampler, *arrays, fit, ways, len(old), shots)
+        true = np.concatenate([y_test, of_new[rest]])
+        right = np.bincount(true, np.asarray(guessed) == true, ways) / np.bincount(true, minlength=ways)
+        found.append(right)
+    told = {"shots": shots, "draws": draws, "samples": samples, "codes": codes, "seeds": count}
+    told |= {"seen_examples": len(x), "key": np.asarray(jax.random.key_data(key)).tolist()}
+    default = (*(f"seen {c}" for c in old), *(f"unseen {c}" for c in new))
+    return GeneralisedResult(np.stack(found), tuple(names or default), len(old), told)
+
+
+@partial(jax.jit, static_argnums=(7, 8, 9, 10))
+def _guessed(
+    key: PRNGKeyArray,
+    sampler: Any,
+    x: Float[Array, "M D"],
+    y: Int[Array, " M"],
+    seeds: Float[Array, "S D"],
+    of_seed: Int[Array, " S"],
+    queries: Float[Array, "Q D"],
+    fit: EpisodeFit,
+    ways: int,
+    seen: int,
+    shots: int,
+) -> Int[Array, " Q"]:
+    k_samples, k_fit = jax.random.split(key)
+    x, seeds, queries = sampler.scale(x), sampler.scale(seeds), sampler.scale(queries)
+    parts, labels = [x, seeds], [y, of_seed]
+    if fit.samples:
+        labels_here = np.repeat(np.arange(ways - seen, dtype=np.int32), shots)
+        made = synthesized(k_samples, sampler, fit, seeds, labels_here, ways - seen)
+        parts.append(made)
+        labels.append(seen + jnp.repeat(jnp.arange(ways - seen, dtype=jnp.int32), len(made) // (ways - seen)))
+    every = fit_linear(
+        k_fit, jnp.concatenate(parts), jnp.concatenate(labels), None, fit.classifier, ways=ways
+    )
+    return jnp.argmax(scores(every, queries), axis=1)
+
+
+def _checked(part: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(part[0], np.float32), np.asarray(part[1])
+    if x.ndim != 2 or y.shape != x.shape[:1] or y.dtype.kind not in "iu":
+        raise ValueError(
+            f"features must be (N, D) with N whole labels, got {x.shape} and {y.dtype} {y.shape}"
+        )
+    if not np.isfinite(x).all():
+        row = int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0])
+        raise ValueError(f"features of example {row} are not finite: leave it out")
+    return x, y
+
+
+def _check(
+    old: np.ndarray, new: np.ndarray, y_test: np.ndarray, y_new: np.ndarray, shots: int, draws: int
+) -> None:
+    if shots < 1 or draws < 1:
+        raise ValueError(f"shots and draws must be at least 1, got {shots} and {draws}")
+    both = np.intersect1d(old, new)
+    if len(both):
+        raise ValueError(f"label {both[0]} is of a seen and of an unseen class: number them apart")
+    other = np.setxor1d(old, y_test)
+    if len(other):
+        raise ValueError(f"label {other[0]} is in one of seen and seen_queries alone: give the same classes")
+    counts = np.array([np.count_nonzero(y_new == c) for c in new])
+    if not len(new) or counts.min() <= shots:
+        few = "no class" if not len(new) else f"class {new[counts.argmin()]} {counts.min()} examples"
+        raise ValueError(f"unseen has {few}: {shots} seeds and a query at least are needed")

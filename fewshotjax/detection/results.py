@@ -1,0 +1,280 @@
+"""What episodes of detection gave: three kinds of average precision, recall and floors, each with its
+interval over episodes, and paired comparisons.
+
+The figures of different metrics are not comparable, and none of them is to be read without the floors: what a
+detector reaches that takes the whole photograph, or its middle, for the box and always knows the class.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ..results import Mean, mean_of
+from .episodes import DetectionEpisodes
+from .metrics.bootstrap import Interval, bootstrap
+from .metrics.coco import CocoAP, coco_ap
+from .metrics.overlap import paired_iou, pairs
+from .metrics.pooled import PooledAP, repmet_pooled_ap
+from .metrics.records import Detections, GroundTruth
+from .metrics.voc import VocAP, episode_voc_ap, voc_ap
+from .queries import centred
+from .resampling import Weighted, by_episode
+
+SCHEMA = "frugaljax.fewshot.detection/1"
+SCHEMA_COMPARISON = "frugaljax.fewshot.detection_comparison/1"
+# Name and heading of each figure. IoU .5 where nothing is said.
+METRICS: dict[str, str] = {
+    "repmet_pooled_ap": "pooled AP",  # the RepMet authors'
+    "voc_ap": "VOC AP",  # all-point
+    "voc_ap_11": "VOC AP 11",
+    "coco_ap": "COCO AP",
+    "coco_ap75": "AP75",  # COCO's
+    "recall": "recall",  # of any class
+    "recall75": "recall75",
+    "floor_whole": "floor whole",  # shares of the objects that the whole photograph, as a box, meets
+    "floor_whole75": "floor whole75",
+    "floor_centred": "floor centred",  # a centred box of 3/4 of its sides
+    "floor_centred75": "floor centred75",
+}
+_IN_TABLE = ("repmet_pooled_ap", "voc_ap", "voc_ap_11", "coco_ap", "coco_ap75", "recall", "recall75")
+RESAMPLES = 1_000
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionResult:
+    """A method's detections in E episodes of Q query images: image e·Q + q is query q of episode e.
+
+    Labels are classes of the photographs, so that metrics per class are of real classes.
+    """
+
+    detections: Detections
+    background: np.ndarray | None  # (D,) float32, probability that the region is of no class; open-set score
+    region: np.ndarray  # (D,) int32, which region of its image each is
+    truth: GroundTruth  # of the episodes' classes alone
+    frames: np.ndarray  # (M, 4) float32, what the photograph of each true box fills
+    episodes: DetectionEpisodes
+    missing: np.ndarray  # (E, W) bool, classes of which the method had no usable support
+    failed: int  # queries for which the method returned NaN
+    settings: dict[str, Any]
+    _kept: dict[Any, Interval] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def episode_of(self) -> np.ndarray:
+        """(E·Q,) int64, of each image."""
+        count, queries = self.episodes.asked.shape
+        return np.repeat(np.arange(count), queries)
+
+    @cached_property
+    def pooled(self) -> PooledAP:
+        return repmet_pooled_ap(self.detections, self.truth)
+
+    @cached_property
+    def voc(self) -> VocAP:
+        """All-point."""
+        return voc_ap(self.detections, self.truth)
+
+    @cached_property
+    def voc_11(self) -> VocAP:
+        return voc_ap(self.detections, self.truth, points=11)
+
+    @cached_property
+    def coco(self) -> CocoAP:
+        return coco_ap(self.detections, self.truth)
+
+    @cached_property
+    def episode_voc(self) -> Mean:
+        """Mean of the VOC AP within each episode that has objects."""
+        values = episode_voc_ap(self.detections, self.truth, self.episode_of)
+        return mean_of(values[~np.isnan(values)])
+
+    @cached_property
+    def best_iou(self) -> np.ndarray:
+        """(M,) of each true box with the detections in its image, of any class; 0 without."""
+        pair = pairs(self.detections.image_index, self.truth.image_index)
+        overlap = paired_iou(self.detections.boxes[pair.detection], self.truth.boxes[pair.truth])
+        best = np.zeros(len(self.truth))
+        np.maximum.at(best, pair.truth, overlap)
+        return best
+
+    def figure(self, name: str, *, resamples: int = RESAMPLES) -> Interval:
+        """A metric of `METRICS` with its 95 % bootstrap interval over episodes, kept once computed.
+
+        Args:
+            resamples: 0: the value alone.
+
+        Raises:
+            ValueError: another name.
+        """
+        key = name, resamples
+        if key not in self._kept:
+            self._kept[key] = self._interval(self.weighted(name), resamples)
+        return self._kept[key]
+
+    def weighted(self, name: str) -> Weighted:
+        """The metric as a function of how often each episode counts, (E,), for `bootstrap`.
+
+        Raises:
+            ValueError: another name.
+        """
+        if name not in METRICS:
+            raise ValueError(f"name must be one of {', '.join(METRICS)}, got {name!r}")
+        if name == "repmet_pooled_ap":
+            return by_episode([self.pooled.curve], self.episode_of)
+        if name in ("voc_ap", "voc_ap_11"):
+            found = self.voc if name == "voc_ap" else self.voc_11
+            return by_episode(list(found.curves.values()), self.episode_of, found.points)
+        if name in ("coco_ap", "coco_ap75"):
+            rows = slice(None) if name == "coco_ap" else slice(5, 6)  # IoU .50, .55, ...
+            curves = [curve for of_class in self.coco.curves.values() for curve in of_class[rows]]
+            return by_episode(curves, self.episode_of, 101)
+        least = 0.75 if name.endswith("75") else 0.5
+        if name.startswith("recall"):
+            return self._share(self.best_iou >= least)
+        frames = self.frames if "whole" in name else centred(self.frames)
+        return self._share(paired_iou(self.truth.boxes, frames.astype(np.float64)) >= least)
+
+    def minus(
+        self, other: "DetectionResult", name: str = "repmet_pooled_ap", *, resamples: int = RESAMPLES
+    ) -> Interval:
+        """The paired difference of a metric: this one's minus the other's, over the same resampled episodes.
+
+        Raises:
+            ValueError: the two are not of the same episodes.
+        """
+        if not self.episodes.same(other.episodes):
+            raise ValueError("results are of different episodes: evaluate both with one key, or as `drawn`")
+        mine, theirs = self.weighted(name), other.weighted(name)
+        return self._interval(lambda weights: mine(weights) - theirs(weights), resamples)
+
+    def table(self, *, resamples: int = RESAMPLES) -> str:
+        """A line for each metric: value and interval, %; then the floors and what is to be known."""
+        return Table({"": self}, resamples).text()
+
+    def to_json(self, *, resamples: int = RESAMPLES) -> dict[str, Any]:
+        """Settings and figures, without the detections; None for what is not known."""
+        figures = {name: self.figure(name, resamples=resamples) for name in METRICS}
+        return {
+            "schema": SCHEMA,
+            "settings": self.settings,
+            "figures": {name: [_known(x) for x in interval] for name, interval in figures.items()},
+            "episode_voc_ap": [_known(x) for x in self.episode_voc],
+            "voc_ap_per_class": {
+                self.episodes.names[label]: _known(ap) for label, ap in self.voc.per_class.items()
+            },
+            "objects": len(self.truth),
+            "detections": len(self.detections),
+            "classes_without_support": int(self.missing.sum()),
+            "failed_queries": self.failed,
+            "excluded_classes": list(self.episodes.excluded),
+        }
+
+    def _interval(self, measure: Weighted, resamples: int) -> Interval:
+        count = len(self.episodes)
+        if resamples == 0 or count < 2:
+            return Interval(measure(np.ones(count)), float("nan"), float("nan"))
+        # The same resamples for all metrics and methods.
+        return bootstrap(np.random.default_rng(0), measure, np.arange(count), resamples=resamples)
+
+    def _share(self, hit: Bool[np.ndarray, " M"]) -> Weighted:
+        """Of the objects, difficult and crowd ones left out."""
+        easy = ~(np.asarray(self.truth.difficult) | np.asarray(self.truth.crowd))
+        episode, count = self.episode_of[self.truth.image_index], len(self.episodes)
+        objects, hits = (
+            np.bincount(episode[rows], minlength=count).astype(np.float64) for rows in (easy, easy & hit)
+        )
+
+        def measure(weights: Float[np.ndarray, " E"]) -> float:
+            total = objects @ weights
+            return float(hits @ weights / total) if total else float("nan")
+
+        return measure
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionComparison:
+    """Results of several methods on the same episodes."""
+
+    results: Mapping[str, DetectionResult]
+
+    def __getitem__(self, name: str) -> DetectionResult:
+        return self.results[name]
+
+    def best(self, metric: str = "repmet_pooled_ap") -> str:
+        """The name of the one with the highest value; the first of equals."""
+        return max(self.results, key=lambda name: self.results[name].figure(metric, resamples=0).value)
+
+    def difference(
+        self, name: str, other: str, metric: str = "repmet_pooled_ap", *, resamples: int = RESAMPLES
+    ) -> Interval:
+        """Paired: the first one's metric minus the other's."""
+        return self.results[name].minus(self.results[other], metric, resamples=resamples)
+
+    def table(self, metric: str = "repmet_pooled_ap", *, resamples: int = RESAMPLES) -> str:
+        """All metrics of all methods with intervals, %, and their paired differences from the best in one."""
+        best = self.best(metric)
+        lines = [Table(self.results, resamples).text()]
+        for name in self.results:
+            if name != best:
+                gap = self.difference(name, best, metric, resamples=resamples)
+                lines.append(f"{METRICS[metric]}: {name} minus {best}: {gap}")
+        return "\n".join(lines)
+
+    def to_json(self, *, resamples: int = RESAMPLES) -> dict[str, Any]:
+        """Of each method what `DetectionResult.to_json` has, and its paired differences from the best."""
+        best = self.best()
+        methods = {}
+        for name, result in self.results.items():
+            gaps = {
+                metric: [_known(x) for x in self.difference(name, best, metric, resamples=resamples)]
+                for metric in ("repmet_pooled_ap", "voc_ap", "coco_ap")
+            }
+            methods[name] = {**result.to_json(resamples=resamples), "minus_best": gaps}
+        return {"schema": SCHEMA_COMPARISON, "best": best, "methods": methods}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Methods by metrics, as text."""
+
+    results: Mapping[str, DetectionResult]
+    resamples: int
+
+    def text(self) -> str:
+        first = next(iter(self.results.values()))
+        cells = [["method", *(METRICS[name] for name in _IN_TABLE)]]
+        notes = []
+        for name, result in self.results.items():
+            figures = (result.figure(metric, resamples=self.resamples) for metric in _IN_TABLE)
+            cells.append([name, *map(str_of, figures)])
+            empty, label = int(result.missing.sum()), f"{name}: " if name else ""
+            if empty:
+                notes.append(f"{label}{empty} of {result.missing.size} classes had no usable support")
+            if result.failed:
+                notes.append(f"{label}NaN for {result.failed} queries, in which nothing is detected")
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in cells
+        ]
+        for box, words in (("whole", "the whole photograph"), ("centred", "a centred box of 3/4 its sides")):
+            half, more = (100 * first.figure(f"floor_{box}{end}", resamples=0).value for end in ("", "75"))
+            lines.append(f"floor: {words} meets {half:.1f} % of the objects at IoU .5, {more:.1f} % at .75")
+        if first.episodes.excluded:
+            notes.append(f"left out, for want of photographs: {', '.join(first.episodes.excluded)}")
+        return "\n".join(lines + notes)
+
+
+def str_of(interval: Interval) -> str:
+    """In %, without the interval where it is not known."""
+    value = f"{100 * interval.value:.1f}"
+    if not np.isfinite(interval.low):
+        return value
+    return f"{value} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,121 @@
+"""From which score on a box is shown to people: each support photograph is looked at by the others' classes.
+
+A few examples calibrate nothing. But what classes learned without a photograph find in it tells which scores
+true boxes get, and which false ones. In NumPy, as it is done once for some classes.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, PRNGKeyArray
+
+from .finder import Examples, Finder, Seen
+
+IOU = 0.5  # from which on a detection has found a box
+CLEAR = 0.3  # IoU up to which a detection overlaps with no support box, of whatever class
+EVEN = 0.5  # score of what is as likely of the class as not
+MOST = 20  # photographs that are left out in turn at most, evenly spread
+
+
+class LeftOut(NamedTuple):
+    """Detections in photographs that were left out."""
+
+    scores: Float[np.ndarray, " D"]
+    right: Bool[np.ndarray, " D"]
+    boxes: int  # that could be found
+    photographs: int
+
+
+class Threshold(NamedTuple):
+    """A score and what was assumed."""
+
+    score: float
+    note: str
+
+
+def leave_photographs_out(key: PRNGKeyArray, finder: Finder, shown: Examples, ways: int) -> LeftOut:
+    """Of photographs that show a class which another one shows, too.
+
+    A detection is right where it is the surest on a box of its class that no other has found.
+    """
+    counts = np.zeros((len(shown.sizes), ways), int)
+    np.add.at(counts, (shown.image, shown.labels), 1)
+    elsewhere = counts.sum(axis=0)[None] - counts > 0
+    rows = np.flatnonzero(((counts > 0) & elsewhere).any(axis=1))
+    if len(rows) > MOST:
+        rows = rows[np.linspace(0, len(rows) - 1, MOST).astype(int)]
+    scores: list[float] = []
+    right: list[bool] = []
+    boxes = 0
+    for row in rows.tolist():
+        keep = shown.image != row
+        model = finder.learn(key, shown, keep, ways)
+        seen = _seen(finder, model, shown, row, ways)
+        here = (shown.image == row) & elsewhere[row][shown.labels]
+        boxes += int(here.sum())
+        hit = _matched(seen, shown.boxes[here], shown.labels[here])
+        # A class that no other photograph shows cannot be found, and one not shown here may well be there.
+        counted = np.asarray(seen.found.valid) & (np.asarray(seen.found.labels) < ways)
+        scores += np.asarray(seen.found.scores)[counted].tolist()
+        right += hit[counted].tolist()
+    return LeftOut(np.array(scores, np.float64), np.array(right, bool), boxes, len(rows))
+
+
+def choose_threshold(
+    key: PRNGKeyArray, finder: Finder, model: object, shown: Examples, ways: int
+) -> Threshold:
+    """The score from which on F1 = 2 TP / (found + boxes) is the largest, of photographs left out, half way
+    to the next lower one. Where none can be: 0.5, or more where something beside the support boxes of a
+    photograph has more.
+    """
+    out = leave_photographs_out(key, finder, shown, ways)
+    if out.right.any():
+        order = np.argsort(-out.scores, kind="stable")
+        f1 = 2 * np.cumsum(out.right[order]) / (np.arange(1, len(order) + 1) + out.boxes)
+        best = int(np.argmax(f1))
+        falling = np.append(out.scores[order], 0.0)
+        score = float(falling[best] + falling[best + 1]) / 2  # so that a little less sure ones are in, too
+        return Threshold(
+            score,
+            f"threshold {score:.3g}: best F1 ({f1[best]:.2f}) on {out.photographs} support photographs, "
+            f"{out.boxes} boxes, each looked at by classes of the others; this takes for granted that all "
+            "that belongs to the classes has a box there",
+        )
+    beside = [0.0]  # they are examples of these classes, so that little beside them looks like one
+    for row in range(len(shown.sizes)):
+        seen = _seen(finder, model, shown, row, ways)
+        boxes = shown.boxes[shown.image == row]
+        clear = _iou(np.asarray(seen.found.boxes), boxes).max(axis=1, initial=0.0) <= CLEAR
+        beside += np.asarray(seen.found.scores)[np.asarray(seen.found.valid) & clear].tolist()
+    highest = max(beside)
+    score = EVEN if highest < EVEN else min(float(np.nextafter(np.float32(highest), np.float32(np.inf))), 1.0)
+    reason = "no class is in two photographs" if not out.photographs else "nothing left out was found again"
+    how = "as likely as not" if score == EVEN else "the highest score beside the support boxes"
+    return Threshold(score, f"threshold {score:.3g}, {how}, a guess: {reason}")
+
+
+def _seen(finder: Finder, model: object, shown: Examples, row: int, ways: int) -> Seen:
+    sight = jax.tree.map(lambda leaf: leaf[row], shown.sights)
+    return finder.judge(model, finder.anchors(model, shown), sight, shown.sizes[row], ways)
+
+
+def _matched(seen: Seen, boxes: Float[np.ndarray, "G 4"], labels: np.ndarray) -> Bool[np.ndarray, " K"]:
+    """Which detections are the first on a box of their class; they come by descending score."""
+    iou = _iou(np.asarray(seen.found.boxes), boxes)
+    iou[np.asarray(seen.found.labels)[:, None] != labels[None]] = 0
+    hit, free = np.zeros(len(iou), bool), np.ones(len(boxes), bool)
+    for row in np.flatnonzero(np.asarray(seen.found.valid)).tolist():
+        over = np.where(free, iou[row], 0)
+        if len(over) and over.max() >= IOU:
+            hit[row], free[int(over.argmax())] = True, False
+    return hit
+
+
+def _iou(a: Float[np.ndarray, "A 4"], b: Float[np.ndarray, "B 4"]) -> Float[np.ndarray, "A B"]:
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    both = np.prod(np.maximum(high - low, 0), axis=2)
+    area_a, area_b = (np.prod(np.maximum(one[:, 2:] - one[:, :2], 0), axis=1) for one in (a, b))
+    union = area_a[:, None] + area_b[None] - both
+    return both / np.where(union > 0, union, 1)

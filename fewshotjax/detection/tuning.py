@@ -1,0 +1,228 @@
+"""Fine-tuning in the episode: gradient descent with momentum on the support photographs, as one scan.
+
+The authors' released code does it for 5 epochs at a rate of 5e-4, with the linear loss off. Here the loss is
+the detector's on regions (posterior, embedding, box), with the representatives of the episode as a start.
+Tuned is the head alone, on features that are known already, or the whole network, on images.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from ..distances import l2_normalize
+from ..repmet import classify, embed, margin_loss, posterior_loss
+from ..representatives import Representatives
+from .assign import assign_proposals, hardest
+from .boxes import encode
+from .config import DetectorConfig
+from .detector import Net, box_codes, feature_maps
+from .region_losses import Targets
+from .regions import region_features
+from .rpn_losses import smooth_l1
+from .support import SupportBoxes
+
+
+@dataclass(frozen=True)
+class DetectionTuning:
+    """How an episode is tuned.
+
+    Raises:
+        ValueError: a field out of range; it is named.
+    """
+
+    # "head": representatives, embedding and, with `box`, the box head; "all": pyramid, FPN, trunk, too. The
+    # region proposal network stays: support boxes tell little of where objects are.
+    what: Literal["head", "all"] = "head"
+    epochs: int = 5  # authors
+    learning_rate: float = 5e-4  # authors
+    momentum: float = 0.9  # authors
+    photographs: int = 1  # of a step; authors
+    embedding: bool = True  # of "head": False: the representatives alone
+    box: bool = False  # of "head": the box head, too
+
+    def __post_init__(self):
+        if self.what not in ("head", "all"):
+            raise ValueError(f"what must be head or all, got {self.what!r}")
+        for name in ("epochs", "photographs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.learning_rate > 0 or not 0 <= self.momentum < 1:
+            raise ValueError(
+                "learning_rate must be above 0 and momentum in [0, 1), "
+                f"got {self.learning_rate} and {self.momentum}"
+            )
+
+
+class Tuned(NamedTuple):
+    """What the episode has of its own; the rest is the detector's."""
+
+    params: dict[
+        str, Any
+    ]  # "repmet", and those of "pyramid", "fpn", "trunk", "box", "offsets" that were tuned
+    found: Representatives
+
+
+def support_targets(
+    shown: SupportBoxes, ways: int, config: DetectorConfig, background: int | None = None
+) -> Targets:
+    """(B, R + 1) for each support box: the regions of its photograph, labelled by all support boxes there,
+    and the box itself.
+
+    What else is in the photograph was not shown, and counts as background.
+
+    Args:
+        background: its label; None: W.
+    """
+    there = shown.labels < ways
+    none = ways if background is None else background
+
+    def one(proposals: Any, mask: Any, box: Array, exists: Array, photograph: Array) -> Targets:
+        boxes = jnp.concatenate([proposals, box[None]])
+        inside = jnp.append(mask, True) & exists
+        same = there & (shown.photograph == photograph)
+        found = assign_proposals(
+            boxes,
+            inside,
+            shown.boxes,
+            shown.labels,
+            same,
+            background=none,
+            foreground=config.region_foreground,
+        )
+        front = inside & (found.label < ways)
+        codes = encode(shown.boxes[found.matched], boxes, config.box_stds)
+        labels = jnp.where(inside, found.label, none)
+        return Targets(boxes, labels, jnp.where(front[:, None], codes, 0.0), front, inside)
+
+    regions = shown.regions
+    return jax.vmap(one)(regions.proposals, regions.mask, shown.boxes, there, shown.photograph)
+
+
+def joined_features(shown: SupportBoxes) -> Float[Array, "B N F"]:
+    """Of `support_targets`' regions."""
+    return jnp.concatenate([shown.regions.features, shown.features[:, None]], axis=1)
+
+
+def tune(
+    key: PRNGKeyArray,
+    params: Any,
+    net: Net,
+    shown: SupportBoxes,
+    found: Representatives,
+    ways: int,
+    tuning: DetectionTuning,
+) -> Tuned:
+    """Parameters and representatives after the descent.
+
+    Args:
+        key: of the order of the photographs in each epoch.
+        params, net: of the detector.
+        found: of the episode, where it starts.
+
+    Raises:
+        ValueError: "all" without images.
+    """
+    config, head = net.config, net.config.head
+    targets = support_targets(shown, ways, config, len(found.modes))
+    whole, repmet = tuning.what == "all", params["repmet"]
+    start: dict[str, Any] = {"modes": found.modes}
+    if head.embedding is not None and (whole or tuning.embedding):
+        start["head"] = repmet["head"]
+    if whole:
+        if shown.images is None:
+            raise ValueError("tuning is of 'all', but there are no images: give them, or tune the 'head'")
+        start |= {name: params[name] for name in ("fpn", "trunk", "offsets", "box") if name in params}
+        if not net.frozen:
+            start["pyramid"] = params["pyramid"]["params"]  # statistics of batch norms stay
+    elif tuning.box:
+        start["box"] = params["box"]
+    features = joined_features(shown)
+
+    def place(moved: dict[str, Any]) -> Tuned:
+        own: dict[str, Any] = {
+            name: moved[name] for name in ("fpn", "trunk", "offsets", "box") if name in moved
+        }
+        own["repmet"] = {**repmet, **({"head": moved["head"]} if "head" in moved else {})}
+        if "pyramid" in moved:
+            own["pyramid"] = {**params["pyramid"], "params": moved["pyramid"]}
+        modes = l2_normalize(moved["modes"]) if head.normalize_representatives else moved["modes"]
+        return Tuned(own, found._replace(modes=modes))
+
+    def loss(moved: dict[str, Any], rows: Int[Array, " n"]) -> Array:
+        model, some = place(moved), jax.tree.map(lambda leaf: leaf[rows], targets)
+        own = {**params, **model.params}
+        if whole:
+            x = region_features(own, net, feature_maps(own, net, shown.images[rows]), some.boxes)
+        else:
+            x = features[rows]
+        return _loss(own, net, model.found, x, some)
+
+    return place(_descend(key, tuning, loss, start, jnp.any(targets.mask, axis=1)))
+
+
+def _loss(
+    params: Any, net: Net, found: Representatives, features: Float[Array, "n N F"], targets: Targets
+) -> Float[Array, ""]:
+    """As `detector_loss` counts it, without what is the proposal network's and the linear classifier's."""
+    config, head = net.config, net.config.head
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), targets)
+    x = features.reshape(-1, features.shape[-1])
+    result, squared = classify(
+        head, found, embed(params["repmet"], head, x), params["repmet"].get("log_sigma")
+    )
+    wrong = jnp.where(flat.mask, posterior_loss(head, result, flat.labels), 0.0)
+    away = jnp.where(flat.foreground[:, None], box_codes(params, net, x) - flat.codes, 0.0)
+    box = jnp.sum(smooth_l1(away, config.box_sharpness), axis=1)
+    kept = targets.mask
+    if config.hardest is not None and config.hardest < kept.shape[1]:
+        most, rank = config.hardest, (wrong + box).reshape(kept.shape)
+        kept = jax.vmap(lambda rank, mask: hardest(rank, mask, most).member(mask.shape[0]))(rank, kept)
+    weight = kept.reshape(-1).astype(x.dtype)
+    front = weight * flat.foreground.astype(x.dtype)
+    total = jnp.maximum(jnp.sum(weight), 1.0)
+    value = config.class_weight * jnp.sum(wrong * weight) / total
+    value += config.box_weight * jnp.sum(box * weight) / total
+    if head.embedding_weight:
+        margin = jnp.where(flat.foreground, margin_loss(head, squared, found, flat.labels), 0.0)
+        divisor = jnp.maximum(jnp.sum(front), 1.0) if config.per_foreground else total
+        value += config.class_weight * head.embedding_weight * jnp.sum(margin * front) / divisor
+    return value
+
+
+def _descend(
+    key: PRNGKeyArray,
+    tuning: DetectionTuning,
+    loss: Callable[[Any, Array], Array],
+    start: Any,
+    there: Bool[Array, " B"],
+) -> Any:
+    """Epochs over photographs 0 to B - 1 in an order of their own each; those that are not there have no
+    step."""
+    total = len(there)
+    size = min(tuning.photographs, total)
+    steps = math.ceil(total / size)
+
+    def ordered(epoch: Array) -> Int[Array, "steps size"]:
+        order = jax.random.permutation(jax.random.fold_in(key, epoch), total)
+        # The last step is filled up with the first photographs.
+        return jnp.concatenate([order, order[: steps * size - total]]).reshape(steps, size)
+
+    rows = jax.vmap(ordered)(jnp.arange(tuning.epochs)).reshape(-1, size)
+    rule = optax.sgd(tuning.learning_rate, tuning.momentum)
+
+    def step(carry: Any, rows: Int[Array, " size"]) -> tuple[Any, None]:
+        moved, state = carry
+        with jax.numpy_dtype_promotion("standard"):
+            updates, new = rule.update(jax.grad(loss)(moved, rows), state)
+        stepped = optax.apply_updates(moved, updates), new
+        some = jnp.any(there[rows])
+        return jax.tree.map(lambda a, b: jnp.where(some, a, b), stepped, carry), None
+
+    (moved, _), _ = jax.lax.scan(step, (start, rule.init(start)), rows)
+    return moved

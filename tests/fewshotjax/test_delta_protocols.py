@@ -1,0 +1,249 @@
+"""Honest and authors' protocol on the same episodes, generalised few-shot, and the pictures."""
+
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from fewshotjax import delta as de
+from fewshotjax.delta.scaling import Scaling
+from fewshotjax.results import mean_of
+
+WIDTH = 5
+KEY = jax.random.key(0)
+SHORT = de.ClassifierConfig(epochs=4, batch=16, learning_rate=0.05)
+FIT = de.EpisodeFit(8, classifier=SHORT)
+SHAPE = {"ways": 3, "shots": 1, "queries": 4, "episodes": 24}
+
+
+def examples(seed, classes=5, per_class=8):
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(classes), per_class).astype(np.int32)
+    x = 1.5 * rng.normal(size=(classes, WIDTH))[labels] + rng.normal(size=(len(labels), WIDTH))
+    return x.astype(np.float32), labels
+
+
+@pytest.fixture(scope="module")
+def candidates():
+    """As if after three epochs: the first gives its seeds back with a little noise, the others spoil them."""
+    config = de.DeltaConfig(hidden=2 * WIDTH, code=3)
+    plain = Scaling(jnp.zeros(WIDTH), jnp.ones(WIDTH))
+    found = {}
+    for epoch, std in enumerate((0.1, 1.0, 3.0)):
+        params = de.init_delta(jax.random.key(epoch), replace(config, init_std=0.05 * std), WIDTH)
+        # relu(y) - relu(-y), with a slope: the decoder is the identity on its seed, but for the noise.
+        eye = np.concatenate([np.eye(WIDTH), -np.eye(WIDTH)], axis=1)
+        layer = params["decoder"]["layer_0"]
+        layer["kernel"] = layer["kernel"].at[:WIDTH].add(eye)
+        params["decoder"]["layer_1"]["kernel"] += eye.T / 1.2
+        bank = jax.random.normal(jax.random.key(10 + epoch), (20, 3))
+        found[f"epoch {epoch + 1}"] = de.DeltaEncoder(config, params, bank, WIDTH, plain)
+    return found
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return tmp_path_factory.mktemp("choice") / "choice.json"
+
+
+@pytest.fixture(scope="module")
+def choice(candidates, file):
+    return de.choose_on_validation(KEY, candidates, *examples(1), file, fit=FIT, **SHAPE)
+
+
+@pytest.fixture(scope="module")
+def result(candidates, choice, file):
+    return de.protocols(jax.random.key(1), candidates, *examples(2), file, fit=FIT, **SHAPE)
+
+
+def test_the_choice_is_the_best_on_validation_and_lies_in_a_file(choice, candidates, file):
+    assert choice.name == max(choice.accuracies, key=choice.accuracies.__getitem__)
+    assert set(choice.accuracies) == set(candidates)
+    assert choice.accuracies["epoch 1"] > choice.accuracies["epoch 3"]
+    assert de.load_choice(file) == choice
+    with pytest.raises(ValueError, match=r"choice.json exists: a choice is made once"):
+        de.choose_on_validation(KEY, candidates, *examples(1), file, fit=FIT, **SHAPE)
+
+
+def test_each_maximum_is_at_least_what_it_replaces(result, choice):
+    """The rows retold from the accuracies."""
+    a, chosen = result.accuracies, result.candidates.index(choice.name)
+    assert a.shape == (3, 24, 4)
+    rows = {row.name.split(",")[0]: row for row in result.rows()}
+    honest = a[chosen, :, -1]
+    best = a[:, :, -1].mean(axis=1).argmax()
+    both = a.max(axis=2).mean(axis=1).argmax()
+    expected = {
+        "honest": honest,
+        "+ best classifier epoch": a[chosen].max(axis=1),
+        "+ best model": a[best, :, -1],
+        "+ both (authors)": a[both].max(axis=1),
+    }
+    assert list(rows) == list(expected)
+    for name, values in expected.items():
+        assert rows[name].accuracy == mean_of(values)
+        assert rows[name].comparable == (name == "honest")
+        if name != "honest":
+            assert rows[name].gain == mean_of(values - honest)
+            assert rows[name].gain.mean >= 0
+    most = rows["+ both (authors)"].accuracy.mean
+    assert most >= max(row.accuracy.mean for row in rows.values())
+    np.testing.assert_array_equal(result.honest_accuracies, honest)
+    assert result.best_model() == result.candidates[best]
+
+
+def test_the_table_says_what_is_not_comparable(result, choice):
+    lines = result.table().splitlines()
+    assert lines[0].split() == ["protocol", "accuracy", "gain"]
+    assert lines[1].startswith("honest ")
+    assert ["selected on test; not comparable" in line for line in lines] == [False] * 2 + [True] * 3
+    told = json.loads(json.dumps(result.to_json()))
+    assert told["chosen"] == choice.name
+    notes = [row["note"] for row in told["protocols"].values()]
+    assert notes == [None] + ["selected on test; not comparable"] * 3
+
+
+def test_each_maximum_can_be_left_out(candidates, result, file, choice):
+    """And ten episodes be asked for: the first ones; nothing else changes."""
+    authors = de.Authors(max_model_epoch=False, episodes=10)
+    one = de.protocols(jax.random.key(1), candidates, *examples(2), file, fit=FIT, authors=authors, **SHAPE)
+    assert one.candidates == (choice.name,)
+    assert [row.name for row in one.rows()] == [
+        "honest",
+        "honest, the first 10 episodes",
+        "+ best classifier epoch",
+    ]
+    np.testing.assert_array_equal(one.accuracies[0], result.accuracies[result.chosen])
+    np.testing.assert_array_equal(one.rows()[1].accuracy, mean_of(one.honest_accuracies[:10]))
+    fixed = de.Authors(max_classifier_epoch=False)
+    last = replace(result, accuracies=result.accuracies[:, :, -1:], max_classifier_epoch=False)
+    assert [row.name.split(",")[0] for row in last.rows()] == ["honest", "+ best model"]
+    assert not fixed.max_classifier_epoch
+
+
+def test_what_protocols_refuse(candidates, choice, file, tmp_path):
+    test, options = examples(2), {"fit": FIT, **SHAPE}
+    other = {**candidates, choice.name: candidates["epoch 3" if choice.name != "epoch 3" else "epoch 1"]}
+    less = {name: one for name, one in candidates.items() if name != choice.name}
+    broken = tmp_path / "broken.json"
+    broken.write_text("{}")
+    for given, data, place, more, message in (
+        (candidates, test, tmp_path / "none.json", {}, "there is no such choice"),
+        (candidates, test, broken, {}, "is no choice on validation"),
+        (other, test, file, {}, "is not the one that validation chose: its weights differ"),
+        (less, test, file, {}, "candidates lack"),
+        (candidates, examples(1), file, {}, "features are those of the validation"),
+        (
+            candidates,
+            test,
+            file,
+            {"authors": de.Authors(episodes=25)},
+            "authors.episodes is 25, but there are 24",
+        ),
+        (
+            candidates,
+            test,
+            file,
+            {"fit": de.EpisodeFit(8, classifier=de.ClassifierConfig("ridge"))},
+            "epochs of adam",
+        ),
+        (candidates, test, file, {"ways": 6}, "ways is 6, but 5 of 5 classes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            de.protocols(KEY, given, *data, place, **{**options, **more})
+    with pytest.raises(ValueError, match="candidates is empty"):
+        de.choose_on_validation(KEY, {}, *test, tmp_path / "x.json")
+    with pytest.raises(ValueError, match="episodes must be at least 2, or None for all, got 1"):
+        de.Authors(episodes=1)
+
+
+# Generalised few-shot
+
+
+@pytest.fixture(scope="module")
+def halves():
+    """Classes 0 to 3 seen, with examples to learn and to test; 4 to 6 unseen."""
+    x, labels = examples(3, classes=7, per_class=10)
+    place = np.arange(len(x)) % 10
+    old = labels < 4
+    return (
+        (x[old & (place < 6)], labels[old & (place < 6)]),
+        (x[old & (place >= 6)], labels[old & (place >= 6)]),
+        (x[~old], labels[~old]),
+    )
+
+
+def test_generalised_counts_every_class(candidates, halves):
+    lbfgs = de.ClassifierConfig("ridge", regularization=0.1)
+    options = {"shots": 2, "draws": 3, "samples": 12, "classifier": lbfgs}
+    found = de.generalised(KEY, candidates["epoch 1"], *halves, **options)
+    assert found.right.shape == (3, 7)
+    assert found.classes[3:5] == ("seen 3", "unseen 4")
+    s, u = found.right[:, :4].mean(axis=1), found.right[:, 4:].mean(axis=1)
+    np.testing.assert_allclose(found.harmonic_means, 2 * s * u / (s + u))
+    assert found.seen == mean_of(s)
+    assert found.unseen == mean_of(u)
+    assert found.per_class()["unseen 6"] == pytest.approx(found.right[:, 6].mean())
+    assert "harmonic mean" in found.table()
+    assert json.loads(json.dumps(found.to_json()))["unseen"] == pytest.approx(u.mean())
+    none = de.generalised(KEY, candidates["epoch 1"], *halves, **{**options, "samples": 0})
+    assert none.unseen.mean < found.unseen.mean, "two seeds beside 24 examples should be drowned"
+
+
+def test_generalised_refuses(candidates, halves):
+    seen, seen_queries, unseen = halves
+    for parts, options, message in (
+        ((seen, seen_queries, seen), {}, "label 0 is of a seen and of an unseen class"),
+        ((seen, unseen, unseen), {}, "is in one of seen and seen_queries alone"),
+        (halves, {"shots": 10}, "unseen has class 4 10 examples: 10 seeds and a query"),
+        (halves, {"names": ("a",)}, "names are 1, classes 7"),
+        (halves, {"samples": 10**9}, "take more than 2 GiB"),
+        (((seen[0] * np.nan, seen[1]), seen_queries, unseen), {}, "features of example 0 are not finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            de.generalised(KEY, candidates["epoch 1"], *parts, **options)
+
+
+# Pictures
+
+
+def test_plot_imagined_shows_the_nearest_images(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (6, 8, 8, 3)).astype(np.uint8)
+    features = rng.normal(size=(6, 4)).astype(np.float32)
+    made = features[[[3, 3, 1], [5, 5, 5]]] + np.float32(0.01)
+    axes = de.plot_imagined(images[:2], made, features, images, list("abcdef"), columns=2, titles=["x", "y"])
+    shown = [np.asarray(picture.get_array()) for picture in axes.get_images()]
+    for got, row in zip(shown, (0, 3, 1, 1, 5), strict=True):  # a seed, its two; a seed, its one
+        np.testing.assert_allclose(got, images[row] / 255)
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["x", "0.02, 67%", "d", "0.02, 33%", "b", "y", "0.02, 100%", "f"]
+    axes.figure.savefig(tmp_path / "imagined.png")
+    with Image.open(tmp_path / "imagined.png") as picture:
+        assert min(picture.size) > 100
+    for change, message in (
+        ({"seed_images": images[:1]}, r"of 1 seeds, got \(2, 3, 4\)"),
+        ({"images": images[:5]}, "images are 5, features 6"),
+        ({"columns": 0}, "columns must be at least 1, got 0"),
+        ({"synthesized": made * np.nan}, "synthesized hold NaN"),
+    ):
+        given = {"seed_images": images[:2], "synthesized": made, "features": features, "images": images}
+        with pytest.raises(ValueError, match=message):
+            de.plot_imagined(**{**given, **change})
+
+
+def test_plot_samples_draws_a_line_for_each_method():
+    lines = {"delta": {0: (0.4, 0.01), 16: (0.45, 0.01), 1: (0.41, 0.01)}, "noise": {0: (0.4, np.inf)}}
+    axes = de.plot_samples(lines)
+    first = axes.get_lines()[0]
+    np.testing.assert_allclose(first.get_xdata(), [0, 1, 16])
+    np.testing.assert_allclose(first.get_ydata(), [40, 41, 45])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["delta", "noise"]
+    axes.figure.canvas.draw()
+    for wrong, message in (({}, "results is empty"), ({"a": {1: (1.2, 0.1)}}, "no such share")):
+        with pytest.raises(ValueError, match=message):
+            de.plot_samples(wrong)
