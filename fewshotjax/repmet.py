@@ -185,7 +185,7 @@ def repmet_loss(
         each = margin_loss(config, squared, found, labels)
         loss += config.embedding_weight * _mean(each, foreground)
     if config.representative_weight:
-        loss += config.representative_weight * _apart(found, config)
+        loss += config.representative_weight * apart_loss(found, config)
     if config.linear_weight:
         logits = nn.Dense(found.modes.shape[0]).apply({"params": params["linear"]}, features)
         each = cross_entropy(Posterior(jax.nn.log_softmax(logits), None), labels)  # type: ignore[arg-type]
@@ -241,7 +241,8 @@ def _mean(values: Float[Array, " B"], weight: Float[Array, " B"]) -> Float[Array
     )
 
 
-def _apart(found: Representatives, config: RepMetConfig) -> Float[Array, ""]:
+def apart_loss(found: Representatives, config: RepMetConfig) -> Float[Array, ""]:
+    """`representative_loss` of the config's distance and margin."""
     classes, modes, width = found.modes.shape
     flat = found.modes.reshape(-1, width)
     squared = squared_distances(flat, flat).reshape(classes, modes, classes, modes)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from .config import NemoConfig
+from .custom_error import ErrorOfBits, ErrorOfOutputs
 from .fingerprint import digest_of
 from .nemo import Nemo, nemo
 from .prices import Prices
@@ -42,8 +43,9 @@ def algorithm(
     graph = with_sensitivity(graph, table)
     if prices is None and table is not None:
         prices = Prices.of(task.space, workload, table, float(scale[0]))
-    own = nemo(config, task.space, len(task.objectives), graph=graph, prices=prices, scale=scale)
-    fixed = [graph.senders, graph.receivers, scale]
+    units = ranking_units(task, scale)
+    own = nemo(config, task.space, len(task.objectives), graph=graph, prices=prices, scale=scale, units=units)
+    fixed = [graph.senders, graph.receivers, scale, units]
     if prices is not None:
         fixed += [prices.weight, prices.input]
     # Names may be registered anew: their makers count.
@@ -52,3 +54,14 @@ def algorithm(
     if key not in _BUILT and len(_BUILT) >= _MOST:
         _BUILT.pop(next(iter(_BUILT)))
     return own, _BUILT.setdefault(key, own)
+
+
+def ranking_units(task: Task, scale: np.ndarray) -> np.ndarray:
+    """(M,) what counts as 1 in the ranking: the worst that counts, as `reference` has it.
+
+    The built-in errors stay as they are, KL among them: their order is 1.
+    """
+    units = np.array(scale, np.float64)
+    if not isinstance(task.score, ErrorOfBits | ErrorOfOutputs):
+        units[0] = 1.0
+    return units

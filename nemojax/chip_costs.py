@@ -34,7 +34,7 @@ class ChipCost:
     place: Placing
     widths: Widths = Widths()  # noqa: RUF009  frozen, and without arrays
     measure: str = "latency"
-    schedule: str = "sequential"  # of hwmodel.latency
+    schedule: str = "sequential"  # of hwmodel.latency: of the cost, and by which placements are compared
 
     def __call__(self, bits: Bits) -> Float[Array, ""]:
         """The cost; +inf where the chip cannot compute or hold the network at these bit-widths."""
@@ -51,6 +51,11 @@ class ChipCost:
     def rectified(self, bits: Bits, wish: Levels) -> Int[Array, "N 2"]:
         """That placement, as it fits at these bit-widths."""
         return _at(self, jnp.asarray(bits), jnp.asarray(wish))[1]
+
+    @property
+    def chip_widths(self) -> list[int]:
+        """Bit-widths of weights or activations that the chip lists, ascending."""
+        return sorted({b for rate in self.chip.compute for b in (rate.weight_bits, rate.activation_bits)})
 
     def placed_by(self, place: Any) -> "ChipCost":
         """The same cost with tensors placed otherwise; see `latency`."""
@@ -77,7 +82,7 @@ class ChipCost:
 @partial(jax.jit, static_argnums=0)
 def _placed(cost: ChipCost, bits: Array) -> tuple[Array, Array]:
     own, problem = cost.problem(bits)
-    placement = cost.place(cost.workload, cost.chip, own, problem)
+    placement = cost.place(cost.workload, cost.chip, own, problem, cost.schedule)
     return cost._measured(own, problem, placement), placement
 
 
@@ -104,7 +109,7 @@ def latency(
             of egrljax; levels (N, 2) that are wished for at all bit-widths; `Evolved(...)` or
             `Descended(...)`, a short search at every configuration; any `Placing`.
         widths: what becomes of bit-widths that the chip does not compute, and of tensors without a quantizer.
-        schedule: of `hwmodel.latency`.
+        schedule: of `hwmodel.latency`; placements are compared by it, too.
 
     Returns:
         A pure JAX function for `costs={"latency": ...}` of a Task.
@@ -122,8 +127,13 @@ def energy(
     placement: Any = "best",
     *,
     widths: Widths | None = None,
+    schedule: str = "sequential",
 ) -> ChipCost:
     """Joules of one inference on a chip that states its energies; placements as of `latency`, made for speed.
+
+    Args:
+        network, chip, placement, widths: as of `latency`.
+        schedule: by which placements are compared, that of the `latency` beside it. Energy has none.
 
     Raises:
         ValueError: as `latency`; a chip that reports no energy for some level or rate.
@@ -135,7 +145,7 @@ def energy(
             f"chip {chip.name!r} reports no energy of {', '.join(silent)}: give energy_j_per_byte for all "
             "levels and energy_j_per_mac for all rates"
         )
-    return _cost(network, chip, placement, widths, "energy", "sequential")
+    return _cost(network, chip, placement, widths, "energy", schedule)
 
 
 def _cost(

@@ -1,37 +1,38 @@
 """Co-search: bit-widths and placements found together, in turn, or one after the other, at equal evaluations.
 
-An evaluation is a pair of bit-widths and placement whose costs are worked out. A rule or a policy tells one
-placement for a configuration, so that is one; "best" of three rules is three, a search within the objective
-as many as it looks at (`Placing.maps`). Searches of placements at given bit-widths count each placement. So a
-budget means the same whatever is searched first:
+An evaluation is a configuration whose error is worked out, with or without a placement, or one more placement
+at given bit-widths whose latency is. A rule or a policy tells one placement for a configuration, so that is
+one evaluation; "best" of three rules is three, a search within the objective as many as it looks at
+(`Placing.maps`). So a budget means the same whatever is searched first. It is no measure of time: a placement
+costs much less than a run of the network, and `runs` tells how many of those there were.
 
 - `search` of a task whose latency is placed by a rule, a policy or an inner search: bits decide all
 - `searched_jointly`, which is `search` of `joint(task)`: one genome holds both
 - `alternate`: bits at a fixed placement, then placements at fixed bits, and round again
 - `bits_then_placement`, `placement_then_bits`: one after the other, what co-search is compared with
+
+All take some options of `search`, those of `OPTIONS`. A time limit holds for the whole.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import moocore
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-import egrljax as egrl
 from egrljax import baselines
 
 from .chip_costs import ChipCost
 from .config import NemoConfig
+from .cosearch_options import OPTIONS as OPTIONS, Clock, check_options, of_round
+from .cosearch_outcome import CoFound as CoFound, Pairs as Pairs
 from .first_generation import uniform_bits
-from .front import Front
 from .joint import chip_costs, genomes, joint, placed_by
 from .joint_space import JointSpace
-from .placing import RULES
+from .placing import RULES, evolved, small_evolution
 from .search import search
 from .subset import most_hypervolume
 from .task import Task
@@ -39,73 +40,28 @@ from .task import Task
 JOINT = NemoConfig(species=("continuous", "floor", "joint_gcn", "joint_unet"))
 """Species of a joint search: genes that are bits and levels, and policies of both."""
 
-
-class Pairs(NamedTuple):
-    """K pairs of bit-widths and placement, and what they cost."""
-
-    bits: Int[np.ndarray, "K n"]
-    placement: Int[np.ndarray, "K N 2"]  # as it fits
-    costs: Float[np.ndarray, "K M"]
-    evaluations: int  # spent on them, and on others that were looked at
+EVOLUTION = 30
+"""Evaluations that an evolution of placements at given bit-widths has at least, where there is a choice."""
 
 
-@dataclass(frozen=True, eq=False)
-class CoFound:
-    """The outcome: what is not dominated among all pairs, in the order of the costs."""
-
-    objectives: tuple[str, ...]
-    names: tuple[str, ...]  # of the points
-    bits: np.ndarray  # (K, n) int32
-    placement: np.ndarray  # (K, N, 2) int32, levels
-    costs: np.ndarray  # (K, M) float64
-    evaluations: int
-
-    @classmethod
-    def of(cls, task: Task, pairs: Sequence[Pairs]) -> "CoFound":
-        """Of several parts of a search; failed pairs are left out."""
-        bits, placement, costs = (
-            np.concatenate(columns) for columns in zip(*(part[:3] for part in pairs), strict=True)
-        )
-        costs = costs.astype(np.float64)
-        rows = np.flatnonzero(np.isfinite(costs).all(axis=1))
-        if not len(rows):
-            raise ValueError(f"none of {len(costs)} pairs of bits and placement has finite costs")
-        rows = rows[np.lexsort(costs[rows].T[::-1])]
-        rows = rows[moocore.is_nondominated(costs[rows], keep_weakly=False)]
-        spent = sum(part.evaluations for part in pairs)
-        names = task.network.workload.point_names
-        return cls(task.objectives, names, bits[rows], placement[rows], costs[rows], spent)
-
-    def front(self) -> Front:
-        """A front of bit-widths, for tables, files and plots; `placement` has a row for each of its rows."""
-        return Front(self.bits, self.costs, self.objectives, self.names)
-
-    def hypervolume(self, reference: Sequence[float | int] | np.ndarray) -> float:
-        """As a share of the box up to `reference`; see `nemojax.reference`."""
-        corner = np.asarray(reference, np.float64)
-        return float(moocore.hypervolume(self.costs / corner, np.ones(len(corner))))
-
-
-def searched_bits(
-    key: jax.Array,
-    task: Task,
-    budget: int,
-    *,
-    config: NemoConfig | None = None,
-    seeds: Int[np.ndarray, "k n"] | None = None,
-    **options: Any,
-) -> Pairs:
+def searched_bits(key: jax.Array, task: Task, budget: int, **options: Any) -> Pairs:
     """Bit-widths, each placed as the task's objective on a chip has it.
 
     Args:
         budget: evaluations; a placing that looks at several maps leaves so many fewer configurations.
-        options: of `search`.
+        options: see `OPTIONS`.
+
+    Raises:
+        ValueError: an option that co-searches do not take, or what `search` refuses.
     """
+    check_options(options)
     cost = next(iter(chip_costs(task).values()))
     maps = cost.place.maps
-    found = search(key, task, budget=budget // maps, config=config, seeds=seeds, **options)
-    placement = _placements(cost, jnp.asarray(found.bits))
-    return Pairs(found.bits, np.asarray(placement), found.costs, maps * len(found.bits))
+    found = search(key, task, budget=budget // maps, **options)
+    placement = np.asarray(_placements(cost, jnp.asarray(found.bits)))
+    return Pairs(
+        found.bits, placement, found.costs, maps * found.evaluations, found.evaluations, found.finished
+    )
 
 
 def searched_placements(
@@ -121,6 +77,7 @@ def searched_placements(
     Args:
         costs: of these bit-widths, of which those on a chip are replaced.
         budget: evaluations, shared evenly; at least four for each row.
+        config: default: `small_evolution`, whose population is at most a third of a row's evaluations.
 
     Raises:
         ValueError: too small a budget, or no row.
@@ -131,61 +88,78 @@ def searched_placements(
         raise ValueError(
             f"budget must be at least {(rules + 1) * max(rows, 1)} for {rows} configurations, got {budget}"
         )
-    config = config or baselines.EAMarginsConfig(population=20, children=10)
-    on_chip = chip_costs(task)
-    placing = next(iter(on_chip.values()))
-    keys = jax.random.split(key, rows)
-    wish = _evolved(placing, keys, jnp.asarray(bits, jnp.int32), each, config)
-    costs = np.array(costs, np.float32)
-    for name, cost in on_chip.items():
-        costs[:, task.objectives.index(name)] = _costs_at(cost, jnp.asarray(bits, jnp.int32), wish)
-    return Pairs(np.asarray(bits, np.int32), np.asarray(wish), costs, rows * (each + rules))
+    config = config or small_evolution(each)
+    placing = next(iter(chip_costs(task).values()))
+    wish = _evolved(placing, jax.random.split(key, rows), jnp.asarray(bits, jnp.int32), each, config)
+    return _pairs_at(task, bits, costs, wish, rows * (each + rules))
 
 
 def bits_then_placement(
     key: jax.Array, task: Task, budget: int, *, share: float = 0.5, rows: int = 20, **options: Any
 ) -> CoFound:
-    """Bits first, as if there were no chip: then placements for the front's most valuable points.
+    """Bits first, as if there were no chip: then placements for the front.
+
+    Every point of that front is placed by the density rule. What is left of the budget goes to evolutions of
+    placements at the most valuable of them.
 
     Args:
         share: of the budget that goes to the bits, which cost no placement; each counts as one evaluation.
-        rows: points of the front that are placed, at most.
-        options: of `search`.
+        rows: points whose placements are evolved, at most; fewer where each had less than `EVOLUTION`
+            evaluations.
+        options: see `OPTIONS`; limits of objectives on the chip hold for the outcome.
     """
     _check_share(share)
+    check_options(options)
     k_bits, k_place = jax.random.split(key)
+    clock = Clock(options)
+    limits = options.pop("limits", None)
     on_chip = chip_costs(task)
     others = tuple((name, cost) for name, cost in task.costs_of_bits if name not in on_chip)
     if not others:
         raise ValueError("bits alone need a cost that is not on a chip besides the error, say model_ratio")
     blind = task.replace(costs_of_bits=others)  # type: ignore[attr-defined]
-    found = search(k_bits, blind, budget=int(share * budget), **options)
+    blind_limits = {name: limit for name, limit in (limits or {}).items() if name not in on_chip}
+    found = search(k_bits, blind, budget=int(share * budget), limits=blind_limits, **options)
+    left = budget - found.evaluations
+    front = found.front
+    chosen = _most_valuable(front.costs, left) if len(front) > left else np.arange(len(front))
     columns = [task.objectives.index(name) for name in blind.objectives]
-    costs = np.zeros((len(found.front), len(task.objectives)), np.float32)
-    costs[:, columns] = found.front.costs
-    left = budget - len(found.bits)
-    chosen = _most_valuable(found.front.costs, min(rows, left // (len(RULES) + 1)))
-    placed = searched_placements(k_place, task, found.front.bits[chosen], costs[chosen], left)
-    return CoFound.of(task, [placed._replace(evaluations=placed.evaluations + len(found.bits))])
+    costs = np.zeros((len(chosen), len(task.objectives)), np.float32)
+    costs[:, columns] = front.costs[chosen]
+    placed = _by_density(task, front.bits[chosen], costs)
+    in_time = found.finished and not clock.over()
+    runs = found.evaluations
+    parts = [placed._replace(evaluations=placed.evaluations + runs, runs=runs, finished=in_time)]
+    left -= placed.evaluations
+    if in_time and _affordable(left, rows):
+        finite = np.flatnonzero(np.isfinite(placed.costs).all(axis=1))
+        best = finite[_most_valuable(placed.costs[finite], _affordable(left, rows))]
+        parts.append(searched_placements(k_place, task, placed.bits[best], placed.costs[best], left))
+    return CoFound.of(task, parts, limits)
 
 
 def placement_then_bits(
-    key: jax.Array, task: Task, budget: int, *, share: float = 0.5, **options: Any
+    key: jax.Array, task: Task, budget: int, *, share: float = 0.5, width: int | None = None, **options: Any
 ) -> CoFound:
-    """A placement first, at the highest bit-widths: then bits with that wish, which slides as it must.
+    """A placement first, at one bit-width everywhere: then bits with that wish, which slides as it must.
 
     Args:
         share: of the budget that goes to the placement.
-        options: of `search`.
+        width: at which it is placed, or the nearest that the space allows; default: the highest. Where
+            memories are narrow, fewer bits show more of what a chip can hold.
+        options: see `OPTIONS`.
     """
     _check_share(share)
+    check_options(options)
     k_place, k_bits = jax.random.split(key)
-    highest = task.space.uniform(task.space.widths[-1])[None]
+    clock = Clock(options)
+    uniform = task.space.uniform(task.space.widths[-1] if width is None else width)[None]
     unknown = np.zeros((1, len(task.objectives)), np.float32)  # the network is not run for it
-    first = searched_placements(k_place, task, highest, unknown, int(share * budget))
+    first = searched_placements(k_place, task, uniform, unknown, int(share * budget))
     there = placed_by(task, first.placement[0])
-    found = searched_bits(k_bits, there, budget - first.evaluations, **options)
-    return CoFound.of(task, [found._replace(evaluations=found.evaluations + first.evaluations)])
+    found = searched_bits(k_bits, there, budget - first.evaluations, **clock.rest(options))
+    parts = [found._replace(evaluations=found.evaluations + first.evaluations)]
+    return CoFound.of(task, parts, options.get("limits"))
 
 
 def alternate(
@@ -207,56 +181,82 @@ def alternate(
     Args:
         rounds: of both.
         share: of each round's budget that goes to the bits.
-        rows: configurations that are placed in a round, at most.
+        rows: configurations that are placed in a round, at most; fewer where each had less than `EVOLUTION`
+            evaluations.
         on_round: told the number of the round and the outcome so far; True ends the search.
-        options: of `search`.
+        options: see `OPTIONS`. A checkpoint or a cache is a file for each round, NAME.round0 and so on, for
+            each round is of a task of its own. Seeds are of the first round, and a table that is given counts
+            its evaluations there.
     """
     _check_share(share)
+    check_options(options)
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
+    clock, limits = Clock(options), options.get("limits")
     parts: list[Pairs] = []
     place: Any = next(iter(chip_costs(task).values())).place
-    seeds = None
+    seeds = options.pop("seeds", None)
     for number in range(rounds):
         k_bits, k_place = jax.random.split(jax.random.fold_in(key, number))
         spent = sum(part.evaluations for part in parts)
         left = (budget - spent) // (rounds - number)
-        bits = searched_bits(k_bits, placed_by(task, place), int(share * left), seeds=seeds, **options)
+        own = of_round(clock.rest(options), number)
+        bits = searched_bits(k_bits, placed_by(task, place), int(share * left), seeds=seeds, **own)
         parts.append(bits)
-        so_far = CoFound.of(task, parts)
-        room = (left - bits.evaluations) // (len(RULES) + 1)
-        chosen = _most_valuable(so_far.costs, min(rows, room))
-        placed = searched_placements(
-            k_place, task, so_far.bits[chosen], so_far.costs[chosen], left - bits.evaluations
-        )
-        parts.append(placed)
-        so_far = CoFound.of(task, parts)
-        nearest = np.linalg.norm(_scaled(placed.costs), axis=1).argmin()
-        place, seeds = placed.placement[nearest], so_far.bits[_most_valuable(so_far.costs, rows)]
-        if on_round is not None and on_round(number, so_far) is True:
+        so_far, left = CoFound.of(task, parts, limits), left - bits.evaluations
+        over = not bits.finished or clock.over()
+        if not over:
+            chosen = _most_valuable(so_far.costs, _affordable(left, rows))
+            placed = searched_placements(k_place, task, so_far.bits[chosen], so_far.costs[chosen], left)
+            parts.append(placed)
+            so_far = CoFound.of(task, parts, limits)
+            nearest = np.linalg.norm(_scaled(placed.costs), axis=1).argmin()
+            place, seeds = placed.placement[nearest], so_far.bits[_most_valuable(so_far.costs, rows)]
+            over = clock.over() and number + 1 < rounds
+        stop = on_round is not None and on_round(number, so_far) is True
+        if over or stop:
+            parts[-1] = parts[-1]._replace(finished=parts[-1].finished and number + 1 == rounds and not over)
             break
-    return CoFound.of(task, parts)
+    return CoFound.of(task, parts, limits)
 
 
-def searched_jointly(
-    key: jax.Array, task: Task, budget: int, *, config: NemoConfig | None = None, **options: Any
-) -> CoFound:
+def searched_jointly(key: jax.Array, task: Task, budget: int, **options: Any) -> CoFound:
     """`search` of `joint(task)`, from the uniform configurations as the density rule places them.
 
     Args:
-        config: default: both direct species and both joint graph species.
-        options: of `search`.
+        options: see `OPTIONS`; config: default: both direct species and both joint graph species; seeds:
+            genomes, see `genomes`.
     """
+    check_options(options)
     whole = joint(task)
-    seeds = genomes(whole, uniform_bits(task), "density")
-    found = search(
-        key, whole, budget=budget, config=config or JOINT, seeds=seeds, **{"warm_start": None, **options}
-    )
+    defaults = {"config": JOINT, "warm_start": None, "seeds": genomes(whole, uniform_bits(task), "density")}
+    found = search(key, whole, budget=budget, **{**defaults, **options})
     assert isinstance(whole.space, JointSpace)
     bits, wish = whole.space.split(found.bits)
-    placement = _rectified(next(iter(chip_costs(task).values())), bits, wish)
-    pairs = Pairs(np.asarray(bits), np.asarray(placement), found.costs, len(found.bits))
-    return CoFound.of(task, [pairs])
+    placement = np.asarray(_rectified(next(iter(chip_costs(task).values())), bits, wish))
+    spent = found.evaluations
+    pairs = Pairs(np.asarray(bits), placement, found.costs, spent, spent, found.finished)
+    return CoFound.of(task, [pairs], options.get("limits"))
+
+
+def _by_density(task: Task, bits: Int[np.ndarray, "K n"], costs: Float[np.ndarray, "K M"]) -> Pairs:
+    """Given bit-widths, each placed by the density rule: one evaluation each."""
+    cost = next(iter(chip_costs(task).values())).placed_by("density")
+    return _pairs_at(task, bits, costs, _placements(cost, jnp.asarray(bits, jnp.int32)), len(bits))
+
+
+def _pairs_at(
+    task: Task,
+    bits: Int[np.ndarray, "K n"],
+    costs: Float[np.ndarray, "K M"],
+    placement: Int[Array, "K N 2"],
+    evaluations: int,
+) -> Pairs:
+    """With the costs on the chip as the placement has them."""
+    costs = np.array(costs, np.float32)
+    for name, cost in chip_costs(task).items():
+        costs[:, task.objectives.index(name)] = _costs_at(cost, jnp.asarray(bits, jnp.int32), placement)
+    return Pairs(np.asarray(bits, np.int32), np.asarray(placement), costs, evaluations)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -278,18 +278,21 @@ def _costs_at(cost: ChipCost, bits: Int[Array, "K n"], placement: Int[Array, "K 
 def _evolved(
     cost: ChipCost, keys: Array, bits: Int[Array, "K n"], budget: int, config: baselines.EAMarginsConfig
 ) -> Int[Array, "K N 2"]:
-    """The fastest of the rules' and of the evolution's placements, for each row."""
-    environment = egrl.environment_at(cost.workload, cost.chip)
+    """By the cost itself the best of the rules' and of the evolution's placements, for each row."""
 
     def one(item: tuple[Array, Array]) -> Array:
         key, row = item
-        own, problem = cost.problem(row)
-        found = baselines.ea_margins(key, environment(own), budget, config)
-        placements = jnp.stack([*(rule(problem) for rule in RULES.values()), found.answer])
-        seconds = jax.lax.map(lambda wish: cost.at(row, wish), placements)
-        return placements[jnp.argmin(seconds)]
+        placements = evolved(key, cost.workload, cost.chip, *cost.problem(row), budget, config)
+        return placements[jnp.argmin(jax.lax.map(lambda wish: cost.at(row, wish), placements))]
 
     return jax.lax.map(one, (keys, bits))
+
+
+def _affordable(budget: int, rows: int) -> int:
+    """Configurations whose placements so many evaluations can evolve; 0: not even one."""
+    if budget < len(RULES) + 1:
+        return 0
+    return max(1, min(rows, budget // EVOLUTION))
 
 
 def _most_valuable(costs: Float[np.ndarray, "K M"], count: int) -> Int[np.ndarray, " k"]:

@@ -100,14 +100,17 @@ def nemo(
     graph: jraph.GraphsTuple | None = None,
     prices: Prices | None = None,
     scale: Sequence[float] | np.ndarray | None = None,
+    units: Sequence[float] | np.ndarray | None = None,
 ) -> Nemo:
     """The search over `space` with `num_objectives` costs, all minimised.
 
     Args:
         graph: of the n quantizers, for the graph species; `quantizer_graph` and `chain_graph` make one.
         prices: of bits, from a sensitivity table, for the species "priced".
-        scale: (M,) the worst cost that counts, by which costs are divided for a species' utility (the
-            ranking needs no scale); default 1 each.
+        scale: (M,) the worst cost that counts, by which costs are divided for a species' utility; default 1
+            each.
+        units: (M,) by which costs are divided for the ranking: NSGA-III's tolerances are absolute, for costs
+            of the order of 1, and would take all latencies in seconds for equal; default 1 each.
 
     Raises:
         ValueError: fewer than two objectives, an archive smaller than their number, an unknown species
@@ -120,7 +123,7 @@ def nemo(
     empty = init_archive(config.archive_capacity, space.size, num_objectives)
     survival = _survival(config, num_objectives)
     species = _species(config, Setting(space, slots, config, graph, prices))
-    unit = _scale(scale, num_objectives)
+    unit, ranked = _scale("scale", scale, num_objectives), _scale("units", units, num_objectives)
     rules, least = config.resize, config.least
     weights = das_dennis(num_objectives, rules.weight_divisions)
     dtype = space.dtype
@@ -234,7 +237,7 @@ def nemo(
             survival,
             state.survival,
             jnp.concatenate([parents_bits, children_bits]),
-            jnp.concatenate([state.costs.reshape(-1, num_objectives)[alive], costs]),
+            jnp.concatenate([state.costs.reshape(-1, num_objectives)[alive], costs]) / ranked[None],
             jnp.concatenate([state.violation.reshape(-1)[alive], over]),
             config.demote_repeats,
         )
@@ -336,10 +339,10 @@ def _species(config: NemoConfig, setting: Setting) -> tuple[Species, ...]:
     return tuple(SPECIES[name](setting) for name in config.species)
 
 
-def _scale(scale: Sequence[float] | np.ndarray | None, num_objectives: int) -> Float[Array, " M"]:
+def _scale(name: str, scale: Sequence[float] | np.ndarray | None, num_objectives: int) -> Float[Array, " M"]:
     values = np.ones(num_objectives) if scale is None else np.asarray(scale, np.float64)
     if values.shape != (num_objectives,) or not (np.isfinite(values) & (values > 0)).all():
-        raise ValueError(f"scale must be {num_objectives} positive numbers, got {values.tolist()}")
+        raise ValueError(f"{name} must be {num_objectives} positive numbers, got {values.tolist()}")
     return jnp.asarray(values, jnp.float32)
 
 

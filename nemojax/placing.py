@@ -30,8 +30,14 @@ class Placing(Protocol):
     def maps(self) -> int:
         """Placements whose latency is worked out for one configuration."""
 
-    def __call__(self, workload: hw.Workload, chip: hw.Chip, bits: hw.Bits, problem: hw.Problem) -> Placement:
-        """The placement (N, 2) of a workload with tensors of `bits`, whose tables are `problem`."""
+    def __call__(
+        self, workload: hw.Workload, chip: hw.Chip, bits: hw.Bits, problem: hw.Problem, schedule: str
+    ) -> Placement:
+        """The placement (N, 2) of a workload with tensors of `bits`, whose tables are `problem`.
+
+        Args:
+            schedule: of `hwmodel.latency`, by which placements are compared.
+        """
 
 
 def first_fit(problem: hw.Problem) -> Placement:
@@ -67,7 +73,7 @@ RULES: dict[str, Callable[[hw.Problem], Placement]] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """One of hwmodel's rules, or "best", the fastest of the three by the chip's model."""
+    """One of hwmodel's rules, or "best", the fastest of the three by the cost's schedule."""
 
     name: str = "best"
 
@@ -79,10 +85,12 @@ class Rule:
     def maps(self) -> int:
         return len(RULES) if self.name == "best" else 1
 
-    def __call__(self, workload: hw.Workload, chip: hw.Chip, bits: hw.Bits, problem: hw.Problem) -> Placement:
+    def __call__(
+        self, workload: hw.Workload, chip: hw.Chip, bits: hw.Bits, problem: hw.Problem, schedule: str
+    ) -> Placement:
         if self.name != "best":
             return RULES[self.name](problem)
-        return fastest(problem, jnp.stack([rule(problem) for rule in RULES.values()]))
+        return fastest(problem, ruled(problem), schedule)
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,9 @@ class Fixed:
             raise ValueError(f"placement must be whole numbers (N, 2), got {rows.dtype} of {rows.shape}")
         return cls(tuple((int(weight), int(output)) for weight, output in rows))
 
-    def __call__(self, workload: hw.Workload, chip: hw.Chip, bits: hw.Bits, problem: hw.Problem) -> Placement:
+    def __call__(
+        self, workload: hw.Workload, chip: hw.Chip, bits: hw.Bits, problem: hw.Problem, schedule: str
+    ) -> Placement:
         wish, (n, _, levels) = np.array(self.levels, np.int32), problem.shape
         if wish.shape != (n, 2) or not 0 <= wish.min() <= wish.max() < levels:
             raise ValueError(
@@ -120,7 +130,9 @@ class Learned:
     policy: egrl.TrainedPolicy
     maps: int = field(default=1, init=False)
 
-    def __call__(self, workload: hw.Workload, chip: hw.Chip, bits: hw.Bits, problem: hw.Problem) -> Placement:
+    def __call__(
+        self, workload: hw.Workload, chip: hw.Chip, bits: hw.Bits, problem: hw.Problem, schedule: str
+    ) -> Placement:
         columns = {len(hw.feature_names(kind, chip)): kind for kind in ("paper19", "onehot", "plus")}
         kind = columns.get(self.policy.features, "plus")  # `propose` refuses what is none of them
         env = egrl.environment_at(workload, chip, features=kind)(bits)  # type: ignore[arg-type]
@@ -129,13 +141,15 @@ class Learned:
 
 @dataclass(frozen=True)
 class Evolved:
-    """A small evolution of scores (`egrljax.baselines.ea_margins`), and the best rule if that is faster."""
+    """A small evolution of scores (`egrljax.baselines.ea_margins`), and the best rule if that is faster.
+
+    The evolution itself goes by the sequential schedule; what it finds is compared with the rules by the
+    cost's.
+    """
 
     budget: int = 60  # placements whose latency is worked out, besides the rules'
     seed: int = 0  # the same for all configurations, so that the cost stays a function of the bits
-    config: baselines.EAMarginsConfig = field(
-        default_factory=lambda: baselines.EAMarginsConfig(population=20, children=10)
-    )
+    config: baselines.EAMarginsConfig | None = None  # None: `small_evolution`
 
     def __post_init__(self):
         if self.budget < 1:
@@ -145,17 +159,19 @@ class Evolved:
     def maps(self) -> int:
         return self.budget + len(RULES)
 
-    def __call__(self, workload: hw.Workload, chip: hw.Chip, bits: hw.Bits, problem: hw.Problem) -> Placement:
-        env = egrl.environment_at(workload, chip)(bits)
-        found = baselines.ea_margins(jax.random.key(self.seed), env, self.budget, self.config)
-        return fastest(problem, jnp.stack([*(rule(problem) for rule in RULES.values()), found.answer]))
+    def __call__(
+        self, workload: hw.Workload, chip: hw.Chip, bits: hw.Bits, problem: hw.Problem, schedule: str
+    ) -> Placement:
+        key, config = jax.random.key(self.seed), self.config or small_evolution(self.budget)
+        return fastest(problem, evolved(key, workload, chip, bits, problem, self.budget, config), schedule)
 
 
 @dataclass(frozen=True)
 class Descended:
     """A few steps of Adam through hwmodel's soft model from the best rule, rounded now and then; the fastest.
 
-    For capacities it has a plain penalty, where `hwmodel.optimize_placement` has an augmented Lagrangian.
+    For capacities it has a plain penalty, where `hwmodel.optimize_placement` has an augmented Lagrangian. The
+    soft model goes by the sequential schedule; what is rounded is compared with the rules by the cost's.
     """
 
     steps: int = 40
@@ -174,6 +190,8 @@ class Descended:
         for name in ("learning_rate", "start"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not self.penalty >= 0:
+            raise ValueError(f"penalty must be at least 0, got {self.penalty}")
         if not min(self.time_temperature) > 0:
             raise ValueError(f"time_temperature must be two numbers above 0, got {self.time_temperature}")
 
@@ -181,10 +199,12 @@ class Descended:
     def maps(self) -> int:
         return self.roundings + len(RULES)
 
-    def __call__(self, workload: hw.Workload, chip: hw.Chip, bits: hw.Bits, problem: hw.Problem) -> Placement:
+    def __call__(
+        self, workload: hw.Workload, chip: hw.Chip, bits: hw.Bits, problem: hw.Problem, schedule: str
+    ) -> Placement:
         n, _, levels = problem.shape
-        rules = jnp.stack([rule(problem) for rule in RULES.values()])
-        logits = self.start * jax.nn.one_hot(fastest(problem, rules), levels)
+        rules = ruled(problem)
+        logits = self.start * jax.nn.one_hot(fastest(problem, rules, schedule), levels)
         store_s = hw.latency(problem, jnp.zeros((n, 2), jnp.int32))
         first, last = self.time_temperature
         optimizer = optax.adam(self.learning_rate, b2=0.9)
@@ -207,12 +227,39 @@ class Descended:
 
         steps = jnp.arange(self.steps, dtype=jnp.float32).reshape(self.roundings, -1)
         _, rounded = jax.lax.scan(part, (logits, optimizer.init(logits)), steps)
-        return fastest(problem, jnp.concatenate([rules, hw.rectify(problem, rounded).placement]))
+        placements = jnp.concatenate([rules, hw.rectify(problem, rounded).placement])
+        return fastest(problem, placements, schedule)
 
 
-def fastest(problem: hw.Problem, placements: Int[Array, "M N 2"]) -> Placement:
+def ruled(problem: hw.Problem) -> Int[Array, "R N 2"]:
+    """The placements of all rules, in their order."""
+    return jnp.stack([rule(problem) for rule in RULES.values()])
+
+
+def evolved(
+    key: Array,
+    workload: hw.Workload,
+    chip: hw.Chip,
+    bits: hw.Bits,
+    problem: hw.Problem,
+    budget: int,
+    config: baselines.EAMarginsConfig,
+) -> Int[Array, "M N 2"]:
+    """The rules' placements and an evolution's answer, all of which fit: the caller chooses."""
+    env = egrl.environment_at(workload, chip)(bits)
+    found = baselines.ea_margins(key, env, budget, config)
+    return jnp.concatenate([ruled(problem), found.answer[None]])
+
+
+def small_evolution(budget: int) -> baselines.EAMarginsConfig:
+    """Settings for few evaluations: the first generation takes at most a third of them, so that it breeds."""
+    population = max(1, min(20, budget // 3))
+    return baselines.EAMarginsConfig(population=population, children=max(1, population // 2))
+
+
+def fastest(problem: hw.Problem, placements: Int[Array, "M N 2"], schedule: str = "sequential") -> Placement:
     """Of placements that fit, the one with the lowest latency; of equal ones the first."""
-    return placements[jnp.argmin(hw.latency(problem, placements))]
+    return placements[jnp.argmin(hw.latency(problem, placements, schedule))]
 
 
 def placing(given: Any) -> Placing:

@@ -1,7 +1,8 @@
 """The parts of NSGA-III (Deb & Jain 2014): directions, normalisation, association, niching.
 
 Where the paper leaves a choice (degenerate hyperplanes, tolerances) we follow pymoo 0.6.2, so that
-the two agree; its tolerances 1e-3 and 1e-6 are absolute, for costs of the order of 1.
+the two agree; its tolerances 1e-3 and 1e-6 are absolute, for costs of the order of 1: `nemo` divides costs of
+another scale by their units.
 """
 
 from itertools import combinations

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from .algorithm import algorithm
+from .algorithm import algorithm, ranking_units
 from .config import PRESETS, NemoConfig
 from .evaluator import Evaluator
 from .fingerprint import digest_of, fingerprint
@@ -40,6 +40,7 @@ class Found:
     front: Front  # of those within the limits
     bits: np.ndarray  # (K, n) int32, every configuration evaluated, in that order
     costs: np.ndarray  # (K, M) float32
+    evaluations: int  # spent of the budget: those of a table given included, what was known for free not
     history: Mapping[str, np.ndarray]  # see `History`: evaluations, hypervolume, sizes and R2 of the species
     species: tuple[str, ...]  # S, the columns of the history
     policies: Policies  # living policies of the graph species, for another search
@@ -124,6 +125,11 @@ def search(
     prior = prior[np.sort(np.unique(prior, axis=0, return_index=True)[1])]
     if isinstance(warm_start, Sensitivity):
         check_covers(warm_start, task.space)
+    elif warm_start not in (None, task.score.name) and not jax.tree.leaves(task.inputs):
+        raise ValueError(
+            f"this task has no inputs, on which warm_start={warm_start!r} would measure the network: give "
+            "warm_start=None, or bits_task(inputs=...)"
+        )
     k_initial, k_run, k_table = jax.random.split(key, 3)
     table_id = warm_start.table if isinstance(warm_start, Sensitivity) else [ord(c) for c in warm_start or ""]
     identity = {
@@ -135,6 +141,9 @@ def search(
         "warm_rounds": warm_rounds,
         "start": digest_of([prior, table_id, *(policies or {}).values()]),
     }
+    units = ranking_units(task, corner)
+    if (units != 1).any():
+        identity["units"] = units.tolist()
     evaluator = Evaluator(task, block=block, on_evaluated=getattr(on_chunk, "on_evaluated", None))
     files = Files(checkpoint, cache, identity, task, cache_is_free)
     course = Course(task, evaluator, highest, corner, files, on_chunk, time_limit_s)
@@ -181,6 +190,7 @@ def search(
         front=_front(task, evaluated, highest, kept, course.stopped),
         bits=evaluated["bits"],
         costs=evaluated["costs"],
+        evaluations=spent + evaluator.evaluations,
         history=history.table(),
         species=config.species,
         policies=living_policies(state, config),

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from hwmodel import Workload, bit_operations_ratio, model_ratio
 
 from .batches import Inputs, count, fitting, take
+from .chip_costs import ChipCost
 from .custom_error import ErrorOfBits, ErrorOfOutputs
 from .objectives import Disagreement, KLDivergence, Score, TopKError
 from .quantized import QuantizedNetwork, compiled_logits
@@ -290,9 +291,20 @@ def _check_cost(name: str, cost: CostOfBits, space: BitSpace) -> None:
         raise ValueError(f"costs[{name!r}] must give one number, got shape {np.shape(found)}: reduce it")
     for row, value in zip(rows, values, strict=True):
         if not np.isfinite(value):
-            raise ValueError(
-                f"costs[{name!r}] must be finite, got {value} at {row[0]} bits: check the table behind it"
-            )
+            remedy = _of_chip(cost, row) if isinstance(cost, ChipCost) else "check the table behind it"
+            raise ValueError(f"costs[{name!r}] must be finite, got {value} at {row[0]} bits: {remedy}")
+
+
+def _of_chip(cost: ChipCost, row: Int[np.ndarray, " n"]) -> str:
+    """What to do about a configuration that a chip cannot compute or hold."""
+    widths = cost.chip_widths
+    if set(row.tolist()) <= set(widths):
+        return (
+            f"chip {cost.chip.name!r} lists no such pair of bit-widths, or its level "
+            f"{cost.chip.levels[0].name!r} is too small for the network: give a space of other "
+            "bit-widths, or another chip"
+        )
+    return f"chip {cost.chip.name!r} does not compute that: give a space of the chip's widths, {widths}"
 
 
 def worst_error(task: Task) -> float:

@@ -63,8 +63,8 @@ def test_the_main_names_of_the_documentation():
         "Preprocess evaluate compare repmet prototypes Method Tuning through register draw_many "
         "save_episodes load_episodes RepMetConfig init_repmet posterior embedding_loss fit_representatives "
         "kmeans_refresh classify train train_head save_head load_head with_head save_backbone load_backbone "
-        "save_classifier load_classifier retrieval progress detector detect new_classes DeltaEncoder train_delta "
-        "synthesize save_delta load_delta delta_encoder",
+        "save_classifier load_classifier retrieval progress detector detect new_classes DeltaEncoder "
+        "train_delta synthesize save_delta load_delta delta_encoder",
     }
     for package, names in wanted.items():
         assert set(names.split()) <= set(exported(package))

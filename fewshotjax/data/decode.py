@@ -101,7 +101,7 @@ def decode(data: bytes, channels: int = 3) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             count, mode = picture.width * picture.height, picture.mode
             if count <= MAX_PIXELS and mode in MODES:
-                return _upright(picture, "RGB" if channels == 3 else "L")
+                return upright(picture, "RGB" if channels == 3 else "L")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(f"has too many {over}") from None
     except Image.UnidentifiedImageError:
@@ -122,14 +122,15 @@ def _picture(file: File, channels: int) -> Image.Image:
         raise ValueError(f"{file}: {error}") from None
 
 
-def _upright(picture: Image.Image, mode: str) -> Image.Image:
+def upright(picture: Image.Image, mode: str) -> Image.Image:
+    """Turned as its EXIF says, in a mode, "RGB" or "L"; transparency is laid on white."""
     turned = picture.getexif().get(ORIENTATION, 1) != 1
-    upright = ImageOps.exif_transpose(picture) if turned else picture
-    if upright.has_transparency_data:
-        upright = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-    if upright.mode != mode:
+    found = ImageOps.exif_transpose(picture) if turned else picture
+    if found.has_transparency_data:
+        found = found.convert("RGBA")
+        found = Image.alpha_composite(Image.new("RGBA", found.size, "white"), found)
+    if found.mode != mode:
         # Through RGB, because a palette's or CMYK's own grey is another one.
-        upright = upright.convert("RGB").convert(mode)
-    upright.load()
-    return upright
+        found = found.convert("RGB").convert(mode)
+    found.load()
+    return found

@@ -63,22 +63,22 @@ def reconstruction(
     """
     x = delta.scaling(jnp.asarray(features, jnp.float32))
     codes = code_bank(delta.params, delta.config, x, references, chunk=chunk)
-    order = jax.random.permutation(key, len(x))
-    other = jnp.zeros(len(x), jnp.int32).at[order].set(jnp.roll(order, -1).astype(jnp.int32))
-    found = _reconstruction(delta, x, jnp.asarray(references), codes, other, min(chunk, len(x)))
+    found = _reconstruction(key, delta, x, jnp.asarray(references), codes, min(chunk, len(x)))
     return Reconstruction(*(float(np.mean(np.asarray(one), dtype=np.float64)) for one in found))
 
 
 @partial(jax.jit, static_argnums=5)
 def _reconstruction(
+    key: PRNGKeyArray,
     delta: DeltaEncoder,
     x: Float[Array, "N D"],
     references: Int[Array, " N"],
     codes: Float[Array, "N code"],
-    other: Int[Array, " N"],
     chunk: int,
 ) -> tuple[Array, ...]:
     count = len(x)
+    order = jax.random.permutation(key, jnp.arange(count, dtype=jnp.int32))
+    other = jnp.zeros(count, jnp.int32).at[order].set(jnp.roll(order, -1))
     rows = jnp.arange(-(-count // chunk) * chunk).reshape(-1, chunk) % count
 
     def block(own: Int[Array, " chunk"]) -> tuple[Array, ...]:

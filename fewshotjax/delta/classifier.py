@@ -5,6 +5,7 @@ the paper was not at hand). Ridge regression, logistic regression by L-BFGS and 
 beside it. All of them run under jit, take padding, and are vmapped over episodes.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -42,11 +43,12 @@ class ClassifierConfig:
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {self.kind!r}")
         for name in ("epochs", "batch", "iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value}")
         for name in ("learning_rate", "regularization"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
         if not 0 < self.decay <= 1:
             raise ValueError(f"decay must be above 0 and at most 1, got {self.decay}")
         if self.keep_epochs and self.kind != "adam":
@@ -173,7 +175,11 @@ def _adam(
 
 
 def _adam_step(state: Any, gradient: Any, rate: Array) -> Any:
-    """By hand, since the rate is traced and thousands of tiny steps are one fused loop this way."""
+    """By hand, since the rate is traced and thousands of tiny steps are one fused loop this way.
+
+    Departs from the authors' code, whose TensorFlow 1 adds ε to the root before the correction: here it is
+    added to the corrected root, as in Kingma & Ba 2015, Algorithm 1. Theirs counts for more in early steps.
+    """
     weights, first, second, number = state
     number = number + 1.0
     first = jax.tree.map(lambda m, g: _BETA1 * m + (1 - _BETA1) * g, first, gradient)
@@ -221,11 +227,15 @@ def _ridge(
     def sums(x: Array, wanted: Array) -> tuple[Array, ...]:
         return x.T @ x, wanted @ x, jnp.sum(wanted, axis=1)
 
-    square, cross, sum_y = _summed(rows, y, mask, ways, sums)
+    # Of differences to about the mean: of features far from zero the sums of squares would cancel in float32.
+    first = jnp.arange(min(BLOCK, len(y)))
+    here = jnp.ones(len(first)) if mask is None else mask[: len(first)].astype(jnp.float32)
+    origin = here @ rows(first) / jnp.maximum(jnp.sum(here), 1.0)
+    square, cross, sum_y = _summed(lambda index: rows(index) - origin[None], y, mask, ways, sums)
     sum_x, total = jnp.sum(cross, axis=0), jnp.maximum(jnp.sum(sum_y), 1.0)
     kernel = square - jnp.outer(sum_x, sum_x) / total + config.regularization * jnp.eye(width)
     W = jax.scipy.linalg.solve(kernel, (cross - jnp.outer(sum_y, sum_x) / total).T, assume_a="pos").T
-    return LinearFit(W, (sum_y - W @ sum_x) / total, _no_trace(ways, width))
+    return LinearFit(W, (sum_y - W @ sum_x) / total - W @ origin, _no_trace(ways, width))
 
 
 def _means(
@@ -237,11 +247,13 @@ def _means(
     config: ClassifierConfig,
     ways: int,
 ) -> LinearFit:
-    """-‖x - c‖² as a linear function of x, up to what all classes share."""
+    """-‖x - c‖² as a linear function of x, up to what all classes share; -inf of a class without example."""
     cross, counts = _summed(rows, y, mask, ways, lambda x, wanted: (wanted @ x, jnp.sum(wanted, axis=1)))
-    centres = cross / counts[:, None]
-    away = centres - jnp.mean(centres, axis=0)[None]  # what all centres share drowns no difference
-    b = -jnp.sum(away * (centres + jnp.mean(centres, axis=0)[None]), axis=1)
+    here = counts > 0
+    centres = cross / jnp.maximum(counts, 1.0)[:, None]
+    mean = jnp.sum(centres, axis=0) / jnp.maximum(jnp.sum(here), 1).astype(jnp.float32)
+    away = jnp.where(here[:, None], centres - mean[None], 0.0)  # what all centres share drowns no difference
+    b = jnp.where(here, -jnp.sum(away * (centres + mean[None]), axis=1), -jnp.inf)
     return LinearFit(2 * away, b, _no_trace(ways, width))
 
 

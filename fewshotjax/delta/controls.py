@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .encoder import BLOCK
 from .scaling import Scaling
-from .synthesis import checked_seeds, draw_rows, warn_of_replacement, with_seeds
+from .synthesis import checked_seeds, draw_rows, keys_of, warn_of_replacement, with_seeds
 
 
 @struct.dataclass
@@ -110,20 +110,26 @@ def generate_offsets(
     key: PRNGKeyArray, offsets: Offsets, seeds: Float[Array, "S D"], count: int
 ) -> Float[Array, "S count D"]:
     """`synthesize_offsets` as a pure function: seeds are scaled, and not included."""
-    return seeds[:, None] + offsets.bank[draw_rows(_keys(key, len(seeds)), len(offsets.bank), count)]
+    return seeds[:, None] + offsets.bank[draw_offsets(key, offsets, len(seeds), count)]
 
 
 def generate_noise(
     key: PRNGKeyArray, noise: Noise, seeds: Float[Array, "S D"], count: int
 ) -> Float[Array, "S count D"]:
     """`synthesize_noise` as a pure function: seeds are scaled, and not included."""
-    shape = count, seeds.shape[1]
-    drawn = jax.vmap(lambda k: jax.random.normal(k, shape, seeds.dtype))(_keys(key, len(seeds)))
-    return seeds[:, None] + drawn @ noise.root
+    drawn = draw_noise(key, noise, jnp.arange(len(seeds) * count))
+    return seeds[:, None] + drawn.reshape(len(seeds), count, -1)
 
 
-def _keys(key: PRNGKeyArray, seeds: int) -> Array:
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(seeds))
+def draw_offsets(key: PRNGKeyArray, offsets: Offsets, seeds: int, count: int) -> Int[Array, "seeds count"]:
+    """Rows of the bank: distinct ones of each seed, as long as there are enough."""
+    return draw_rows(keys_of(key, jnp.arange(seeds)), len(offsets.bank), count)
+
+
+def draw_noise(key: PRNGKeyArray, noise: Noise, numbers: Int[Array, " B"]) -> Float[Array, "B D"]:
+    """Of each number its own, whichever others are made with it."""
+    width = len(noise.root)
+    return jax.vmap(lambda k: jax.random.normal(k, (width,)))(keys_of(key, numbers)) @ noise.root
 
 
 @partial(jax.jit, static_argnums=(3, 4))

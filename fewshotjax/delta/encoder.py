@@ -46,6 +46,9 @@ def code_bank(
 ) -> Float[Array, "N code"]:
     """z = E(x, reference of x) of each sample, dropout off; features scaled as in training.
 
+    Departs from the authors' code, which pairs samples anew for each seed and encodes what it draws: a bank
+    is encoded once, so that a sample has one reference in all synthesis.
+
     Args:
         chunk: rows at once; bounds the memory, not the result.
 

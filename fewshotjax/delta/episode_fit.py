@@ -34,8 +34,8 @@ class EpisodeFit:
     memory: Memory = "blocks"
 
     def __post_init__(self):
-        if self.samples < 0:
-            raise ValueError(f"samples must not be negative, got {self.samples}")
+        if not isinstance(self.samples, int) or self.samples < 0:
+            raise ValueError(f"samples must be a whole number that is not negative, got {self.samples}")
         if not self.samples and not self.include_seeds:
             raise ValueError("samples is 0 and include_seeds False: there is nothing to learn from")
         if self.memory not in get_args(Memory):
@@ -76,9 +76,29 @@ def fit_episode(
 ) -> LinearFit:
     """The classifier of an episode; its first weights do not depend on the samples' key.
 
+    Labels that are traced are of S / ways seeds a class at most, the rest padding, as an episode has them;
+    see `seeds_of`. If one of their classes has no seed, there is nothing to synthesize from, and all weights
+    are NaN, which `evaluate` counts as a failed episode.
+
     Raises:
-        ValueError: fewer samples than seeds of a class, or more than memory should hold.
+        ValueError: fewer samples than seeds of a class, more than memory should hold, or, of labels that are
+            known, a class without a seed.
     """
+    fit = _fitted(key, sampler, options, support, labels, ways)
+    if isinstance(labels, np.ndarray) or not options.samples:
+        return fit
+    whole = (jnp.bincount(labels, length=ways) > 0).all()
+    return jax.tree.map(lambda leaf: jnp.where(whole, leaf, jnp.nan), fit)
+
+
+def _fitted(
+    key: PRNGKeyArray,
+    sampler: Any,
+    options: EpisodeFit,
+    support: Float[Array, "S D"],
+    labels: Labels,
+    ways: int,
+) -> LinearFit:
     k_samples, k_fit = jax.random.split(key)
     x = sampler.scale(support)
     real, here = jnp.asarray(labels, jnp.int32), options.classifier
@@ -126,7 +146,11 @@ def synthesized(
 
 
 def seeds_of(labels: Labels, ways: int) -> Int[Array | np.ndarray, "ways per"]:
-    """Rows of each class's seeds, repeated in turn where a class has fewer than the others."""
+    """Rows of each class's seeds, repeated in turn where a class has fewer than the others.
+
+    Traced labels say nothing about how many a class has: `per` is S / ways, rounded up, the shots of an
+    episode. Seeds of a class beyond these are left out, and rows of a class without any mean nothing.
+    """
     if isinstance(labels, np.ndarray):
         own = [np.flatnonzero(labels == c) for c in range(ways)]
         if not all(map(len, own)):

@@ -5,7 +5,7 @@ samples of the others. It is tested on other examples of both; a classifier that
 harmonic mean. Without samples the few seeds are drowned by the seen classes: that is the baseline.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ..files import digest_of
 from ..results import Mean, mean_of
 from .classifier import ClassifierConfig, fit_linear, scores
 from .episode_fit import LIMIT_BYTES, EpisodeFit, synthesized
+from .rows import row_hashes
 from .samplers import delta_sampler
 
 SCHEMA = "frugaljax.fewshot.generalised/1"
@@ -100,7 +102,7 @@ def generalised(
         key: decides the seeds, what is synthesized and the order of training.
         delta: a `DeltaEncoder`, or any sampler of `fewshotjax.delta.samplers`, for the controls.
         seen: features (M, D) and labels (M,) to learn the seen classes from.
-        seen_queries: others of the same classes.
+        seen_queries: others of the same classes; none may be a copy of one of `seen`.
         unseen: of other classes; each draw takes `shots` of each as seeds, the rest are queries.
         samples: synthesized of each unseen class, shared by its seeds; 0: the baseline.
         codes: as of `delta_encoder`.
@@ -108,14 +110,15 @@ def generalised(
         names: of the seen classes and then of the unseen, each in the order of their labels.
 
     Raises:
-        ValueError: classes in both, queries of a class that is not seen, an unseen class without a query
-            left, NaN, more than 2 GiB of examples.
+        ValueError: classes in both, queries that `seen` has or of a class that it lacks, an unseen class
+            without a query left, NaN, more than 2 GiB of examples.
     """
     sampler = delta_sampler(delta, codes) if hasattr(delta, "params") else delta
     fit = EpisodeFit(samples, classifier=classifier or ClassifierConfig())
     (x, y), (x_test, y_test), (x_new, y_new) = map(_checked, (seen, seen_queries, unseen))
     old, new = np.unique(y), np.unique(y_new)
     _check(old, new, y_test, y_new, shots, draws)
+    _check_apart(x, x_test)
     ways, count = len(old) + len(new), len(new) * shots
     if 4 * x.shape[1] * (len(x) + len(new) * (samples + shots)) > LIMIT_BYTES:
         raise ValueError(
@@ -138,8 +141,18 @@ def generalised(
         true = np.concatenate([y_test, of_new[rest]])
         right = np.bincount(true, np.asarray(guessed) == true, ways) / np.bincount(true, minlength=ways)
         found.append(right)
-    told = {"shots": shots, "draws": draws, "samples": samples, "codes": codes, "seeds": count}
-    told |= {"seen_examples": len(x), "key": np.asarray(jax.random.key_data(key)).tolist()}
+    told = {
+        "shots": shots,
+        "draws": draws,
+        "samples": samples,
+        "seeds": count,
+        "seen_examples": len(x),
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "classifier": asdict(fit.classifier),
+        "sampler": type(sampler).__name__,
+        "codes": getattr(sampler, "codes", None),
+        "digest": digest_of(jax.tree.leaves(jax.device_get(sampler))),  # of the sampler's arrays
+    }
     default = (*(f"seen {c}" for c in old), *(f"unseen {c}" for c in new))
     return GeneralisedResult(np.stack(found), tuple(names or default), len(old), told)
 
@@ -182,6 +195,15 @@ def _checked(part: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarra
         row = int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0])
         raise ValueError(f"features of example {row} are not finite: leave it out")
     return x, y
+
+
+def _check_apart(seen: np.ndarray, queries: np.ndarray) -> None:
+    known = np.isin(row_hashes(queries), row_hashes(seen))
+    if known.any():
+        raise ValueError(
+            f"{known.sum()} of {len(known)} seen_queries are in seen, row {int(known.argmax())} the first: "
+            "test on examples that the classifier did not learn"
+        )
 
 
 def _check(

@@ -6,11 +6,13 @@
 In the decoder's first layer W [y; z] = W_y y + W_z z: what depends on y is computed once for all codes.
 """
 
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .config import DeltaConfig
@@ -24,11 +26,8 @@ def init_delta(key: PRNGKeyArray, config: DeltaConfig, width: int) -> dict[str, 
     if width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
     hidden = (config.hidden,) * config.layers
-    k_encoder, k_decoder = jax.random.split(key)
-    return {
-        "encoder": _init(k_encoder, (2 * width, *hidden, config.code), config.init_std),
-        "decoder": _init(k_decoder, (width + config.code, *hidden, width), config.init_std),
-    }
+    encoder, decoder = (2 * width, *hidden, config.code), (width + config.code, *hidden, width)
+    return _drawn(key, encoder, decoder, jnp.asarray(config.init_std, jnp.float32))
 
 
 def encode(
@@ -69,12 +68,21 @@ def decode_from(
     return _rest(params["decoder"], config, parts + z @ kernel[kernel.shape[0] - z.shape[1] :], None)
 
 
-def _init(key: PRNGKeyArray, widths: tuple[int, ...], std: float) -> dict[str, Any]:
-    layers = {}
-    for i, (inputs, outputs) in enumerate(pairwise(widths)):
-        kernel = std * jax.random.normal(jax.random.fold_in(key, i), (inputs, outputs), jnp.float32)
-        layers[f"layer_{i}"] = {"kernel": kernel, "bias": jnp.zeros(outputs, jnp.float32)}
-    return layers
+@partial(jax.jit, static_argnums=(1, 2))
+def _drawn(
+    key: PRNGKeyArray, encoder: tuple[int, ...], decoder: tuple[int, ...], std: Float[Array, ""]
+) -> dict[str, Any]:
+    """All kernels in one draw: to compile one for each takes longer."""
+    shapes = {"encoder": tuple(pairwise(encoder)), "decoder": tuple(pairwise(decoder))}
+    sizes = [inputs * outputs for layers in shapes.values() for inputs, outputs in layers]
+    every = iter(jnp.split(std * jax.random.normal(key, (sum(sizes),), jnp.float32), np.cumsum(sizes)[:-1]))
+    return {
+        name: {
+            f"layer_{i}": {"kernel": next(every).reshape(shape), "bias": jnp.zeros(shape[1], jnp.float32)}
+            for i, shape in enumerate(layers)
+        }
+        for name, layers in shapes.items()
+    }
 
 
 def _dense(layer: Any, inputs: Float[Array, "B I"]) -> Float[Array, "B O"]:

@@ -19,16 +19,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..episode_task import EpisodeTask, episode_task
 from ..episodes import FIT, Episode
 from ..files import digest_of, write_bytes
-from .classifier import ClassifierConfig
 from .encoder import DeltaEncoder
 from .episode_fit import EpisodeFit, fit_episode
 from .methods import epoch_scores
 from .protocol_result import ProtocolResult
+from .rows import row_hashes
 from .samplers import delta_sampler
 
 SCHEMA = "frugaljax.fewshot.delta_choice/1"
@@ -53,8 +53,8 @@ class Choice:
     """What validation chose, as its file holds it."""
 
     name: str
-    digest: str  # of the chosen Delta-encoder's weights and bank
-    data: str  # digest of the validation features and labels
+    digest: str  # of the chosen Delta-encoder: its weights, bank and settings
+    rows: str  # hashes of the validation examples, sorted, in hexadecimal
     accuracies: dict[str, float]  # of every candidate, on validation episodes
     settings: dict[str, Any]
 
@@ -90,15 +90,17 @@ def choose_on_validation(
         raise ValueError("candidates is empty: give {name: DeltaEncoder}")
     if Path(file).exists():
         raise ValueError(f"{file} exists: a choice is made once; remove the file to make it anew")
-    fit = dataclasses.replace(fit or EpisodeFit(), classifier=_last(fit))
+    fit = fit or EpisodeFit()
+    fit = dataclasses.replace(fit, classifier=dataclasses.replace(fit.classifier, keep_epochs=False))
     task = episode_task(key, features, labels, **options)
     means = {
         name: float(accuracies_by_epoch(task, delta_sampler(delta, codes), fit, chunk=chunk).mean())
         for name, delta in candidates.items()
     }
     best = max(means, key=means.__getitem__)
-    settings = {**task.settings, "fit": dataclasses.asdict(fit), "codes": codes}
-    found = Choice(best, _digest(candidates[best]), digest_of([features, labels]), means, settings)
+    settings = {**task.settings, "fit": _settings(fit), "codes": codes}
+    rows = " ".join(f"{row:016x}" for row in np.sort(row_hashes(features)).tolist())
+    found = Choice(best, _digest(candidates[best]), rows, means, settings)
     told = {"schema": SCHEMA, **dataclasses.asdict(found)}
     write_bytes(file, (json.dumps(told, indent=2) + "\n").encode())
     return found
@@ -115,6 +117,8 @@ def load_choice(file: str | os.PathLike[str]) -> Choice:
         told = json.loads(Path(file).read_text())
         known = told.pop("schema") == SCHEMA
         choice = Choice(**told) if known else None
+        if choice is not None:  # what `protocols` asks of it
+            _ = _rows(choice), choice.settings["fit"], choice.settings["codes"]
     except FileNotFoundError:
         raise ValueError(f"{file}: there is no such choice: {again}") from None
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -146,16 +150,18 @@ def protocols(
         features, labels: of test classes.
         choice: file of `choose_on_validation`.
         authors: which maxima; None: both.
-        fit: samples, classifier (adam) and memory; None: the authors'.
-        codes, chunk, options: as of `choose_on_validation`.
+        fit: samples, classifier (adam) and memory, as of the choice but for `keep_epochs`; None: the
+            authors'.
+        codes: as of the choice.
+        chunk, options: as of `choose_on_validation`.
 
     Raises:
-        ValueError: no such file, one of other candidates or of these very examples, a classifier without
-            epochs, or as `evaluate`.
+        ValueError: no such file, one of other candidates, of another `fit` or `codes`, or with any of these
+            examples, whatever their labels and order; a classifier without epochs, or as `evaluate`.
     """
     found, authors = load_choice(choice), authors or Authors()
     fit = fit or EpisodeFit()
-    _check(found, candidates, features, labels, fit)
+    _check(found, candidates, features, fit, codes)
     kept = dataclasses.replace(
         fit, classifier=dataclasses.replace(fit.classifier, keep_epochs=authors.max_classifier_epoch)
     )
@@ -198,14 +204,25 @@ def accuracies_by_epoch(
     total = len(task.episodes.classes)
     rows = np.minimum(np.arange(chunk * math.ceil(total / chunk)), total - 1)  # the last repeats
     part = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], task.episodes)
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(task.key, i), FIT))(rows)
     equal = task.config.shot_range[0] == task.config.most
-    return np.asarray(_accuracies(keys, part, jnp.asarray(task.features), sampler, fit, equal, chunk))[:total]
+    return np.asarray(
+        _accuracies(
+            task.key,
+            jnp.asarray(rows, jnp.int32),
+            part,
+            jnp.asarray(task.features),
+            sampler,
+            fit,
+            equal,
+            chunk,
+        )
+    )[:total]
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6))
+@partial(jax.jit, static_argnums=(5, 6, 7))
 def _accuracies(
-    keys: Key[Array, " E"],
+    key: PRNGKeyArray,
+    rows: Int[Array, " E"],
     episodes: Episode,
     pool: Array,
     sampler: Any,
@@ -217,38 +234,56 @@ def _accuracies(
     known = np.repeat(np.arange(ways, dtype=np.int32), shots)
     every = epoch_scores(sampler)
 
-    def one(item: tuple[PRNGKeyArray, Episode]) -> Array:
-        key, episode = item
+    def one(item: tuple[Array, Episode]) -> Array:
+        row, episode = item
+        k_fit = jax.random.fold_in(jax.random.fold_in(key, row), FIT)
         labels = known if equal_shots else jnp.where(episode.shown.reshape(-1), known, ways)
         support, query = pool[episode.support.reshape(-1)], pool[episode.query.reshape(-1)]
-        scores = every(fit_episode(key, sampler, fit, support, labels, ways), query)
+        scores = every(fit_episode(k_fit, sampler, fit, support, labels, ways), query)
         true = np.repeat(np.arange(ways), episode.query.shape[1])
         right = (jnp.argmax(scores, axis=2) == true[None]) & ~jnp.isnan(scores).any(axis=2)
         return jnp.mean(right.astype(jnp.float32), axis=1)
 
-    return jax.lax.map(one, (keys, episodes), batch_size=chunk)
-
-
-def _last(fit: EpisodeFit | None) -> ClassifierConfig:
-    return dataclasses.replace((fit or EpisodeFit()).classifier, keep_epochs=False)
+    return jax.lax.map(one, (rows, episodes), batch_size=chunk)
 
 
 def _digest(delta: DeltaEncoder) -> str:
-    return digest_of(jax.tree.leaves(jax.device_get(delta)))
+    told = [dataclasses.asdict(delta.config), delta.width, delta.scaling.kind]
+    settings = np.frombuffer(json.dumps(told, sort_keys=True).encode(), np.uint8)
+    return digest_of([*jax.tree.leaves(jax.device_get(delta)), settings])
+
+
+def _rows(found: Choice) -> np.ndarray:
+    return np.array([int(row, 16) for row in found.rows.split()], np.uint64)
+
+
+def _settings(fit: EpisodeFit) -> dict[str, Any]:
+    """Of a fit, but for what changes no figure of the honest protocol."""
+    told = dataclasses.asdict(fit)
+    return {**told, "classifier": {**told["classifier"], "keep_epochs": False}}
 
 
 def _check(
     found: Choice,
     candidates: Mapping[str, DeltaEncoder],
     features: np.ndarray,
-    labels: np.ndarray,
     fit: EpisodeFit,
+    codes: str,
 ) -> None:
     if found.name not in candidates:
         raise ValueError(f"candidates lack {found.name!r}, which validation chose: give the same ones")
     if _digest(candidates[found.name]) != found.digest:
-        raise ValueError(f"candidate {found.name!r} is not the one that validation chose: its weights differ")
-    if digest_of([features, labels]) == found.data:
-        raise ValueError("features are those of the validation: test on classes that chose nothing")
+        raise ValueError(f"candidate {found.name!r} is not the one that validation chose: they differ")
+    known = np.isin(row_hashes(features), _rows(found))
+    if known.any():
+        raise ValueError(
+            f"features are in part those of the validation, {known.sum()} of {len(known)} rows, row "
+            f"{int(known.argmax())} the first: test on classes that chose nothing"
+        )
     if fit.classifier.kind != "adam":
         raise ValueError(f"the protocols are of the epochs of adam, got kind={fit.classifier.kind!r}")
+    for name, now in (("fit", _settings(fit)), ("codes", codes)):
+        if found.settings[name] != now:
+            raise ValueError(
+                f"{name}: validation chose with {found.settings[name]}, this test has {now}: give the same"
+            )

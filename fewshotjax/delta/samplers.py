@@ -6,16 +6,16 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .controls import Noise, Offsets
+from .controls import Noise, Offsets, draw_noise, draw_offsets
 from .encoder import BLOCK, DeltaEncoder, code_bank
 from .model import seed_part
 from .scaling import Scaling
-from .synthesis import CODES, draw_codes, draw_rows, synthesize_rows, warn_of_replacement
+from .synthesis import CODES, draw_codes, synthesize_rows, warn_of_replacement
 
 
 @struct.dataclass
 class DeltaSampler:
-    """x̂ = D(s, z); tickets are codes."""
+    """x̂ = D(s, z); tickets are codes. Drawing with replacement is said while tracing: once a program."""
 
     delta: DeltaEncoder
     codes: str = struct.field(pytree_node=False, default="pairs")
@@ -54,8 +54,7 @@ class OffsetSampler:
 
     def draw(self, key: PRNGKeyArray, seeds: int, each: int) -> Int[Array, "seeds each"]:
         warn_of_replacement(each, len(self.offsets.bank))
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(seeds))
-        return draw_rows(keys, len(self.offsets.bank), each)
+        return draw_offsets(key, self.offsets, seeds, each)
 
     def make(
         self, key: PRNGKeyArray, parts: Float[Array, "#B D"], tickets: Int[Array, " B"]
@@ -84,9 +83,7 @@ class NoiseSampler:
     def make(
         self, key: PRNGKeyArray, parts: Float[Array, "#B D"], tickets: Int[Array, " B"]
     ) -> Float[Array, "B D"]:
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(tickets)
-        width = len(self.noise.root)
-        return parts + jax.vmap(lambda k: jax.random.normal(k, (width,)))(keys) @ self.noise.root
+        return parts + draw_noise(key, self.noise, tickets)
 
     def row_bytes(self) -> int:
         return 8 * len(self.noise.root)

@@ -30,7 +30,7 @@ class DeltaState:
 def begin(params: Any, config: DeltaTrainConfig) -> DeltaState:
     """The state before the first step."""
     rate, least, loss = (jnp.asarray(v, jnp.float32) for v in (config.learning_rate, jnp.inf, 0.0))
-    return DeltaState(params, _ADAM.init(params), jnp.asarray(0, jnp.int32), rate, least, loss)
+    return DeltaState(params, jax.jit(_ADAM.init)(params), jnp.asarray(0, jnp.int32), rate, least, loss)
 
 
 def pairs_loss(

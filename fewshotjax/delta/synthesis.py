@@ -131,7 +131,7 @@ def draw_codes(
 
     "pairs": distinct rows of the bank, uniformly; with replacement where `count` is above M.
     """
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(seeds))
+    keys = keys_of(key, jnp.arange(seeds))
     if codes == "pairs":
         return bank[draw_rows(keys, len(bank), count)]
     noise = jax.vmap(lambda k: jax.random.normal(k, (count, bank.shape[1]), bank.dtype))(keys)
@@ -143,6 +143,11 @@ def draw_codes(
     # Any root of the covariance does: that of the centred bank's QR decomposition squares no rounding.
     root = jnp.linalg.qr((bank - mean) / jnp.sqrt(jnp.asarray(max(1, len(bank) - 1), bank.dtype)), mode="r")
     return mean[None] + noise[:, :, : root.shape[0]] @ root
+
+
+def keys_of(key: PRNGKeyArray, numbers: Int[Array, " n"]) -> Array:
+    """(n,) keys: one of each number, of a seed or a sample, whichever others there are."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
 
 
 def draw_rows(keys: Array, most: int, count: int) -> Array:

@@ -34,16 +34,11 @@ class DetectorConfig:
     # Regions
     roi: Literal["align", "deformable"] = "align"  # ours; authors "deformable"
     roi_size: int = 7  # bins along each side; authors
-    canonical: float = (
-        64.0  # pixels of the side of a box on level 2; ours, 224 in Lin et al. 2017 and authors
-    )
-    hidden: tuple[int, ...] = (
-        256,
-        256,
-    )  # dense layers with ReLU on what is pooled; ours, authors 1,024 twice
-    head: RepMetConfig = (
-        _HEAD  # on these; without `embedding` they are the embedding; modes and posterior: authors
-    )
+    # Pixels of the side of a box on level 2; ours, 224 in Lin et al. 2017 and authors.
+    canonical: float = 64.0
+    hidden: tuple[int, ...] = (256, 256)  # dense layers, ReLU, on what is pooled; ours, authors 1,024 twice
+    # On these; without `embedding` they are the embedding. Modes and posterior: authors.
+    head: RepMetConfig = _HEAD
     box_stds: Stds = AUTHORS_STDS  # that the box head's codes are divided by; authors
     # Detection
     nms: float = 0.3  # IoU, of the boxes of one class; authors
@@ -58,9 +53,7 @@ class DetectorConfig:
     # in small images. Ren et al. 2015 have 0.
     rpn_border: float | None = None
     region_foreground: float = 0.5  # IoU from which on a region has a class; authors
-    hardest: int | None = (
-        64  # regions of an image that count, by their loss; ours, authors 512; None: all count
-    )
+    hardest: int | None = 64  # regions of an image that count, by their loss; ours, authors 512; None: all
     rpn_weight: float = 1.0  # of the objectness loss; authors
     rpn_box_weight: float = 1.0  # of the anchors' box loss; authors
     rpn_sharpness: float = 3.0  # σ of its smooth L1 loss, quadratic below 1 / σ²; authors
@@ -98,8 +91,11 @@ class DetectorConfig:
                 f"rpn_background must be 0 to rpn_foreground ({self.rpn_foreground}), "
                 f"got {self.rpn_background}"
             )
-        for name in ("canonical", "rpn_sharpness", "box_sharpness", *(f"box_stds[{i}]" for i in range(4))):
-            value = self.box_stds[int(name[9])] if name.startswith("box_stds") else getattr(self, name)
+        if not isinstance(self.box_stds, tuple) or len(self.box_stds) != 4:
+            raise ValueError(f"box_stds must be a tuple of 4 numbers, of x, y, w, h, got {self.box_stds}")
+        above = {name: getattr(self, name) for name in ("canonical", "rpn_sharpness", "box_sharpness")}
+        above |= {f"box_stds[{i}]": std for i, std in enumerate(self.box_stds)}
+        for name, value in above.items():
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be above 0, got {value}")
         for name in ("least_side", "rpn_weight", "rpn_box_weight", "class_weight", "box_weight"):

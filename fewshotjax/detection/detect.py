@@ -12,17 +12,17 @@ import numpy as np
 from ..classifier_fingerprint import image_digests
 from .detector import Detector
 from .detector_files import load_detector
-from .finder import Seen
+from .finder import TOGETHER, Seen
 from .found_objects import FoundObjects
 from .metrics.records import Detections
 from .new_classes import NewClasses
 from .photos import Fit, Photos, fit_photos, photos as as_photos
 from .pyramid_plugins import plugin_pyramid
 from .regions import RegionsChunk
+from .sliding import WindowConfig
 from .user_support import NAMED
-from .windows import WindowConfig, Windows
+from .windows import Windows
 
-TOGETHER = 16  # photographs that are in memory at once
 PLUGIN = "efficientnet_lite0"  # of windows
 
 
@@ -145,7 +145,7 @@ def _gathered(
     for row, seen, scale in parts:
         one = seen.found
         keep = one.valid & (one.scores >= least)
-        if np.isnan(one.scores[one.valid]).any():
+        if seen.failed:
             raise ValueError(f"{photos.files[row]}: scores are NaN: use another method or detector")
         limit = np.array([*sizes[row, ::-1], *sizes[row, ::-1]], np.float64)
         boxes = np.minimum(one.boxes[keep].astype(np.float64) / np.concatenate([scale, scale]), limit)

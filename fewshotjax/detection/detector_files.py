@@ -113,11 +113,12 @@ def _config(told: Mapping[str, Any]) -> DetectorConfig:
 
 
 def _pyramid(told: Mapping[str, Any]) -> Pyramid:
-    options = dict(told["options"])
-    if "plugin" in options:
-        return plugin_pyramid(options["plugin"], frozen=bool(told["frozen"]))
+    options, frozen = dict(told["options"]), bool(told["frozen"])
     fields: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in told["preprocess"].items()}
-    return replace(rebuilt(told["name"], options, Preprocess(**fields)), frozen=bool(told["frozen"]))
+    preprocess = Preprocess(**fields)  # not the plugin's own: it has the size that was trained on
+    if "plugin" in options:
+        return replace(plugin_pyramid(options["plugin"], frozen=frozen), preprocess=preprocess)
+    return replace(rebuilt(told["name"], options, preprocess), frozen=frozen)
 
 
 def _checked(

@@ -21,6 +21,10 @@ from .data.episode_files import DetectionEpisode
 from .metrics.overlap import paired_iou
 from .support import class_rows
 
+# Folded into an episode's key it is the key of a method's `fit`. It must be above every number of keys that
+# the episode's is split in, as key i of a split is the one that i is folded into.
+FIT = 1_000
+_SPLITS = 4  # keys that `draw_detection_episodes` splits an episode's in
 _SAME = 0.9  # IoU of a listed support box with the true box that it is
 
 
@@ -43,6 +47,11 @@ class DetectionEpisodes:
     def take(self, rows: Any) -> "DetectionEpisodes":
         """The episodes of `rows`: indices, a mask or a slice."""
         return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
+
+    def shared(self) -> int:
+        """How many queries are support of their own episode, too: none of drawn ones."""
+        support = np.where(self.shown, self.support, -1).reshape(len(self), 1, -1)
+        return int(((self.queries[..., None] == support).any(axis=2) & self.asked).sum())
 
     def same(self, other: "DetectionEpisodes") -> bool:
         """Whether these are the very same episodes."""
@@ -154,7 +163,8 @@ def _draw(key: PRNGKeyArray, table: _Table, ways: int, shots: int, queries: int,
         return photographs[chosen.indices]
 
     def one(number: Array) -> _Drawn:
-        k_class, k_support, k_box, k_query = jax.random.split(jax.random.fold_in(key, number), 4)
+        own = jax.random.fold_in(key, number)
+        k_class, k_support, k_box, k_query = jax.random.split(own, _SPLITS)
         classes = jnp.argsort(jax.random.uniform(k_class, (count,)))[:ways].astype(jnp.int32)
 
         def support(used: Array, item: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -165,8 +175,8 @@ def _draw(key: PRNGKeyArray, table: _Table, ways: int, shots: int, queries: int,
             support, jnp.zeros(total, bool), (jax.random.split(k_support, ways), classes)
         )
         asked = jax.vmap(lambda k, row: pick(k, row, used, queries))(jax.random.split(k_query, ways), classes)
-        own = table.boxes[chosen, :, classes[:, None]]  # (W, S, G)
-        slots = jnp.argmax(jnp.where(own, jax.random.uniform(k_box, own.shape), -1.0), axis=2)
+        shows = table.boxes[chosen, :, classes[:, None]]  # (W, S, G)
+        slots = jnp.argmax(jnp.where(shows, jax.random.uniform(k_box, shows.shape), -1.0), axis=2)
         return _Drawn(classes, chosen, slots.astype(jnp.int32), asked)
 
     return jax.lax.map(one, jnp.arange(episodes), batch_size=64)

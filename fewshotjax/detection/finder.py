@@ -13,17 +13,18 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from ..distances import squared_distances
 from ..files import digest_of
-from ..repmet import embed
+from ..repmet import RepMetConfig, embed
 from .boxes import clip, usable
 from .data.boxed import BoxedImages
 from .detector import Detector, Net
 from .methods.method import DetectionMethod
-from .regions import Regions, box_features, find_regions
+from .regions import Regions, box_features, chunk_of, find_regions
 from .score import Found, region_scores, scoring_of, suppress
-from .support import SupportBoxes, SupportConfig, class_rows, support_features
+from .support import Support, SupportBoxes, SupportConfig, class_rows, support_features
 
 LEAST = 1.0  # pixels of a detection's sides at working size, inside its photograph
 FAR = 1 << 20  # pixels
+TOGETHER = 16  # photographs that are in memory at once
 OnChunk = Callable[[Any], Any]
 
 
@@ -33,6 +34,7 @@ class Seen(NamedTuple):
     found: Found  # (K, ...)
     nearest: Int[Array, " K"]  # which support box is the nearest to each
     distance: Float[Array, " K"]  # from it, between embeddings of unit length: 0-2
+    failed: Bool[Array, ""]  # probabilities are NaN, which is never a detection
 
 
 class Examples(NamedTuple):
@@ -96,7 +98,11 @@ def examples_of(
 
 
 class RegionFinder:
-    """A trained detector with a method of few-shot detection."""
+    """A trained detector with a method of few-shot detection.
+
+    Raises:
+        ValueError: a method that tunes the whole network, or one of the classes trained on alone.
+    """
 
     kind = "detector"
 
@@ -105,12 +111,17 @@ class RegionFinder:
             raise ValueError(
                 "tuning the whole network is for evaluate_detection: DetectionTuning(what='head') here"
             )
+        if method.trained:
+            raise ValueError(
+                "method knows the classes trained on alone, and no new ones: leave it out; with "
+                "SupportConfig(keep_base=True) those trained on are found beside the new ones"
+            )
         self.detector, self.method, self.support = detector, method, support
         self.net, self.params = detector.net, detector.params
         self.more = detector.classes if support.keep_base else ()
 
     def look(self, images: UInt8[np.ndarray, "N P P 3"], on_chunk: OnChunk | None = None) -> Regions:
-        return find_regions(self.detector, images, on_chunk=on_chunk)
+        return find_regions(self.detector, images, chunk=self._chunk(images), on_chunk=on_chunk)
 
     def features(
         self,
@@ -118,21 +129,28 @@ class RegionFinder:
         boxes: Float[np.ndarray, "N G 4"],
         shown: Bool[np.ndarray, "N G"],
     ) -> Float[np.ndarray, "N G F"]:
-        return box_features(self.detector, images, boxes, shown)
+        return box_features(self.detector, images, boxes, shown, chunk=self._chunk(images))
+
+    def _chunk(self, images: UInt8[np.ndarray, "N P P 3"]) -> int:
+        """Of the size of images alone, so that one program serves any number of photographs."""
+        return min(TOGETHER, chunk_of(images.shape[1], images.shape[2]))
 
     def learn(self, key: PRNGKeyArray, shown: Examples, keep: Bool[np.ndarray, " S"], ways: int) -> Any:
         return _fitted(self.method.fit, key, self.params, self.given(shown, keep, ways), ways)
 
     def anchors(self, model: Any, shown: Examples) -> tuple[np.ndarray, np.ndarray]:
-        ways = int(shown.labels.max()) + 1
-        rows, _ = class_rows(shown.labels, ways)
-        given = self.given(shown, np.ones(len(shown.labels), bool), ways)
-        taken = support_features(given, ways, self.support)
-        owner = rows.reshape(-1)
-        every = np.concatenate([owner, np.repeat(owner, self.support.regions)])
+        taken, owner = self.taken(shown)
         mask = np.asarray(taken.mask)
-        e = np.asarray(embed(self._own(model)["repmet"], self.net.config.head, taken.features))
-        return e[mask], every[mask].astype(np.int32)
+        e = np.asarray(_embedded(self._own(model)["repmet"], self.net.config.head, taken.features))
+        return e[mask], owner[mask]
+
+    def taken(self, shown: Examples) -> tuple[Support, Int[np.ndarray, " E"]]:
+        """All E examples, boxes and then regions on them, and the support box of each."""
+        ways = int(shown.labels.max()) + 1
+        owner = class_rows(shown.labels, ways)[0].reshape(-1)
+        given = self.given(shown, np.ones(len(shown.labels), bool), ways)
+        every = np.concatenate([owner, np.repeat(owner, self.support.regions)])
+        return _taken(given, ways, self.support), every.astype(np.int32)
 
     def judge(
         self, model: Any, known: tuple[np.ndarray, np.ndarray], sight: Any, size: np.ndarray, ways: int
@@ -182,6 +200,16 @@ def _fitted(fit: Any, key: PRNGKeyArray, params: Any, shown: SupportBoxes, ways:
     return fit(key, params, shown, ways)
 
 
+@partial(jax.jit, static_argnums=(1, 2))
+def _taken(shown: SupportBoxes, ways: int, support: SupportConfig) -> Support:
+    return support_features(shown, ways, support)
+
+
+@partial(jax.jit, static_argnums=(1,))
+def _embedded(repmet: Any, head: RepMetConfig, features: Float[Array, "E F"]) -> Float[Array, "E D"]:
+    return embed(repmet, head, features)
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _judged(
     method: DetectionMethod,
@@ -199,10 +227,16 @@ def _judged(
     log_p, background, boxes = region_scores(method, params, model, net, regions, (FAR, FAR))
     boxes = clip(boxes, size[0], size[1])
     mask = jnp.asarray(regions.mask) & usable(boxes, LEAST)
-    found = suppress(log_p[:, :columns], background, boxes, mask, scoring_of(net.config))
+    log_p = log_p[:, :columns]
+    found = suppress(log_p, background, boxes, mask, scoring_of(net.config))
     e = embed(repmet, net.config.head, jnp.asarray(regions.features)[found.region])
     nearest, distance = nearest_of(e, anchors)
-    return Seen(found, owner[nearest], distance)
+    return Seen(found, owner[nearest], distance, is_nan(log_p, mask))
+
+
+def is_nan(log_p: Float[Array, "R C"], mask: Bool[Array, " R"]) -> Bool[Array, ""]:
+    """Whether a probability that counts is NaN; `suppress` passes over those."""
+    return jnp.any(jnp.isnan(log_p) & mask[:, None])
 
 
 def nearest_of(

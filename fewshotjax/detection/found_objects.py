@@ -81,6 +81,8 @@ class FoundObjects:
             if photograph not in self.files:
                 raise ValueError(f"no photograph {photograph!r}: there are {', '.join(self.files[:5])}, ...")
             photograph = self.files.index(photograph)
+        if not 0 <= photograph < len(self.files):
+            raise ValueError(f"no photograph {photograph}: their numbers are 0 to {len(self.files) - 1}")
         return self._take(self.image_index == photograph)
 
     def above(self, threshold: float) -> "FoundObjects":
@@ -209,11 +211,13 @@ class FoundObjects:
 
 def picture_names(files: Sequence[str]) -> list[str]:
     """A .png name in one folder for each file, told apart by numbers where two are alike."""
-    names: list[str] = []
+    names: dict[str, None] = {}  # a set in order
+    last: dict[str, int] = {}
     for file in files:
         stem = re.sub(r"[/\\:]+", "_", str(Path(file).with_suffix("")).strip("/"))
-        name, number = f"{stem}.png", 2
+        name, number = f"{stem}.png", last.get(stem, 1)
         while name in names:
-            name, number = f"{stem}_{number}.png", number + 1
-        names.append(name)
-    return names
+            number += 1
+            name = f"{stem}_{number}.png"
+        names[name], last[stem] = None, number
+    return list(names)

@@ -16,9 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
-from ..distances import root, squared_distances
-from ..losses import representative_loss
-from ..repmet import RepMetConfig, representatives
+from ..repmet import RepMetConfig, apart_loss as between, representatives
 from .anchors import anchors
 from .boxes import pairwise_iou
 from .detector import Net, box_codes, feature_maps, pool, propose, rpn, trunk
@@ -138,12 +136,7 @@ def _losses(params: Any, net: Net, maps: Any, targets: Targets) -> RegionLosses:
 def _apart(params: Any, head: RepMetConfig) -> Float[Array, ""]:
     if not head.representative_weight:
         return jnp.zeros((), jnp.float32)
-    found = representatives(params, head)
-    classes, modes, width = found.modes.shape
-    flat = found.modes.reshape(-1, width)
-    squared = squared_distances(flat, flat).reshape(classes, modes, classes, modes)
-    distance = squared if head.distance == "squared" else root(squared)
-    return representative_loss(distance, found.mask, head.margin)
+    return between(representatives(params, head), head)
 
 
 def _recall(

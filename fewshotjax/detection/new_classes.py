@@ -16,11 +16,11 @@ from .detector import Detector
 from .finder import Examples, Finder, RegionFinder, examples_of
 from .methods import DetectionMethod, repmet
 from .photos import LEAST, MOST, STEP, check_pixels
-from .support import SupportConfig, class_rows, support_features
+from .support import SupportConfig
 from .threshold import choose_threshold
 from .tuning import DetectionTuning
 from .user_support import NAMED, read_support, show
-from .windows import WindowFinder, Windows
+from .windows import WindowFinder, WindowModel, Windows
 
 WINDOW_PIXELS = 320  # working size without a trained detector; ours
 
@@ -103,7 +103,8 @@ def new_classes(
             VOC's XML.
         images: folder, zip or tar file of the photographs that a file names; None: beside it.
         config: what becomes of the boxes; None: the defaults of `SupportConfig`.
-        method: another one of `detection.methods`; None: RepMet's with `config` and `tuning`.
+        method: another one of `detection.methods` that learns new classes, with a config of its own; None:
+            RepMet's with `config` and `tuning`.
         tuning: of RepMet's method, of the head alone.
         pixels: working size, a multiple of 32: the longer side to which photographs are brought. None: what
             the detector was trained on; of windows 320.
@@ -116,15 +117,16 @@ def new_classes(
 
     Raises:
         ValueError: no boxes; a class without a usable one; files that are missing or damaged; settings out of
-            range; an example that the detector makes NaN of.
+            range; an example that the detector makes NaN of, or a method that learns NaN; a method of the
+            classes trained on alone; of windows, photographs that show nothing beside their boxes.
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"threshold must be a score, 0 to 1, or None to choose one, got {threshold}")
     windows = isinstance(detector, Windows)
     if windows and any(one is not None for one in (config, method, tuning)):
         raise ValueError("config, method and tuning are of trained detectors: windows have a WindowConfig")
-    if method is not None and tuning is not None:
-        raise ValueError("tuning is of RepMet's method: leave it out, or give the method its own")
+    if method is not None and (tuning is not None or config is not None):
+        raise ValueError("config and tuning are of RepMet's method: leave them out, or give method its own")
     working = check_pixels(default_pixels(detector) if pixels is None else pixels)
     found, numbers = read_support(support, images, classes=classes, faulty=faulty)
     shown = show(found, numbers, working)
@@ -138,19 +140,21 @@ def new_classes(
     k_fit, k_out = jax.random.split(key)
     sights = examples_of(finder, shown.photographs, shown.image, shown.slot, shown.sizes, on_chunk)
     model = finder.learn(k_fit, sights, np.ones(len(shown), bool), ways)
+    _check_learned(model)
     embeddings, owner = finder.anchors(model, sights)
-    regions, notes = _regions_on(finder, sights, ways), list(shown.notes)
-    if not windows:
+    regions, notes = _regions_on(finder, sights), list(shown.notes)
+    if isinstance(finder, RegionFinder):
         notes += _lonely(regions, len(shown))
         _check_present(finder, model, shown.classes)
     else:
+        _check_background(model)
         notes.append(
             "sliding windows over pretrained features, no trained proposals: a first look, for want of a "
             "trained detector (fewshotjax train-detector); what has no box in the support photographs counts "
             "as background"
         )
     if threshold is None:
-        chosen = choose_threshold(k_out, finder, model, sights, ways)
+        chosen = choose_threshold(k_out, finder, model, (embeddings, owner), sights, ways)
         threshold = chosen.score
         notes.append(chosen.note)
     names, more = shown.classes, tuple(n if n not in shown.classes else f"{n} (trained)" for n in finder.more)
@@ -178,15 +182,13 @@ def default_pixels(detector: Detector | Windows) -> int:
     return min(max(-(-detector.net.preprocess.pixels // STEP) * STEP, LEAST), MOST)
 
 
-def _regions_on(finder: Finder, shown: Examples, ways: int) -> np.ndarray:
+def _regions_on(finder: Finder, shown: Examples) -> np.ndarray:
     """(S,) how many of the detector's regions on each box are examples."""
     count = np.zeros(len(shown.labels), np.int32)
     if isinstance(finder, RegionFinder) and finder.support.regions:
-        rows, there = class_rows(shown.labels, ways)
-        given = finder.given(shown, np.ones(len(shown.labels), bool), ways)
-        mask = np.asarray(support_features(given, ways, finder.support).mask)[rows.size :]
-        of_box = mask.reshape(rows.size, -1).sum(axis=1) * there.reshape(-1)
-        np.add.at(count, rows.reshape(-1), of_box.astype(np.int32))
+        taken, owner = finder.taken(shown)
+        boxes = len(owner) // (1 + finder.support.regions)  # first the boxes themselves
+        np.add.at(count, owner[boxes:][np.asarray(taken.mask)[boxes:]], 1)
     return count
 
 
@@ -197,8 +199,24 @@ def _lonely(regions: np.ndarray, total: int) -> list[str]:
     return [f"{alone} of {total} support boxes have no region of the detector on them: it would miss them"]
 
 
-def _check_present(finder: Finder, model: Any, classes: Sequence[str]) -> None:
-    missing = finder.method.missing if isinstance(finder, RegionFinder) else None
+def _check_learned(model: Any) -> None:
+    # A posterior may make probability 0 of NaN, so that it is not seen in what is found.
+    if any(
+        np.isnan(leaf).any() for leaf in map(np.asarray, jax.tree.leaves(model)) if leaf.dtype.kind == "f"
+    ):
+        raise ValueError("the method learned NaN: use another method, or tuning with a lower learning_rate")
+
+
+def _check_background(model: WindowModel) -> None:
+    if not np.asarray(model.there).any():
+        raise ValueError(
+            "every window of the support photographs shows a support box, so that nothing stands for what is "
+            "none of the classes: add a photograph that shows more than its boxes, or give a trained detector"
+        )
+
+
+def _check_present(finder: RegionFinder, model: Any, classes: Sequence[str]) -> None:
+    missing = finder.method.missing
     if missing is None:
         return
     lost = [name for name, gone in zip(classes, np.asarray(missing(model)).tolist(), strict=True) if gone]

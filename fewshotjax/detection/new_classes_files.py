@@ -4,6 +4,7 @@ import json
 import os
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
@@ -17,6 +18,7 @@ from .methods.repmet import RepMetModel, repmet
 from .new_classes import NewClasses, SupportView
 from .photos import check_pixels
 from .support import SupportConfig
+from .tuning import DetectionTuning
 from .windows import WindowFinder, WindowModel, Windows
 
 FORMAT, SCHEMA = "fewshotjax new classes", 1
@@ -102,11 +104,14 @@ def _rebuilt(
         model = WindowModel(**{name: tensors[f"window/{name}"] for name in _WINDOW})
     else:
         config = SupportConfig(keep_base=bool(told["keep_base"]))
-        finder = RegionFinder(detector, repmet(detector.net, config), config)
-        found = Representatives(jnp.asarray(tensors["modes"]), jnp.asarray(tensors["mask"]))
         own = _nested({name[4:]: array for name, array in tensors.items() if name.startswith("own/")})
+        # Nothing is learned any more: of the tuning it matters alone whether the box head is the model's own.
+        tuning = DetectionTuning(box=True) if "box" in own else None
+        finder = RegionFinder(detector, repmet(detector.net, config, tuning=tuning), config)
+        found = Representatives(jnp.asarray(tensors["modes"]), jnp.asarray(tensors["mask"]))
         model = RepMetModel(own, found, jnp.asarray(tensors["missing"]))
         _check(found.modes.ndim == 3 and found.mask.shape == found.modes.shape[:2], "modes")
+        _check(all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((found.modes, own))), "modes")
     given = finder.fingerprint()
     for field, value in told["fingerprint"].items():
         if given.get(field) != value:

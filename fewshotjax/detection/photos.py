@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from ..data.decode import SUFFIXES, _upright, decode
+from ..data.decode import SUFFIXES, decode, upright
 from ..data.files import Files
 from .data.boxed import BoxedImages
 from .data.fit import fitted
@@ -122,7 +122,7 @@ def _of_list(given: list[Any], names: tuple[str, ...] | None) -> Photos:
             if one.ndim == 3 and one.shape[2] == 3:
                 return one
             one = Image.fromarray(one[..., 0] if one.ndim == 3 and one.shape[2] == 1 else one)
-        return np.asarray(_upright(one, "RGB"))
+        return np.asarray(upright(one, "RGB"))
 
     return Photos(names or _unique(given), read)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import jax
@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from ..files import digest_of
 from .data.boxed import BoxedImages
-from .data.floors import CENTRED
+from .data.floors import centred
 from .detector import Detector
 from .regions import OnChunk, Regions, RegionsChunk, box_features, find_regions
 from .roi import roi_align
@@ -53,6 +54,20 @@ class DetectionPool:
         """Height and width of the photographs, pixels."""
         return self.photographs.images.shape[1], self.photographs.images.shape[2]  # type: ignore[union-attr]
 
+    @cached_property
+    def told(self) -> dict[str, str]:
+        """What tells it from others: the detector's name, digests of its weights, of the photographs with
+        their
+        boxes, and of what is seen of them: regions and features of true boxes.
+        """
+        found, seen = self.photographs, self.regions
+        return {
+            "detector": self.detector.name,
+            "weights": digest_of(jax.tree.leaves(self.detector.params)),
+            "photographs": digest_of([found.images, found.boxes, found.labels, found.shown]),
+            "view": digest_of([seen.boxes, seen.mask, self.features]),
+        }
+
     def take(self, rows: Any) -> "DetectionPool":
         """The photographs of `rows`: indices or a mask of N."""
         rows = np.asarray(rows)
@@ -89,8 +104,8 @@ def floor_pool(
     if box not in ("whole", "centred"):
         raise ValueError(f"box must be whole or centred, got {box!r}")
     height, width = pool.size
-    margin = 0.0 if box == "whole" else (1 - CENTRED) / 2
-    one = np.array([margin * width, margin * height, (1 - margin) * width, (1 - margin) * height], np.float32)
+    one = np.array([0, 0, width, height], np.float32)
+    one = one if box == "whole" else centred(one)
     boxes = np.broadcast_to(one, (len(pool), 1, 4)).copy()
     regions = given_regions(pool.detector, _pixels(pool.photographs), boxes, chunk=chunk)
     return DetectionPool(pool.detector, pool.photographs, regions, pool.features)
@@ -133,21 +148,26 @@ def external_pool(
         raise ValueError(f"chunk and pixels must be at least 1, got {chunk} and {pixels}")
     images, photographs, total = _pixels(pool.photographs), pool.photographs, len(pool)
     boxes = np.concatenate([pool.regions.boxes, photographs.boxes], axis=1)
-    parts = []
+    there = np.concatenate([pool.regions.mask, photographs.shown], axis=1)
+    count = pool.regions.boxes.shape[1]
+    # Filled in place: at full size these are most of the memory.
+    of_regions, of_boxes = np.zeros((total, count, 0), np.float32), np.zeros((total, 0, 0), np.float32)
     for start in range(0, total, chunk):
         rows = np.minimum(np.arange(start, start + chunk), total - 1)  # the last chunk is filled up
         crops = _crops(jnp.asarray(images[rows]), jnp.asarray(boxes[rows]), pixels)
         found = np.asarray(embed(crops), np.float32).reshape(chunk, boxes.shape[1], -1)
-        parts.append(found[: total - start])
+        if not np.isfinite(found).all():
+            raise ValueError("embed gives NaN or infinite features: check its weights and preprocess")
+        if start == 0:
+            of_regions = np.zeros((total, count, found.shape[2]), np.float32)
+            of_boxes = np.zeros((total, boxes.shape[1] - count, found.shape[2]), np.float32)
+        own, some = slice(start, start + chunk), min(chunk, total - start)
+        found = np.where(there[rows][..., None], found, np.float32(0))[:some]
+        of_regions[own], of_boxes[own] = found[:, :count], found[:, count:]
         if on_chunk is not None:
             on_chunk(RegionsChunk(min(start + chunk, total), total, 0.0, "crops"))
-    every = np.concatenate(parts)
-    if not np.isfinite(every).all():
-        raise ValueError("embed gives NaN or infinite features: check its weights and preprocess")
-    of_regions, of_boxes = np.split(every, [pool.regions.boxes.shape[1]], axis=1)
-    regions = pool.regions._replace(features=np.where(pool.regions.mask[..., None], of_regions, 0.0))
-    own = np.where(photographs.shown[..., None], of_boxes, np.float32(0))
-    return DetectionPool(pool.detector, photographs, regions, own)
+    regions = pool.regions._replace(features=of_regions)
+    return DetectionPool(pool.detector, photographs, regions, of_boxes)
 
 
 @partial(jax.jit, static_argnums=(2,))

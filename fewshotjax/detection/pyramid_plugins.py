@@ -1,7 +1,7 @@
 """Pyramids that other packages bring: entry points of the group "fewshotjax.pyramids".
 
 A package declares `name = "package.module:function"`. The function takes no arguments and returns a mapping
-of plain values, so that the package needs no import of this one:
+of plain values, so that the package needs no import of this one::
 
     name      text
     function  (params, normalised float32 images (B, H, W, C)) -> maps (B, H/stride, W/stride, width), the

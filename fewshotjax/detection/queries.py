@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from .data.boxed import BoxedImages
-from .data.floors import CENTRED
+from .data.floors import centred as centred
 from .data.mosaics import MosaicConfig
 from .data.scenes import Scenes, query_scenes
 from .detector import Detector
@@ -100,12 +100,6 @@ def frame_regions(detector: Detector, box: str = "whole") -> Find:
         return given_regions(detector, images, frames if box == "whole" else centred(frames))
 
     return find
-
-
-def centred(frames: Float[np.ndarray, "*batch 4"]) -> Float[np.ndarray, "*batch 4"]:
-    """The boxes of 3/4 of the sides in the middle of rectangles."""
-    margin = (1 - CENTRED) / 2 * (frames[..., 2:] - frames[..., :2])
-    return np.concatenate([frames[..., :2] + margin, frames[..., 2:] - margin], axis=-1)
 
 
 def _of(detector: Detector) -> Find:

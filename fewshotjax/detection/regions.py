@@ -16,7 +16,8 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from .detector import Detector, Net, box_codes, decoded, feature_maps, pool, propose, rpn, trunk
 
-PIXELS_AT_ONCE = 16 * 64 * 64  # of the images of a chunk, where none is given
+# Of the images of a chunk, where none is given; ours. A GPU is idle on few, and has the memory for more.
+PIXELS_AT_ONCE = {"cpu": 16 * 64 * 64, "gpu": 16 * 320 * 320}
 
 
 class Regions(NamedTuple):
@@ -78,7 +79,7 @@ def find_regions(
 
     Args:
         chunk: images at once, which changes results by rounding alone; None: as many as have
-            `PIXELS_AT_ONCE`. Fewer images than that are filled up to a power of two alone.
+            `PIXELS_AT_ONCE` of the device. Fewer images than that are filled up to a power of two alone.
         on_chunk: progress, time limits (by raising).
 
     Raises:
@@ -121,6 +122,12 @@ def box_features(
     return np.zeros((*shown.shape, detector.net.config.hidden[-1]), np.float32) if found is None else found
 
 
+def chunk_of(height: int, width: int) -> int:
+    """How many images of a size have `PIXELS_AT_ONCE` of the default device, one at least."""
+    device = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    return max(1, PIXELS_AT_ONCE[device] // max(height * width, 1))
+
+
 @partial(jax.jit, static_argnums=(1,))
 def _regions(params: Any, net: Net, images: UInt8[Array, "N H W C"]) -> Regions:
     return regions_of(params, net, images)
@@ -154,8 +161,7 @@ def _chunks(
         )
     total = len(images)
     if chunk is None:
-        chunk = max(1, PIXELS_AT_ONCE // max(images.shape[1] * images.shape[2], 1))
-        chunk = min(chunk, 1 << max(total - 1, 0).bit_length())
+        chunk = min(chunk_of(*images.shape[1:3]), 1 << max(total - 1, 0).bit_length())
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     parts: list[Any] = []

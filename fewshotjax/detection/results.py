@@ -23,24 +23,10 @@ from .metrics.records import Detections, GroundTruth
 from .metrics.voc import VocAP, episode_voc_ap, voc_ap
 from .queries import centred
 from .resampling import Weighted, by_episode
+from .result_table import METRICS as METRICS, result_table, str_of as str_of
 
 SCHEMA = "frugaljax.fewshot.detection/1"
 SCHEMA_COMPARISON = "frugaljax.fewshot.detection_comparison/1"
-# Name and heading of each figure. IoU .5 where nothing is said.
-METRICS: dict[str, str] = {
-    "repmet_pooled_ap": "pooled AP",  # the RepMet authors'
-    "voc_ap": "VOC AP",  # all-point
-    "voc_ap_11": "VOC AP 11",
-    "coco_ap": "COCO AP",
-    "coco_ap75": "AP75",  # COCO's
-    "recall": "recall",  # of any class
-    "recall75": "recall75",
-    "floor_whole": "floor whole",  # shares of the objects that the whole photograph, as a box, meets
-    "floor_whole75": "floor whole75",
-    "floor_centred": "floor centred",  # a centred box of 3/4 of its sides
-    "floor_centred75": "floor centred75",
-}
-_IN_TABLE = ("repmet_pooled_ap", "voc_ap", "voc_ap_11", "coco_ap", "coco_ap75", "recall", "recall75")
 RESAMPLES = 1_000
 
 
@@ -60,7 +46,7 @@ class DetectionResult:
     missing: np.ndarray  # (E, W) bool, classes of which the method had no usable support
     failed: int  # queries for which the method returned NaN
     settings: dict[str, Any]
-    _kept: dict[Any, Interval] = field(default_factory=dict, repr=False)
+    _kept: dict[Any, Interval] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def episode_of(self) -> np.ndarray:
@@ -143,16 +129,32 @@ class DetectionResult:
         """The paired difference of a metric: this one's minus the other's, over the same resampled episodes.
 
         Raises:
-            ValueError: the two are not of the same episodes.
+            ValueError: the two are not of the same episodes, or not of the same query images.
         """
         if not self.episodes.same(other.episodes):
             raise ValueError("results are of different episodes: evaluate both with one key, or as `drawn`")
+        if not self.same_queries(other):
+            raise ValueError(
+                f"results are of different query images, {self._queries} and {other._queries}: what there is "
+                "to find is not the same, so that no difference is paired"
+            )
         mine, theirs = self.weighted(name), other.weighted(name)
         return self._interval(lambda weights: mine(weights) - theirs(weights), resamples)
 
+    def same_queries(self, other: "DetectionResult") -> bool:
+        """Whether both looked for the very same objects: equal boxes and classes in the same images."""
+        return all(
+            np.array_equal(getattr(self.truth, name), getattr(other.truth, name))
+            for name in ("image_index", "labels", "boxes")
+        )
+
+    @property
+    def _queries(self) -> str:
+        return str(self.settings.get("images", ""))
+
     def table(self, *, resamples: int = RESAMPLES) -> str:
         """A line for each metric: value and interval, %; then the floors and what is to be known."""
-        return Table({"": self}, resamples).text()
+        return result_table({"": self}, resamples)
 
     def to_json(self, *, resamples: int = RESAMPLES) -> dict[str, Any]:
         """Settings and figures, without the detections; None for what is not known."""
@@ -168,6 +170,7 @@ class DetectionResult:
             "objects": len(self.truth),
             "detections": len(self.detections),
             "classes_without_support": int(self.missing.sum()),
+            "queries_in_support": self.episodes.shared(),
             "failed_queries": self.failed,
             "excluded_classes": list(self.episodes.excluded),
         }
@@ -214,66 +217,37 @@ class DetectionComparison:
         return self.results[name].minus(self.results[other], metric, resamples=resamples)
 
     def table(self, metric: str = "repmet_pooled_ap", *, resamples: int = RESAMPLES) -> str:
-        """All metrics of all methods with intervals, %, and their paired differences from the best in one."""
+        """All metrics of all methods with intervals, %, and their paired differences from the best in one.
+
+        Results on other query images than the best's have no difference, which is said.
+        """
         best = self.best(metric)
-        lines = [Table(self.results, resamples).text()]
+        lines = [result_table(self.results, resamples)]
         for name in self.results:
-            if name != best:
-                gap = self.difference(name, best, metric, resamples=resamples)
-                lines.append(f"{METRICS[metric]}: {name} minus {best}: {gap}")
+            if name == best:
+                continue
+            if not self[name].same_queries(self[best]):
+                lines.append(f"{METRICS[metric]}: {name} is on other query images than {best}: no difference")
+                continue
+            gap = self.difference(name, best, metric, resamples=resamples)
+            lines.append(f"{METRICS[metric]}: {name} minus {best}: {gap}")
         return "\n".join(lines)
 
     def to_json(self, *, resamples: int = RESAMPLES) -> dict[str, Any]:
-        """Of each method what `DetectionResult.to_json` has, and its paired differences from the best."""
+        """Of each method what `DetectionResult.to_json` has, and its paired differences from the best;
+        None of one that is on other query images.
+        """
         best = self.best()
         methods = {}
         for name, result in self.results.items():
-            gaps = {
-                metric: [_known(x) for x in self.difference(name, best, metric, resamples=resamples)]
-                for metric in ("repmet_pooled_ap", "voc_ap", "coco_ap")
-            }
+            gaps = None
+            if result.same_queries(self[best]):
+                gaps = {
+                    metric: [_known(x) for x in self.difference(name, best, metric, resamples=resamples)]
+                    for metric in ("repmet_pooled_ap", "voc_ap", "coco_ap")
+                }
             methods[name] = {**result.to_json(resamples=resamples), "minus_best": gaps}
         return {"schema": SCHEMA_COMPARISON, "best": best, "methods": methods}
-
-
-@dataclass(frozen=True)
-class Table:
-    """Methods by metrics, as text."""
-
-    results: Mapping[str, DetectionResult]
-    resamples: int
-
-    def text(self) -> str:
-        first = next(iter(self.results.values()))
-        cells = [["method", *(METRICS[name] for name in _IN_TABLE)]]
-        notes = []
-        for name, result in self.results.items():
-            figures = (result.figure(metric, resamples=self.resamples) for metric in _IN_TABLE)
-            cells.append([name, *map(str_of, figures)])
-            empty, label = int(result.missing.sum()), f"{name}: " if name else ""
-            if empty:
-                notes.append(f"{label}{empty} of {result.missing.size} classes had no usable support")
-            if result.failed:
-                notes.append(f"{label}NaN for {result.failed} queries, in which nothing is detected")
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in cells
-        ]
-        for box, words in (("whole", "the whole photograph"), ("centred", "a centred box of 3/4 its sides")):
-            half, more = (100 * first.figure(f"floor_{box}{end}", resamples=0).value for end in ("", "75"))
-            lines.append(f"floor: {words} meets {half:.1f} % of the objects at IoU .5, {more:.1f} % at .75")
-        if first.episodes.excluded:
-            notes.append(f"left out, for want of photographs: {', '.join(first.episodes.excluded)}")
-        return "\n".join(lines + notes)
-
-
-def str_of(interval: Interval) -> str:
-    """In %, without the interval where it is not known."""
-    value = f"{100 * interval.value:.1f}"
-    if not np.isfinite(interval.low):
-        return value
-    return f"{value} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
 def _known(value: float) -> float | None:

@@ -5,7 +5,8 @@ As RepMet's detector does it (Karlinsky et al. 2019; read in the authors' releas
 the regions that overlap it with IoU ≥ .7, suppressed with the IoU as their score, are examples of its class.
 Their embeddings are the class's modes, or k-means centres of more than there are modes. Two boxes that have
 IoU ≥ .7 with a third have at least .4 with each other, so that suppression at .3 leaves one region of each
-box.
+box. The IoU of half-open boxes here is that of the authors' code, whose boxes end at their last pixel and are
+one wider than the difference of their corners.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ..distances import l2_normalize
 from ..repmet import RepMetConfig, embed, representatives
 from ..representatives import Representatives, fit_representatives
-from .boxes import Convention, pairwise_iou
+from .boxes import pairwise_iou
 from .chosen import Chosen, choose
 from .detector import Net
 from .nms import nms
@@ -48,7 +49,6 @@ class SupportConfig:
     # are one ordinary vector, all of whose coordinates are equal, which draws probability from what is near.
     compat_filler: bool = False
     compat_support: bool = False  # authors: a box without such a region is passed over, and no box is its own
-    convention: Convention = "half_open"  # of the IoU; authors "inclusive"
 
     def __post_init__(self):
         for name in ("iou", "nms"):
@@ -62,8 +62,6 @@ class SupportConfig:
         for name in ("per_class", "modes"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1 or None, got {getattr(self, name)}")
-        if self.convention not in ("half_open", "inclusive"):
-            raise ValueError(f"convention must be half_open or inclusive, got {self.convention!r}")
 
     def modes_of(self, shots: int) -> int:
         """K."""
@@ -98,11 +96,11 @@ def support_features(shown: SupportBoxes, ways: int, config: SupportConfig) -> S
     there, count = shown.labels < ways, config.regions
 
     def near(proposals: Any, mask: Any, box: Array) -> Chosen:
-        iou = pairwise_iou(proposals, box[None], config.convention)[:, 0]
+        iou = pairwise_iou(proposals, box[None])[:, 0]
         near = mask & (iou >= config.iou)
         if count == 1:
             return choose(iou, near, 1)  # the first that suppression keeps
-        return nms(proposals, iou, config.nms, count, mask=near, convention=config.convention)
+        return nms(proposals, iou, config.nms, count, mask=near)
 
     found = jax.vmap(near)(shown.regions.proposals, shown.regions.mask, shown.boxes) if count else None
     if found is None:

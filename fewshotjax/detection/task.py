@@ -2,57 +2,23 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Key, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from ..episodes import FIT
 from ..evaluation import EpisodesChunk, OnChunk
-from .detector import Detector, Net
+from .episode_program import PoolArrays, on_device
+from .episode_run import Entry, Run
 from .episodes import DetectionEpisodes, draw_detection_episodes
-from .methods import DetectionMethod, detection_method
-from .metrics.records import Detections, GroundTruth
+from .methods import DetectionMethod
 from .pool import DetectionPool
 from .queries import QueryImages, QuerySource
-from .regions import Regions
 from .results import DetectionComparison, DetectionResult
-from .score import Found, Scoring, region_scores, scoring_of, suppress
-from .support import SupportBoxes
+from .score import Scoring
 
 BLOCK = 32  # episodes of one call of the compiled function, at most; `on_chunk` is told between
-_DEVICE_CHUNK = 16  # episodes at once; 1 on a CPU, whose cores one episode keeps busy
-
-Entry = DetectionMethod | str | tuple[Any, ...]
-
-
-class _Arrays(NamedTuple):
-    """Of the pool, on the device."""
-
-    regions: Regions
-    features: Array
-    boxes: Array
-    images: Array | None
-
-
-class _Part(NamedTuple):
-    """Of a block of episodes."""
-
-    keys: Key[Array, " E"]
-    known: Array  # (E, W) int32, number of each class among those that the detector was trained on, or -1
-    support: Array
-    slots: Array
-    shown: Array
-    queries: Array
-
-
-class _Out(NamedTuple):
-    found: Found  # (E, Q, K)
-    missing: Bool[Array, "E W"]
-    failed: Bool[Array, "E Q"]
 
 
 def evaluate_detection(
@@ -88,7 +54,8 @@ def evaluate_detection(
         ValueError: too few photographs; episodes of other photographs; a method of trained classes on new
             ones.
 
-    A photograph that is both support and query is not refused: the authors' lists have such.
+    A photograph that is both support and query is not refused, as lists may have such, but counted: in the
+    table's notes and as `queries_in_support` of the settings.
     """
     options = {"ways": ways, "shots": shots, "queries": queries, "episodes": episodes, "classes": classes}
     found = compare_detection(
@@ -122,7 +89,8 @@ def compare_detection(
     Args:
         methods: by the name that the table shows. In place of a method, (method, pool) runs it on another
             view of the same photographs, by another detector or network or with other regions, and (method,
-            pool, asked) on query images of that view, too.
+            pool, asked) on query images of that view, too. Those on other query images than the best one have
+            no paired difference.
         options: ways, shots and so on, as all other arguments those of `evaluate_detection`.
     """
     if not methods:
@@ -131,8 +99,11 @@ def compare_detection(
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     if drawn is None:
         drawn = draw_detection_episodes(key, pool.photographs, **options)
-    runs = {name: _Run(entry, pool, asked, drawn, scoring, chunk) for name, entry in methods.items()}
-    arrays = {id(run.pool): _on_device(run.pool, runs.values()) for run in runs.values()}
+    runs = {name: Run(entry, pool, asked, drawn, scoring, chunk) for name, entry in methods.items()}
+    pools = list({id(run.pool): None for run in runs.values()})
+    ordered = sorted(runs, key=lambda name: pools.index(id(runs[name].pool)))
+    arrays: PoolArrays | None = None  # of one pool: several may be too many for a device
+    held: DetectionPool | None = None
     total = len(drawn)
     size = max(run.chunk for run in runs.values())
     block = size * math.ceil(min(BLOCK, total) / size)
@@ -142,244 +113,14 @@ def compare_detection(
         for run in runs.values():
             if run.asked is not None and id(run.asked) not in given:
                 given[id(run.asked)] = run.asked.images(numbers)
-        for name, run in runs.items():
-            run.step(key, numbers, block, arrays[id(run.pool)], given.get(id(run.asked)))
+        for name in ordered:
+            run = runs[name]
+            if held is not run.pool or arrays is None:
+                arrays = None  # freed before the next are there
+                again = any(one.method.regions is not None for one in runs.values() if one.pool is run.pool)
+                arrays, held = on_device(run.pool, again), run.pool
+            run.step(key, numbers, block, arrays, given.get(id(run.asked)))
             if on_chunk is not None:
                 on_chunk(EpisodesChunk(min(first + block, total), total, name))
     number = np.asarray(jax.random.key_data(key)).tolist()
     return DetectionComparison({name: run.result(number) for name, run in runs.items()})
-
-
-class _Run:
-    """One method over blocks of episodes; keeps what they give."""
-
-    def __init__(
-        self,
-        entry: Entry,
-        pool: DetectionPool,
-        asked: QuerySource | None,
-        drawn: DetectionEpisodes,
-        scoring: Scoring | None,
-        chunk: int | None,
-    ):
-        several = isinstance(entry, tuple) and not isinstance(entry, DetectionMethod)
-        given = (*entry, *(None, None))[:3] if several else (entry, None, None)
-        self.pool: DetectionPool = given[1] or pool
-        self.asked: QuerySource | None = given[2] or asked
-        self.drawn = drawn
-        detector = self.pool.detector
-        self.method = _method(given[0], detector.net)
-        self.scoring = scoring or scoring_of(detector.net.config)
-        suited = 1 if jax.default_backend() == "cpu" else _DEVICE_CHUNK
-        self.chunk = 1 if self.method.sequential else chunk or suited
-        self.known = _known_classes(detector, drawn)
-        _check(self, pool)
-        self.found: list[tuple[np.ndarray, ...]] = []
-        self.there: list[tuple[np.ndarray, ...]] = []
-        self.missing: list[np.ndarray] = []
-        self.failed = 0
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.pool.size if self.asked is None else self.asked.size
-
-    def step(
-        self, key: PRNGKeyArray, numbers: np.ndarray, block: int, arrays: _Arrays, given: QueryImages | None
-    ) -> None:
-        # The last block repeats its last episode, so that all are alike.
-        rows = np.minimum(numbers[0] + np.arange(block), numbers[-1])
-        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), FIT))(rows)
-        drawn, detector = self.drawn.take(rows), self.pool.detector
-        part = _Part(
-            keys,
-            *map(jnp.asarray, (self.known[rows], drawn.support, drawn.slots, drawn.shown, drawn.queries)),
-        )
-        queries, pictures = None, None
-        if given is not None:
-            queries = Regions(*(jnp.asarray(leaf[rows - numbers[0]]) for leaf in given.regions))
-            if self.method.regions is not None:
-                if given.images is None:
-                    raise ValueError("asked gives no images, which this method needs: keep_images=True")
-                pictures = jnp.asarray(given.images[rows - numbers[0]])
-        out: Any = jax.device_get(
-            _run(
-                part,
-                arrays,
-                detector.params,
-                queries,
-                pictures,
-                self.method,
-                detector.net,
-                self.size,
-                self.scoring,
-                self.chunk,
-            )
-        )
-        out = jax.tree.map(lambda leaf: leaf[: len(numbers)], out)  # an _Out of NumPy arrays
-        wanted = self.drawn.asked[numbers]
-        episode, query, place = np.nonzero(out.found.valid & wanted[..., None])
-        image = (numbers[episode] * wanted.shape[1] + query).astype(np.int64)
-        taken: list[Any] = [None if leaf is None else leaf[episode, query, place] for leaf in out.found]
-        labels = self.drawn.classes[numbers[episode], taken[2]]
-        none = np.zeros(0, np.float32) if taken[4] is None else taken[4]
-        self.found.append((image, labels, taken[1], taken[0], none, taken[3]))
-        self.there.append(_truth_of(self, numbers, given))
-        self.missing.append(out.missing)
-        self.failed += int((out.failed & wanted).sum())
-
-    def result(self, key: Any) -> DetectionResult:
-        image, labels, scores, boxes, none, region = (
-            np.concatenate(each) for each in zip(*self.found, strict=True)
-        )
-        at, own, truth, difficult, crowd, frames = (
-            np.concatenate(each) for each in zip(*self.there, strict=True)
-        )
-        count, ways, shots = self.drawn.support.shape
-        settings = {
-            "ways": ways,
-            "shots": shots,
-            "queries": self.drawn.asked.shape[1],  # in all
-            "episodes": count,
-            "images": "photographs" if self.asked is None else self.asked.name,
-            "nms": self.scoring.nms,
-            "per_image": self.scoring.per_image,
-            "least_score": self.scoring.least_score,
-            "key": key,
-        }
-        return DetectionResult(
-            Detections(image, labels, scores, boxes),
-            none if len(none) == len(image) else None,
-            region,
-            GroundTruth(at, own, truth, difficult, crowd),
-            frames,
-            self.drawn,
-            np.concatenate(self.missing),
-            self.failed,
-            settings,
-        )
-
-
-@partial(jax.jit, static_argnums=(5, 6, 7, 8, 9))
-def _run(
-    part: _Part,
-    arrays: _Arrays,
-    params: Any,
-    given: Regions | None,
-    pictures: Array | None,
-    method: DetectionMethod,
-    net: Net,
-    size: tuple[int, int],
-    scoring: Scoring,
-    chunk: int,
-) -> _Out:
-    ways = part.support.shape[1]
-
-    def one(item: tuple[_Part, Regions | None, Array | None]) -> _Out:
-        episode, queries, images = item
-        rows, slots = episode.support.reshape(-1), episode.slots.reshape(-1)
-        labels = jnp.where(episode.shown, jnp.arange(ways, dtype=jnp.int32)[:, None], ways).reshape(-1)
-        shown = SupportBoxes(
-            arrays.features[rows, slots],
-            arrays.boxes[rows, slots],
-            labels,
-            rows,
-            Regions(*(leaf[rows] for leaf in arrays.regions)),
-            episode.known,
-            None if arrays.images is None else arrays.images[rows],
-        )
-        model = method.fit(episode.keys, params, shown, ways)
-
-        def of(regions: Regions) -> tuple[Found, Array]:
-            log_p, background, boxes = region_scores(method, params, model, net, regions, size)
-            failed = jnp.any(jnp.isnan(log_p[:, :ways]) & regions.mask[:, None])
-            return suppress(log_p[:, :ways], background, boxes, jnp.asarray(regions.mask), scoring), failed
-
-        if method.regions is not None:
-            if images is None:
-                assert arrays.images is not None  # see _on_device
-                images = arrays.images[episode.queries]
-            again = method.regions
-            queries = jax.lax.map(
-                lambda image: jax.tree.map(lambda leaf: leaf[0], again(params, model, image[None])), images
-            )
-        elif queries is None:
-            queries = Regions(*(leaf[episode.queries] for leaf in arrays.regions))
-        found, failed = jax.vmap(of)(queries)
-        missing = jnp.zeros(ways, bool) if method.missing is None else method.missing(model)
-        return _Out(found, missing, failed)
-
-    items = part, given, pictures
-    return jax.lax.map(one, items) if chunk == 1 else jax.lax.map(one, items, batch_size=chunk)
-
-
-def _truth_of(run: _Run, numbers: Int[np.ndarray, " n"], given: QueryImages | None) -> tuple[np.ndarray, ...]:
-    """Image, label, box, difficult, crowd and frame of each true box of the episodes' classes."""
-    drawn, width = run.drawn, run.drawn.asked.shape[1]
-    wanted = drawn.asked[numbers]
-    if given is not None:
-        episode, query, slot = np.nonzero(given.shown & wanted[..., None])
-        labels = drawn.classes[numbers[episode], given.labels[episode, query, slot]]
-        none = np.zeros(len(episode), bool)
-        rest = (given.boxes[episode, query, slot], none, none, given.frames[episode, query, slot])
-    else:
-        photographs, rows = run.pool.photographs, drawn.queries[numbers]
-        own = (photographs.labels[rows][..., None] == drawn.classes[numbers][:, None, None]).any(axis=-1)
-        episode, query, slot = np.nonzero(own & photographs.shown[rows] & wanted[..., None])
-        at = rows[episode, query], slot
-        labels = photographs.labels[at]
-        height, width_px = run.pool.size
-        frames = np.tile(np.array([0, 0, width_px, height], np.float32), (len(episode), 1))
-        difficult, crowd = np.asarray(photographs.difficult), np.asarray(photographs.crowd)
-        rest = (photographs.boxes[at], difficult[at], crowd[at], frames)
-    return ((numbers[episode] * width + query).astype(np.int64), labels, *rest)
-
-
-def _method(method: Any, net: Net) -> DetectionMethod:
-    if isinstance(method, str):
-        return detection_method(method, net)
-    if not isinstance(method, DetectionMethod):
-        raise ValueError(f"method must be a DetectionMethod or a name, such as 'repmet', got {method!r}")
-    return method
-
-
-def _known_classes(detector: Detector, drawn: DetectionEpisodes) -> Int[np.ndarray, "E W"]:
-    number = {name: i for i, name in enumerate(detector.classes)}
-    of_name = np.array([number.get(name, -1) for name in drawn.names], np.int32)
-    return of_name[drawn.classes]
-
-
-def _check(run: _Run, pool: DetectionPool) -> None:
-    drawn, photographs = run.drawn, run.pool.photographs
-    if drawn.names != photographs.classes or photographs.classes != pool.photographs.classes:
-        raise ValueError("drawn is of other classes than the pool's photographs: draw from these")
-    if len(run.pool) != len(pool):
-        raise ValueError(f"pools are of {len(run.pool)} and {len(pool)} photographs: they must be the same")
-    for name in ("support", "queries"):
-        rows = getattr(drawn, name)
-        if rows.min() < 0 or rows.max() >= len(pool):
-            raise ValueError(f"drawn has rows up to {rows.max()}, but there are {len(pool)} photographs")
-    at = drawn.support[drawn.shown], drawn.slots[drawn.shown]
-    wanted = np.broadcast_to(drawn.classes[..., None], drawn.shown.shape)[drawn.shown]
-    if (
-        drawn.slots.max() >= photographs.boxes.shape[1]
-        or (~photographs.shown[at] | (photographs.labels[at] != wanted)).any()
-    ):
-        raise ValueError("drawn shows boxes that the photographs do not have: draw from these photographs")
-    if run.asked is not None and run.asked.count != drawn.asked.shape[1]:
-        raise ValueError(f"asked gives {run.asked.count} queries, drawn has {drawn.asked.shape[1]}")
-    if run.method.trained and (run.known < 0).any():
-        label = drawn.classes[run.known < 0][0]
-        raise ValueError(
-            f"class {drawn.names[label]!r} is none that the detector was trained on, and this method knows "
-            "only these: give classes="
-        )
-
-
-def _on_device(pool: DetectionPool, runs: Any) -> _Arrays:
-    whole = any(run.method.regions is not None for run in runs if run.pool is pool)
-    return _Arrays(
-        Regions(*map(jnp.asarray, pool.regions)),
-        jnp.asarray(pool.features),
-        jnp.asarray(pool.photographs.boxes),
-        jnp.asarray(pool.photographs.images) if whole else None,
-    )

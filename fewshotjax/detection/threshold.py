@@ -17,6 +17,8 @@ CLEAR = 0.3  # IoU up to which a detection overlaps with no support box, of what
 EVEN = 0.5  # score of what is as likely of the class as not
 MOST = 20  # photographs that are left out in turn at most, evenly spread
 
+Known = tuple[np.ndarray, np.ndarray]  # of `Finder.anchors`
+
 
 class LeftOut(NamedTuple):
     """Detections in photographs that were left out."""
@@ -34,7 +36,9 @@ class Threshold(NamedTuple):
     note: str
 
 
-def leave_photographs_out(key: PRNGKeyArray, finder: Finder, shown: Examples, ways: int) -> LeftOut:
+def leave_photographs_out(
+    key: PRNGKeyArray, finder: Finder, known: Known, shown: Examples, ways: int
+) -> LeftOut:
     """Of photographs that show a class which another one shows, too.
 
     A detection is right where it is the surest on a box of its class that no other has found.
@@ -51,7 +55,7 @@ def leave_photographs_out(key: PRNGKeyArray, finder: Finder, shown: Examples, wa
     for row in rows.tolist():
         keep = shown.image != row
         model = finder.learn(key, shown, keep, ways)
-        seen = _seen(finder, model, shown, row, ways)
+        seen = _seen(finder, model, known, shown, row, ways)
         here = (shown.image == row) & elsewhere[row][shown.labels]
         boxes += int(here.sum())
         hit = _matched(seen, shown.boxes[here], shown.labels[here])
@@ -63,13 +67,20 @@ def leave_photographs_out(key: PRNGKeyArray, finder: Finder, shown: Examples, wa
 
 
 def choose_threshold(
-    key: PRNGKeyArray, finder: Finder, model: object, shown: Examples, ways: int
+    key: PRNGKeyArray, finder: Finder, model: object, known: Known, shown: Examples, ways: int
 ) -> Threshold:
     """The score from which on F1 = 2 TP / (found + boxes) is the largest, of photographs left out, half way
     to the next lower one. Where none can be: 0.5, or more where something beside the support boxes of a
     photograph has more.
+
+    Args:
+        known: `anchors` of the model. What is the nearest example decides nothing here, so that they need not
+            be those of each model without a photograph.
+
+    Raises:
+        ValueError: scores that are NaN.
     """
-    out = leave_photographs_out(key, finder, shown, ways)
+    out = leave_photographs_out(key, finder, known, shown, ways)
     if out.right.any():
         order = np.argsort(-out.scores, kind="stable")
         f1 = 2 * np.cumsum(out.right[order]) / (np.arange(1, len(order) + 1) + out.boxes)
@@ -84,7 +95,7 @@ def choose_threshold(
         )
     beside = [0.0]  # they are examples of these classes, so that little beside them looks like one
     for row in range(len(shown.sizes)):
-        seen = _seen(finder, model, shown, row, ways)
+        seen = _seen(finder, model, known, shown, row, ways)
         boxes = shown.boxes[shown.image == row]
         clear = _iou(np.asarray(seen.found.boxes), boxes).max(axis=1, initial=0.0) <= CLEAR
         beside += np.asarray(seen.found.scores)[np.asarray(seen.found.valid) & clear].tolist()
@@ -95,9 +106,14 @@ def choose_threshold(
     return Threshold(score, f"threshold {score:.3g}, {how}, a guess: {reason}")
 
 
-def _seen(finder: Finder, model: object, shown: Examples, row: int, ways: int) -> Seen:
+def _seen(finder: Finder, model: object, known: Known, shown: Examples, row: int, ways: int) -> Seen:
     sight = jax.tree.map(lambda leaf: leaf[row], shown.sights)
-    return finder.judge(model, finder.anchors(model, shown), sight, shown.sizes[row], ways)
+    seen = finder.judge(model, known, sight, shown.sizes[row], ways)
+    if seen.failed:
+        raise ValueError(
+            f"scores in support photograph {row} are NaN: use another method, tuning or detector"
+        )
+    return seen
 
 
 def _matched(seen: Seen, boxes: Float[np.ndarray, "G 4"], labels: np.ndarray) -> Bool[np.ndarray, " K"]:

@@ -2,7 +2,8 @@
 
 The authors' released code does it for 5 epochs at a rate of 5e-4, with the linear loss off. Here the loss is
 the detector's on regions (posterior, embedding, box), with the representatives of the episode as a start.
-Tuned is the head alone, on features that are known already, or the whole network, on images.
+Tuned is the head alone, on features that are known already, or, on images, what regions go through or the
+whole network. The authors' code can also hold backbone, FPN and proposal network still: "regions".
 """
 
 import math
@@ -18,14 +19,13 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ..distances import l2_normalize
 from ..repmet import classify, embed, margin_loss, posterior_loss
 from ..representatives import Representatives
-from .assign import assign_proposals, hardest
-from .boxes import encode
-from .config import DetectorConfig
+from .assign import hardest
 from .detector import Net, box_codes, feature_maps
 from .region_losses import Targets
 from .regions import region_features
 from .rpn_losses import smooth_l1
 from .support import SupportBoxes
+from .targets import joined_features as joined_features, support_targets as support_targets
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,24 @@ class DetectionTuning:
         ValueError: a field out of range; it is named.
     """
 
-    # "head": representatives, embedding and, with `box`, the box head; "all": pyramid, FPN, trunk, too. The
-    # region proposal network stays: support boxes tell little of where objects are.
-    what: Literal["head", "all"] = "head"
+    # "head": representatives, embedding and, with `box`, the box head; "regions": these, the box head, trunk
+    # and deformable offsets; "all": pyramid and FPN, too. The region proposal network stays: support boxes
+    # tell little of where objects are.
+    what: Literal["head", "regions", "all"] = "head"
     epochs: int = 5  # authors
     learning_rate: float = 5e-4  # authors
     momentum: float = 0.9  # authors
-    photographs: int = 1  # of a step; authors
+    # Support boxes of a step, each with all regions of its photograph, so that a photograph comes once for
+    # each of its boxes. Authors: one photograph.
+    per_step: int = 1
     embedding: bool = True  # of "head": False: the representatives alone
     box: bool = False  # of "head": the box head, too
+    offsets_rate: float = 0.01  # of the deformable offsets, in learning rates; authors
 
     def __post_init__(self):
-        if self.what not in ("head", "all"):
-            raise ValueError(f"what must be head or all, got {self.what!r}")
-        for name in ("epochs", "photographs"):
+        if self.what not in ("head", "regions", "all"):
+            raise ValueError(f"what must be head, regions or all, got {self.what!r}")
+        for name in ("epochs", "per_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.learning_rate > 0 or not 0 <= self.momentum < 1:
@@ -57,56 +61,16 @@ class DetectionTuning:
                 "learning_rate must be above 0 and momentum in [0, 1), "
                 f"got {self.learning_rate} and {self.momentum}"
             )
+        if not 0 <= self.offsets_rate < float("inf"):
+            raise ValueError(f"offsets_rate must not be negative, got {self.offsets_rate}")
 
 
 class Tuned(NamedTuple):
     """What the episode has of its own; the rest is the detector's."""
 
-    params: dict[
-        str, Any
-    ]  # "repmet", and those of "pyramid", "fpn", "trunk", "box", "offsets" that were tuned
+    # "repmet", and those of "pyramid", "fpn", "trunk", "box", "offsets" that were tuned
+    params: dict[str, Any]
     found: Representatives
-
-
-def support_targets(
-    shown: SupportBoxes, ways: int, config: DetectorConfig, background: int | None = None
-) -> Targets:
-    """(B, R + 1) for each support box: the regions of its photograph, labelled by all support boxes there,
-    and the box itself.
-
-    What else is in the photograph was not shown, and counts as background.
-
-    Args:
-        background: its label; None: W.
-    """
-    there = shown.labels < ways
-    none = ways if background is None else background
-
-    def one(proposals: Any, mask: Any, box: Array, exists: Array, photograph: Array) -> Targets:
-        boxes = jnp.concatenate([proposals, box[None]])
-        inside = jnp.append(mask, True) & exists
-        same = there & (shown.photograph == photograph)
-        found = assign_proposals(
-            boxes,
-            inside,
-            shown.boxes,
-            shown.labels,
-            same,
-            background=none,
-            foreground=config.region_foreground,
-        )
-        front = inside & (found.label < ways)
-        codes = encode(shown.boxes[found.matched], boxes, config.box_stds)
-        labels = jnp.where(inside, found.label, none)
-        return Targets(boxes, labels, jnp.where(front[:, None], codes, 0.0), front, inside)
-
-    regions = shown.regions
-    return jax.vmap(one)(regions.proposals, regions.mask, shown.boxes, there, shown.photograph)
-
-
-def joined_features(shown: SupportBoxes) -> Float[Array, "B N F"]:
-    """Of `support_targets`' regions."""
-    return jnp.concatenate([shown.regions.features, shown.features[:, None]], axis=1)
 
 
 def tune(
@@ -121,28 +85,32 @@ def tune(
     """Parameters and representatives after the descent.
 
     Args:
-        key: of the order of the photographs in each epoch.
+        key: of the order of the boxes in each epoch.
         params, net: of the detector.
         found: of the episode, where it starts.
 
     Raises:
-        ValueError: "all" without images.
+        ValueError: "regions" or "all" without images.
     """
     config, head = net.config, net.config.head
     targets = support_targets(shown, ways, config, len(found.modes))
-    whole, repmet = tuning.what == "all", params["repmet"]
+    looks, repmet = tuning.what != "head", params["repmet"]
     start: dict[str, Any] = {"modes": found.modes}
-    if head.embedding is not None and (whole or tuning.embedding):
+    if head.embedding is not None and (looks or tuning.embedding):
         start["head"] = repmet["head"]
-    if whole:
+    if looks:
         if shown.images is None:
-            raise ValueError("tuning is of 'all', but there are no images: give them, or tune the 'head'")
-        start |= {name: params[name] for name in ("fpn", "trunk", "offsets", "box") if name in params}
-        if not net.frozen:
-            start["pyramid"] = params["pyramid"]["params"]  # statistics of batch norms stay
+            raise ValueError(
+                f"tuning is of {tuning.what!r}, but there are no images: give them, or tune the 'head'"
+            )
+        start |= {name: params[name] for name in ("trunk", "offsets", "box") if name in params}
     elif tuning.box:
         start["box"] = params["box"]
-    features = joined_features(shown)
+    if tuning.what == "all":
+        start["fpn"] = params["fpn"]
+        if not net.frozen:
+            start["pyramid"] = params["pyramid"]["params"]  # statistics of batch norms stay
+    features_of = _features_of(params, net, shown, targets, tuning.what)
 
     def place(moved: dict[str, Any]) -> Tuned:
         own: dict[str, Any] = {
@@ -157,13 +125,26 @@ def tune(
     def loss(moved: dict[str, Any], rows: Int[Array, " n"]) -> Array:
         model, some = place(moved), jax.tree.map(lambda leaf: leaf[rows], targets)
         own = {**params, **model.params}
-        if whole:
-            x = region_features(own, net, feature_maps(own, net, shown.images[rows]), some.boxes)
-        else:
-            x = features[rows]
-        return _loss(own, net, model.found, x, some)
+        return _loss(own, net, model.found, features_of(own, rows), some)
 
     return place(_descend(key, tuning, loss, start, jnp.any(targets.mask, axis=1)))
+
+
+def _features_of(
+    params: Any, net: Net, shown: SupportBoxes, targets: Targets, what: str
+) -> Callable[[Any, Int[Array, " n"]], Float[Array, "n N F"]]:
+    """(parameters as they are now, rows) -> features of these rows' regions; what stays is computed once."""
+    if what == "head":
+        features = joined_features(shown)
+        return lambda own, rows: features[rows]
+    if what == "all":
+        return lambda own, rows: region_features(
+            own, net, feature_maps(own, net, shown.images[rows]), targets.boxes[rows]
+        )
+    maps = feature_maps(params, net, shown.images)
+    return lambda own, rows: region_features(
+        own, net, tuple(level[rows] for level in maps), targets.boxes[rows]
+    )
 
 
 def _loss(
@@ -202,15 +183,14 @@ def _descend(
     start: Any,
     there: Bool[Array, " B"],
 ) -> Any:
-    """Epochs over photographs 0 to B - 1 in an order of their own each; those that are not there have no
-    step."""
+    """Epochs over boxes 0 to B - 1 in an order of their own each; those that are not there have no step."""
     total = len(there)
-    size = min(tuning.photographs, total)
+    size = min(tuning.per_step, total)
     steps = math.ceil(total / size)
 
     def ordered(epoch: Array) -> Int[Array, "steps size"]:
         order = jax.random.permutation(jax.random.fold_in(key, epoch), total)
-        # The last step is filled up with the first photographs.
+        # The last step is filled up with the first boxes.
         return jnp.concatenate([order, order[: steps * size - total]]).reshape(steps, size)
 
     rows = jax.vmap(ordered)(jnp.arange(tuning.epochs)).reshape(-1, size)
@@ -220,6 +200,9 @@ def _descend(
         moved, state = carry
         with jax.numpy_dtype_promotion("standard"):
             updates, new = rule.update(jax.grad(loss)(moved, rows), state)
+            if "offsets" in updates:
+                slower = jax.tree.map(lambda one: tuning.offsets_rate * one, updates["offsets"])
+                updates = {**updates, "offsets": slower}
         stepped = optax.apply_updates(moved, updates), new
         some = jnp.any(there[rows])
         return jax.tree.map(lambda a, b: jnp.where(some, a, b), stepped, carry), None

@@ -5,12 +5,12 @@ Each is compared with the support boxes and with windows of the support photogra
 
     P(n) ∝ exp(max_{k: y_k = n} cos(f, f_k) / t),   n = 1..N and the background,
 
-f the features of a window. Ours; it is for a first look at one's own
-photographs, and a detector that was trained for it is the better one (docs/detection.md has figures).
+f the features of a window. Ours, for a first look at one's own photographs; docs/detection.md has what it
+gave on BCCD.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,50 +23,14 @@ from ..backbones import Preprocess
 from ..distances import l2_normalize
 from ..files import digest_of
 from .boxes import areas, clip, pairwise_iou, usable
-from .finder import LEAST, Examples, OnChunk, Seen
+from .finder import LEAST, Examples, OnChunk, Seen, is_nan
 from .pyramids import Pyramid
 from .regions import RegionsChunk
 from .roi import roi_align
 from .score import Scoring, suppress
+from .sliding import WindowConfig, shapes_of, sliding
 
 Maps = tuple[Float[np.ndarray, "N _ _ _"], ...]
-
-
-@dataclass(frozen=True)
-class WindowConfig:
-    """Which windows, what is read of them, how they are judged. All ours, chosen on photographs of BCCD's
-    validation part.
-
-    Raises:
-        ValueError: a field out of range; it is named.
-    """
-
-    shapes: int = 1  # a class at most, of its boxes' widths and heights
-    scales: tuple[float, ...] = (0.8, 1.0, 1.25)  # of each shape
-    step: float = 0.3  # of a window's sides, from one to the next
-    most: int = 8192  # windows; with more, steps are made longer
-    bins: tuple[tuple[int, int], ...] = ((1, 3), (2, 3))  # (level of the pyramid, bins along each side)
-    background: int = 512  # windows of the support photographs that stand for all else
-    apart: float = 0.3  # IoU with every support box, up to which a window is background
-    temperature: float = 0.05  # t
-    nms: float = 0.3  # as of detectors
-    per_image: int = 100
-    least_score: float = 0.0
-
-    def __post_init__(self):
-        for name in ("shapes", "most", "background", "per_image"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name, most in (("step", 1.0), ("temperature", float("inf"))):
-            if not 0 < getattr(self, name) <= most:
-                raise ValueError(f"{name} must be above 0, and at most {most}, got {getattr(self, name)}")
-        if not self.scales or any(not 0 < scale < float("inf") for scale in self.scales):
-            raise ValueError(f"scales must be numbers above 0, got {self.scales}")
-        if not self.bins or any(level < 0 or count < 1 for level, count in self.bins):
-            raise ValueError(f"bins must be (level from 0, bins from 1), got {self.bins}")
-        for name in ("apart", "nms"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be 0 to 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +38,7 @@ class Windows:
     """Stands where a detector would: a pretrained pyramid and how its windows are judged."""
 
     pyramid: Pyramid
-    config: WindowConfig = WindowConfig()
+    config: WindowConfig = field(default_factory=WindowConfig)
 
     def __post_init__(self):
         levels = len(self.pyramid.strides)
@@ -131,6 +95,11 @@ class WindowFinder:
                 self.pyramid.apply, self.pyramid.preprocess, self.pyramid.variables, images[row : row + 1]
             )
             parts.append(jax.device_get(maps))
+            if not all(np.isfinite(level).all() for level in parts[-1]):
+                raise ValueError(
+                    f"{self.pyramid.name} gives NaN or infinite features for image {row}: check its weights "
+                    "and its preprocess"
+                )
             if on_chunk is not None:
                 on_chunk(RegionsChunk(row + 1, len(images), 0.0))
         return tuple(np.concatenate(level) for level in zip(*parts, strict=True))
@@ -213,40 +182,6 @@ class WindowFinder:
         return {**told, "weights": digest_of(jax.tree.leaves(self.pyramid.variables))}
 
 
-def shapes_of(
-    boxes: Float[np.ndarray, "S 4"], labels: Int[np.ndarray, " S"], config: WindowConfig
-) -> Float[np.ndarray, "n 2"]:
-    """Widths and heights of windows: of each class those of its boxes, in order of area, in up to `shapes`
-    groups of equally many, as geometric means; times the scales."""
-    found = []
-    for label in np.unique(labels).tolist():
-        sides = np.log(boxes[labels == label, 2:] - boxes[labels == label, :2])
-        order = np.argsort(sides.sum(axis=1), kind="stable")
-        groups = np.array_split(order, min(config.shapes, len(order)))
-        found += [np.exp(sides[group].mean(axis=0)) for group in groups]
-    shapes = np.stack(found)[:, None] * np.asarray(config.scales)[None, :, None]
-    # Shapes that two classes share are looked at once.
-    return np.unique(np.round(shapes.reshape(-1, 2)), axis=0)
-
-
-def sliding(shapes: Float[np.ndarray, "n 2"], pixels: int, config: WindowConfig) -> Float[np.ndarray, "R 4"]:
-    """Windows of these shapes all over a square of `pixels`, up to `most` of them."""
-    step = config.step
-    while True:
-        found = []
-        for width, height in np.minimum(shapes, pixels).tolist():
-            xs, ys = (
-                np.linspace(0, pixels - side, max(1, int((pixels - side) / max(step * side, 2.0)) + 1))
-                for side in (width, height)
-            )
-            x, y = (axis.reshape(-1) for axis in np.meshgrid(xs, ys))
-            found.append(np.stack([x, y, x + width, y + height], axis=1))
-        windows = np.concatenate(found).astype(np.float32)
-        if len(windows) <= config.most:
-            return windows
-        step *= 1.1
-
-
 @partial(jax.jit, static_argnums=(0, 1))
 def _maps(
     apply: Callable[..., Any],
@@ -283,11 +218,13 @@ def _judged(
     boxes = clip(windows, size[0], size[1])
     # Windows that reach beyond the photograph by more than half show the filling.
     half = areas(boxes) >= 0.5 * areas(windows)
-    found = suppress(log_p[:, :ways], log_p[:, ways], boxes, usable(boxes, LEAST) & half, scoring)
+    # Without anything that is none of the classes each window would be one for certain: nothing is found.
+    mask = usable(boxes, LEAST) & half & jnp.any(model.there)
+    found = suppress(log_p[:, :ways], log_p[:, ways], boxes, mask, scoring)
     like = cosine[found.region]
     nearest = jnp.argmax(like, axis=1).astype(jnp.int32)
     distance = jnp.sqrt(jnp.maximum(2 - 2 * jnp.max(like, axis=1), 0.0))
-    return Seen(found, nearest, distance)
+    return Seen(found, nearest, distance, is_nan(log_p, mask))
 
 
 def _unit(rows: Float[np.ndarray, "*n F"]) -> Float[np.ndarray, "*n F"]:

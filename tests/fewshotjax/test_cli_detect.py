@@ -184,6 +184,30 @@ def test_detect_refuses(place, tmp_path, monkeypatch, capsys, change, message):
     assert not (tmp_path / "found").exists()
 
 
+def test_what_loaded_classes_do_not_ask_for_is_refused(place, tmp_path, capsys):
+    given = (
+        "detect",
+        "--load",
+        tmp_path / "x.safetensors",
+        "--images",
+        place / "photos",
+        "--out",
+        tmp_path / "y",
+    )
+    rest = ("--classes", "red", "--pixels", 64, "--tune", 5, "--keep-base", "--repair", "--seed", 0)
+    told = refused(capsys, *given, *rest, "--support-images", place)
+    names = "--support-images, --classes, --pixels, --repair, --keep-base, --tune, --seed are of --support"
+    assert names in told
+    assert "x.safetensors: there is no such file" in refused(capsys, *given, "--threshold", 0.5)
+
+
+def test_faults_are_told_where_boxes_are_read_for_good(place, tmp_path):
+    record = json.loads((place / "support/boxes.json").read_text())
+    record["annotations"][0]["bbox"][0] = 60  # beyond the border
+    (tmp_path / "boxes.json").write_text(json.dumps(record))
+    assert cli_detect._lie_in(tmp_path / "boxes.json", place / "support")  # a warning is an error here
+
+
 def test_without_the_extra_it_says_what_to_install(place, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(pyramid_plugins, "entry_points", lambda **what: EntryPoints())
     given = ("--support", place / "support/boxes.json", "--images", place / "photos")
@@ -218,7 +242,8 @@ def test_train_detector_leaves_a_detector_that_detects(place, tmp_path, capsys):
     assert text.startswith("efficientnet_lite0: loss")
     figures = json.loads((tmp_path / "det.json").read_text())
     assert (figures["classes"], len(figures["epochs"])) == (["red", "blue"], 2)
-    assert load_detector(out).classes == ("red", "blue")
+    again = load_detector(out)
+    assert (again.classes, again.net.preprocess.pixels) == (("red", "blue"), 64)
     found = ("detect", "--support", place / "support/boxes.json", "--images", place / "photos")
     code, text, err = run(
         capsys,
@@ -264,6 +289,7 @@ def test_train_detector_refuses(place, tmp_path, monkeypatch, capsys, change, me
 
 
 def test_names_of_the_novel_classes_of_tiny_imagenet(data_dir):
+    assert cli_train_detector._novel("tiny_imagenet_mine.json", None) == ()
     names = cli_train_detector._novel("tiny_imagenet:base_train", "a, b")
     assert names[:2] == ("a", "b")
     assert len(names) == 2 + 30 + 50

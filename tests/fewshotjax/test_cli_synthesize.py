@@ -9,6 +9,7 @@ import pytest
 
 from fewshotjax import cli, cli_synthesize, delta as de
 from fewshotjax.cli_features import FeatureWriter, read_features
+from fewshotjax.delta import synthesis
 
 WIDTH = 4
 TINY = ("--hidden", 6, "--code", 2, "--epochs", 2, "--batch", 16, "--learning-rate", 0.01)
@@ -60,19 +61,62 @@ def trained(place):
     return delta
 
 
-def test_train_delta_leaves_a_file(place, tmp_path, capsys, monkeypatch):
+def test_train_delta_leaves_the_best_epoch_in_a_file(place, tmp_path, capsys, monkeypatch):
+    """By 1-shot episodes of --validation, whose four classes make four ways; those are stubs here."""
+    seen = []
+
+    def episodes(task, sampler, fit):
+        assert (task.config.ways, task.config.most, task.config.queries) == (4, 1, 9)
+        assert fit.samples == 40
+        seen.append(jax.tree.map(np.asarray, sampler.delta))
+        return np.full((8, 1), [0.75, 0.5][len(seen) - 1], np.float32)
+
     monkeypatch.setattr(cli_synthesize, "EPISODES", 8)
+    monkeypatch.setattr(cli_synthesize, "accuracies_by_epoch", episodes)
     out = tmp_path / "delta.safetensors"
     given = ("train-delta", "--features", place / "seen.npz", "--out", out, *TINY)
     code, told, err = run(capsys, *given, "--validation", place / "other.npz")
     assert code == 0, err
     assert told.startswith("Delta-encoder of 4 classes: loss ")
     assert "epoch 2/2: loss" in err
-    assert "5-way 1-shot error of --validation 0." in err
+    assert "--validation: 8 episodes, 4-way 1-shot with 9 queries of a class\n" in err
+    for wrong in ("0.2500", "0.5000"):
+        assert f", error of --validation {wrong}," in err
     delta = de.load_delta(out)
+    jax.tree.map(np.testing.assert_array_equal, delta, seen[0])
     assert (delta.width, delta.config.hidden, len(delta.bank)) == (WIDTH, 6, 40)
     assert [file.name for file in tmp_path.iterdir()] == [out.name]
     assert "exists: give another name" in refused(capsys, *given)
+
+
+def test_small_classes_of_validation_are_left_out_and_a_resumed_training_has_the_same(
+    place, tmp_path, capsys
+):
+    """Five classes of 12 examples, two small ones: queries are cut by the fifth, not by the smallest."""
+    labels = np.repeat(list("pqrstuv"), [12] * 5 + [1, 3])
+    x = np.random.default_rng(1).normal(size=(len(labels), WIDTH)).astype(np.float32)
+    np.savez(tmp_path / "other.npz", features=x, labels=labels)
+    np.savez(tmp_path / "more.npz", features=x + 1, labels=labels)
+    known = read_features(place / "seen.npz", "--features")
+    found = cli_synthesize._validation(tmp_path / "other.npz", known)
+    assert found.told == "200 episodes, 5-way 1-shot with 11 queries of a class"
+    assert found.left_out == "; left out, of fewer than 12 examples: u, v"
+    given = ("train-delta", "--features", place / "seen.npz", "--out", tmp_path / "d.safetensors", *TINY)
+    stopped = run(capsys, *given, "--validation", tmp_path / "other.npz", "--time-limit", 0)
+    assert stopped[0] == cli_synthesize.STOPPED
+    told = refused(capsys, *given, "--validation", tmp_path / "more.npz", "--resume")
+    assert "other settings: validation was" in told
+
+
+@pytest.mark.long
+def test_train_delta_runs_the_episodes_of_validation(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli_synthesize, "EPISODES", 8)
+    out = tmp_path / "delta.safetensors"
+    given = ("train-delta", "--features", place / "seen.npz", "--out", out, *TINY)
+    code, _, err = run(capsys, *given, "--validation", place / "other.npz")
+    assert code == 0, err
+    assert ", error of --validation 0." in err
+    assert out.exists()
 
 
 def test_a_stopped_training_goes_on(place, tmp_path, capsys):
@@ -110,6 +154,22 @@ def test_synthesize_writes_a_table(place, trained, tmp_path, capsys, kind):
             np.testing.assert_array_equal(np.flatnonzero(~stored["synthesized"]), [0, 7, 11])
     assert [file.name for file in tmp_path.iterdir()] == [out.name]
     assert "exists: give another name" in refused(capsys, "synthesize", *given, "--out", out)
+
+
+def test_numbers_of_seeds_between_two_powers_of_two_are_one_program(place, trained, tmp_path, capsys):
+    """Three, four and two seeds: the first two of one shape, each cut to what its seeds share."""
+    labels = np.repeat([0, 1, 2], [3, 4, 2])
+    x = np.random.default_rng(2).normal(size=(9, WIDTH)).astype(np.float32)
+    np.savez(tmp_path / "new.npz", features=x, labels=labels)
+    before = synthesis._synthesize._cache_size()
+    given = ("--features", tmp_path / "new.npz", "--delta", place / "delta.safetensors", "--per-class", 8)
+    assert run(capsys, "synthesize", *given, "--out", tmp_path / "more.npz")[0] == 0
+    assert synthesis._synthesize._cache_size() <= before + 2
+    with np.load(tmp_path / "more.npz") as stored:
+        made = stored["features"]
+        np.testing.assert_array_equal(np.bincount(stored["labels"]), [3 * 3, 4 * 3, 2 * 5])
+        np.testing.assert_array_equal(made[~stored["synthesized"]], x)
+        assert len(np.unique(made, axis=0)) == len(made)
 
 
 def test_synthesize_refuses(place, trained, tmp_path, capsys):
@@ -160,7 +220,9 @@ def test_train_delta_refuses(place, tmp_path, capsys):
         given = ("train-delta", "--features", tmp_path / f"{name}.npz", *out, *TINY)
         assert message in refused(capsys, *given)
     given = ("train-delta", "--features", place / "seen.npz", *out)
-    assert "has classes of --features, 0, 1" in refused(capsys, *given, "--validation", place / "seen.npz")
+    told = refused(capsys, *given, "--validation", place / "seen.npz")
+    assert "has classes of --features, 0, 1" in told
+    assert "number the classes apart, or give names" in told
     assert "hidden must be a whole number of at least 1" in refused(capsys, *given, "--hidden", 0)
     assert not (tmp_path / "d.safetensors").exists()
 

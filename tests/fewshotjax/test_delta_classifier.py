@@ -1,6 +1,5 @@
 """The episode's linear classifier against a NumPy loop, a closed form and scikit-learn."""
 
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -8,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fewshotjax.delta.classifier import ClassifierConfig, _order, fit_linear, fit_rows, scores
+from fewshotjax.delta.classifier import ClassifierConfig, _order, fit_linear, fit_rows
 
-WAYS, WIDTH, COUNT = 3, 4, 23
+WAYS, WIDTH, COUNT, KEY = 3, 4, 23, jax.random.key(0)
+KNOWN = np.arange(COUNT) % 5 > 0  # the rest is padding
 SMALL = ClassifierConfig(epochs=6, batch=5, learning_rate=0.5, keep_epochs=True)
 RIDGE, LBFGS = ClassifierConfig("ridge", regularization=0.7), ClassifierConfig("lbfgs", regularization=0.5)
 
@@ -20,6 +20,31 @@ def examples(seed=0):
     y = rng.integers(0, WAYS, COUNT).astype(np.int32)
     x = rng.normal(size=(WAYS, WIDTH))[y] + 1.5 * rng.normal(size=(COUNT, WIDTH))
     return x.astype(np.float32), y
+
+
+@pytest.fixture(scope="module")
+def both():
+    """Two episodes, with what is known of each."""
+    parts = zip(examples(0), examples(1), strict=True)
+    return (*map(np.stack, parts), np.stack([KNOWN, np.arange(COUNT) < 17]))
+
+
+def vmapped(config):
+    """Of two episodes, with the number of traces."""
+    traces = []
+
+    def fit(key, x, y, known):
+        traces.append(1)
+        return fit_linear(key, x, y, known, config, ways=WAYS)
+
+    return jax.jit(jax.vmap(fit)), traces
+
+
+def alone(together, i):
+    return jax.tree.map(lambda leaf: np.asarray(leaf[i]), together)
+
+
+order_of = jax.jit(_order, static_argnums=(2, 3))
 
 
 def log_softmax(z):
@@ -37,7 +62,7 @@ def retold(key, x, y, known, config):
     for k_epoch in jax.random.split(k_order, config.epochs):
         batches = -(-len(y) // config.batch)
         mask = None if known is None else jnp.asarray(known)
-        order = np.asarray(_order(k_epoch, mask, batches, config.batch, jnp.asarray(y))[0]).reshape(-1)
+        order = np.asarray(order_of(k_epoch, mask, batches, config.batch, jnp.asarray(y))[0]).reshape(-1)
         order = order[: len(y) if known is None else int(known.sum())]
         total, used = 0.0, rate
         for first in range(0, len(order), config.batch):
@@ -61,17 +86,12 @@ def retold(key, x, y, known, config):
 
 
 @pytest.fixture(scope="module")
-def adam():
-    """One compilation each: without padding, and with."""
-    return jax.jit(partial(fit_linear, config=SMALL, ways=WAYS))
+def padded_adam():
+    return vmapped(SMALL)
 
 
-@pytest.mark.parametrize("padded", [False, True])
-def test_adam_is_the_numpy_loop(adam, padded):
-    x, y = examples()
-    known = np.arange(COUNT) % 4 > 0 if padded else None
-    found = adam(jax.random.key(1), x, y, None if known is None else jnp.asarray(known))
-    w, b, told = retold(jax.random.key(1), x, y, known, SMALL)
+def check_adam(found, key, x, y, known):
+    w, b, told = retold(key, x, y, known, SMALL)
     np.testing.assert_allclose(found.W, w, rtol=2e-4, atol=2e-5)
     np.testing.assert_allclose(found.b, b, rtol=2e-4, atol=2e-5)
     loss, rate, every_w, every_b = zip(*told, strict=True)
@@ -79,24 +99,38 @@ def test_adam_is_the_numpy_loop(adam, padded):
     np.testing.assert_allclose(found.trace.learning_rate, rate, rtol=1e-5)
     np.testing.assert_allclose(found.trace.W, every_w, rtol=2e-4, atol=2e-5)
     np.testing.assert_allclose(found.trace.b, every_b, rtol=2e-4, atol=2e-5)
-    assert len(set(np.asarray(found.trace.learning_rate).tolist())) > 1, "the rule was never used"
     np.testing.assert_array_equal(found.trace.W[-1], found.W)
 
 
-def test_padding_changes_nothing(adam):
-    """Whatever it holds; and the weights of no epoch are kept where they are not asked for."""
-    x, y = examples()
-    known = jnp.asarray(np.arange(COUNT) < 17)
-    other = np.where(np.asarray(known)[:, None], x, 1e3).astype(np.float32)
-    first, second = (adam(jax.random.key(0), some, y, known) for some in (x, other))
+def test_adam_is_the_numpy_loop():
+    key, (x, y) = jax.random.key(1), examples()
+    found = jax.jit(partial(fit_linear, config=SMALL, ways=WAYS))(key, x, y, None)
+    check_adam(found, key, x, y, None)
+    assert len(set(np.asarray(found.trace.learning_rate).tolist())) > 1, "the rule was never used"
+
+
+def test_adam_is_the_numpy_loop_in_episodes_with_padding(padded_adam, both):
+    """Two at once, with unequal padding, in one trace."""
+    fit, traces = padded_adam
+    keys = jax.random.split(jax.random.key(1), 2)
+    together = fit(keys, *both)
+    assert len(traces) == 1
+    for i, (x, y, known) in enumerate(zip(*both, strict=True)):
+        check_adam(alone(together, i), keys[i], x, y, known)
+
+
+def test_padding_changes_nothing(padded_adam, both):
+    """Whatever it holds."""
+    x, y, known = both
+    other = np.where(known[:, :, None], x, 1e3).astype(np.float32)
+    first, second = (padded_adam[0](jax.random.split(KEY, 2), some, y, known) for some in (x, other))
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
 def test_epochs_visit_every_example_once_in_another_order():
     y = jnp.zeros(101, jnp.int32)
-    index, weight = jax.vmap(lambda key: _order(key, None, 11, 10, y))(
-        jax.random.split(jax.random.key(0), 200)
-    )
+    orders = jax.jit(jax.vmap(lambda key: _order(key, None, 11, 10, y)))
+    index, weight = orders(jax.random.split(KEY, 200))
     np.testing.assert_array_equal(
         np.asarray(weight).reshape(200, -1), np.tile(np.arange(110) < 101, (200, 1))
     )
@@ -107,72 +141,62 @@ def test_epochs_visit_every_example_once_in_another_order():
     assert len({order.tobytes() for order in orders}) == 200
 
 
-def test_ridge_is_its_closed_form():
+def test_ridge_is_its_closed_form_and_rows_may_be_made_when_asked_for(both):
     linear = pytest.importorskip("sklearn.linear_model")
-    x, y = examples()
-    known = np.arange(COUNT) % 5 > 0
-    theirs = linear.Ridge(0.7).fit(x[known], np.eye(WAYS)[y[known]])
-    fit = jax.jit(partial(fit_linear, config=RIDGE, ways=WAYS))
-    found = fit(jax.random.key(0), x, y, jnp.asarray(known))
-    np.testing.assert_allclose(found.W, theirs.coef_, atol=2e-5)
-    np.testing.assert_allclose(found.b, theirs.intercept_, atol=2e-5)
+    fit, traces = vmapped(RIDGE)
+    together = fit(jax.random.split(KEY, 2), *both)
+    for i, (x, y, known) in enumerate(zip(*both, strict=True)):
+        theirs, found = linear.Ridge(0.7).fit(x[known], np.eye(WAYS)[y[known]]), alone(together, i)
+        np.testing.assert_allclose(found.W, theirs.coef_, atol=2e-5)
+        np.testing.assert_allclose(found.b, theirs.intercept_, atol=2e-5)
+    far = fit(jax.random.split(KEY, 2), both[0] + np.float32(3000), *both[1:])  # no sum of squares cancels
+    np.testing.assert_allclose(far.W, together.W, atol=2e-3)
+    np.testing.assert_allclose(far.b + 3000 * far.W.sum(axis=2), together.b, atol=5e-3)
+    assert len(traces) == 1
+    half, known = jnp.asarray(both[0][0] / 2), jnp.asarray(both[2][0])
+    made = jax.jit(lambda y: fit_rows(KEY, lambda i: 2 * half[i], WIDTH, y, known, RIDGE, ways=WAYS))
+    np.testing.assert_allclose(made(both[1][0]).W, together.W[0], rtol=1e-4, atol=1e-5)
+    assert together.trace.W.shape == (2, 0, WAYS, WIDTH)
 
 
-def test_lbfgs_reaches_scikit_learns_optimum():
+def test_lbfgs_reaches_scikit_learns_optimum(both):
+    """In each of two episodes at once."""
     linear = pytest.importorskip("sklearn.linear_model")
-    x, y = examples()
-    known = np.arange(COUNT) % 5 > 0
-    theirs = linear.LogisticRegression(C=2.0, tol=1e-10, max_iter=10_000).fit(x[known], y[known])
-    found = jax.jit(partial(fit_linear, config=LBFGS, ways=WAYS))(jax.random.key(0), x, y, jnp.asarray(known))
-    np.testing.assert_allclose(
-        found.W - found.W.mean(0)[None], theirs.coef_ - theirs.coef_.mean(0), atol=2e-3
-    )
-    np.testing.assert_allclose(scores(found, jnp.asarray(x)), theirs.predict_log_proba(x), atol=2e-3)
-    objective = [
-        -log_softmax(x[known] @ w.T + b)[np.arange(known.sum()), y[known]].sum() + 0.25 * (w**2).sum()
-        for w, b in (
-            (np.asarray(found.W, float), np.asarray(found.b, float)),
-            (theirs.coef_, theirs.intercept_),
+    fit, traces = vmapped(LBFGS)
+    together = fit(jax.random.split(KEY, 2), *both)
+    for i, (x, y, known) in enumerate(zip(*both, strict=True)):
+        found = alone(together, i)
+        x, y, w, b = x[known], y[known], found.W.astype(float), found.b.astype(float)
+        theirs = linear.LogisticRegression(C=2.0, tol=1e-10, max_iter=10_000).fit(x, y)
+        np.testing.assert_allclose(w - w.mean(0), theirs.coef_ - theirs.coef_.mean(0), atol=2e-3)
+        np.testing.assert_allclose(log_softmax(x @ w.T + b), theirs.predict_log_proba(x), atol=2e-3)
+        ours, best = (
+            -log_softmax(x @ w.T + b)[np.arange(len(y)), y].sum() + 0.25 * (w**2).sum()
+            for w, b in ((w, b), (theirs.coef_, theirs.intercept_))
         )
-    ]
-    assert objective[0] <= objective[1] * (1 + 1e-5)
-    assert np.all(np.diff(found.trace.loss) <= 1e-6)
+        assert ours <= best * (1 + 1e-5)
+        assert np.all(np.diff(found.trace.loss) <= 1e-6)
+    assert len(traces) == 1
 
 
-@pytest.mark.parametrize("config", [replace(SMALL, keep_epochs=False), RIDGE, LBFGS], ids=lambda c: c.kind)
-def test_episodes_vmap_and_rows_may_be_made_when_asked_for(config):
-    """Two at once give what each gives alone, in one trace; rows by a function those of an array."""
-    traces = 0
-
-    def fit(key, x, y):
-        nonlocal traces
-        traces += 1
-        return fit_linear(key, x, y, None, config, ways=WAYS)
-
-    keys = jax.random.split(jax.random.key(2), 2)
-    both = [examples(seed) for seed in (0, 1)]
-    x, y = (np.stack(part) for part in zip(*both, strict=True))
-    together = jax.jit(jax.vmap(fit))(keys, x, y)
-    assert traces == 1
-    x0 = jnp.asarray(x[0])
-    alone = jax.jit(
-        lambda key, y: fit_rows(key, lambda i: 2 * (x0[i] / 2), WIDTH, y, None, config, ways=WAYS)
-    )
-    found = alone(keys[0], y[0])
-    np.testing.assert_allclose(together.W[0], found.W, rtol=2e-3, atol=2e-4)
-    np.testing.assert_allclose(together.b[0], found.b, rtol=2e-3, atol=2e-4)
-    assert found.trace.W.shape == (0, WAYS, WIDTH)
+@pytest.mark.long
+def test_lbfgs_alone_is_that_of_an_episode_among_others(both):
+    together = vmapped(LBFGS)[0](jax.random.split(KEY, 2), *both)
+    one = jax.jit(partial(fit_linear, config=LBFGS, ways=WAYS))
+    found = one(KEY, both[0][1], both[1][1], jnp.asarray(both[2][1]))
+    np.testing.assert_allclose(together.W[1], found.W, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(together.b[1], found.b, rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
         ("kind", "svm", "kind must be one of adam, ridge, lbfgs, means, got 'svm'"),
-        ("epochs", 0, "epochs must be at least 1, got 0"),
-        ("batch", 0, "batch must be at least 1, got 0"),
-        ("iterations", 0, "iterations must be at least 1, got 0"),
-        ("learning_rate", 0.0, "learning_rate must be above 0, got 0.0"),
-        ("regularization", -1.0, r"regularization must be above 0, got -1.0"),
+        ("epochs", 2.5, "epochs must be a whole number of at least 1, got 2.5"),
+        ("batch", 10.5, "batch must be a whole number of at least 1, got 10.5"),
+        ("iterations", 0, "iterations must be a whole number of at least 1, got 0"),
+        ("learning_rate", float("inf"), "learning_rate must be above 0 and finite, got inf"),
+        ("regularization", -1.0, r"regularization must be above 0 and finite, got -1.0"),
         ("decay", 1.5, "decay must be above 0 and at most 1, got 1.5"),
     ],
 )

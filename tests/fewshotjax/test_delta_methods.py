@@ -19,7 +19,9 @@ WIDTH, WAYS, SAMPLES = 5, 3, 12
 KEY = jax.random.key(0)
 SHORT = de.ClassifierConfig(epochs=3, batch=16, learning_rate=0.05)
 FIT = de.EpisodeFit(SAMPLES, classifier=SHORT)
+MEANS = replace(FIT, classifier=de.ClassifierConfig("means"))  # compiles soonest
 LABELS = np.repeat(np.arange(WAYS), 2).astype(np.int32)
+REFERENCES = np.roll(np.arange(54).reshape(6, 9), 1, axis=1).reshape(-1)  # of the same class
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def delta():
     """Untrained, with weights large enough that codes matter."""
     config = de.DeltaConfig(hidden=7, code=3, init_std=0.5, scaling="standard")
     scaling = Scaling(jnp.full(WIDTH, 0.5), jnp.full(WIDTH, 2.0), "standard")
-    bank = jax.random.normal(jax.random.key(5), (30, 3))
+    bank = jnp.asarray(np.random.default_rng(5).normal(size=(30, 3)), jnp.float32)
     return de.DeltaEncoder(config, de.init_delta(KEY, config, WIDTH), bank, WIDTH, scaling)
 
 
@@ -44,10 +46,16 @@ def support(features):
     return jnp.asarray(features[0][[0, 1, 10, 11, 20, 21]])
 
 
-def fitted(sampler, options, support, labels=LABELS):
+def fitted(sampler, options, support):
     """Labels that are known while tracing."""
-    run = jax.jit(lambda key, sampler, x: de.fit_episode(key, sampler, options, x, labels, WAYS))
+    run = jax.jit(lambda key, sampler, x: de.fit_episode(key, sampler, options, x, LABELS, WAYS))
     return run(jax.random.key(3), sampler, support)
+
+
+def made_by(sampler, options, seeds, labels=LABELS):
+    """The samples of `fitted`."""
+    run = jax.jit(lambda key, sampler, x: synthesized(key, sampler, options, x, labels, WAYS))
+    return run(jax.random.split(jax.random.key(3))[0], sampler, seeds)
 
 
 @pytest.fixture(scope="module")
@@ -55,48 +63,63 @@ def blocks(delta, support):
     return fitted(de.delta_sampler(delta), FIT, support)
 
 
-def test_the_training_set_is_what_synthesize_makes_and_the_seeds(delta, support, blocks):
+@pytest.fixture(scope="module")
+def samples(delta, support):
+    return made_by(de.delta_sampler(delta), FIT, delta.scaling(support))
+
+
+def test_the_training_set_is_what_synthesize_makes_and_the_seeds(delta, support, blocks, samples):
     """Distinct codes for every seed, 12 // 2 of them, decoded without dropout; the classifier of both."""
     k_samples, k_fit = jax.random.split(jax.random.key(3))
     k_codes, _ = jax.random.split(k_samples)
     made = de.synthesize(k_codes, delta, support, SAMPLES // 2, include_seeds=False)
-    rows = synthesized(k_samples, de.delta_sampler(delta), FIT, delta.scaling(support), LABELS, WAYS)
-    np.testing.assert_allclose(rows, made.reshape(-1, WIDTH), rtol=1e-5, atol=1e-5)
-    x = jnp.concatenate([made.reshape(-1, WIDTH), delta.scaling(support)])
+    np.testing.assert_allclose(samples, made.reshape(-1, WIDTH), rtol=1e-5, atol=1e-5)
+    x = np.concatenate([made.reshape(-1, WIDTH), delta.scaling(support)])
     y = np.concatenate([np.repeat(LABELS, SAMPLES // 2), LABELS])
     direct = jax.jit(partial(de.fit_linear, config=SHORT, ways=WAYS))(k_fit, x, y, None)
     np.testing.assert_allclose(blocks.W, direct.W, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(blocks.b, direct.b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("memory", ["scan", "whole"])
-def test_memory_changes_nothing(delta, support, blocks, memory):
-    other = fitted(de.delta_sampler(delta), replace(FIT, memory=memory), support)
-    np.testing.assert_allclose(other.W, blocks.W, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(other.trace.loss, blocks.trace.loss, rtol=1e-4)
+def test_samples_at_once_are_those_in_blocks(delta, support, samples):
+    whole = made_by(de.delta_sampler(delta), replace(FIT, memory="whole"), delta.scaling(support))
+    np.testing.assert_allclose(whole, samples, rtol=1e-5, atol=1e-6)
 
 
-def test_blocks_of_any_size_make_the_same(delta, support, monkeypatch):
+@pytest.mark.long
+def test_adam_on_samples_that_are_not_kept(delta, support, blocks):
+    scan = fitted(de.delta_sampler(delta), replace(FIT, memory="scan"), support)
+    np.testing.assert_allclose(scan.W, blocks.W, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scan.trace.loss, blocks.trace.loss, rtol=1e-4)
+
+
+def test_blocks_of_any_size_make_the_same(delta, support, samples, monkeypatch):
     from fewshotjax.delta import episode_fit
 
-    sampler, seeds = de.delta_sampler(delta), delta.scaling(support)
-    one = synthesized(KEY, sampler, FIT, seeds, LABELS, WAYS)
     monkeypatch.setattr(episode_fit, "_HIDDEN_BYTES", 4 * 7 * 4)  # four rows of hidden units
-    np.testing.assert_allclose(synthesized(KEY, sampler, FIT, seeds, LABELS, WAYS), one, rtol=1e-5, atol=1e-6)
+    made = made_by(de.delta_sampler(delta), FIT, delta.scaling(support))
+    np.testing.assert_allclose(made, samples, rtol=1e-5, atol=1e-6)
 
 
 def test_no_samples_are_seeds_only_exactly(delta, support):
-    none = fitted(de.delta_sampler(delta), replace(FIT, samples=0), support)
-    method = de.seeds_only(delta, classifier=SHORT)
-    alone = jax.jit(lambda x: method.fit(jax.random.key(3), x, LABELS, WAYS))(support)
-    jax.tree.map(np.testing.assert_array_equal, none, alone)
+    """The very same program, without the network."""
+    methods = de.seeds_only(delta, classifier=SHORT), de.delta_encoder(delta, 0, classifier=SHORT)
+    alone, none = (jax.make_jaxpr(lambda x, m=m: m.fit(KEY, x, LABELS, WAYS))(support) for m in methods)
+    assert str(alone) == str(none)
+    for one, other in zip(alone.consts, none.consts, strict=True):
+        assert jnp.all(one == other)
 
 
-def test_seeds_can_be_left_out_of_the_training_set(delta, support, blocks):
-    alone = fitted(de.delta_sampler(delta), replace(FIT, include_seeds=False), support)
-    scan = fitted(de.delta_sampler(delta), replace(FIT, include_seeds=False, memory="scan"), support)
-    np.testing.assert_allclose(alone.W, scan.W, rtol=1e-4, atol=1e-5)
-    assert np.abs(alone.W - blocks.W).max() > 1e-3
+@pytest.mark.parametrize("memory", ["blocks", "scan"])
+@pytest.mark.parametrize("include", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_the_training_set_with_seeds_and_without(delta, support, samples, memory, include):
+    """The nearest class mean of it, in closed form."""
+    sets = np.asarray(samples, np.float64).reshape(WAYS, -1, WIDTH)
+    if include:
+        sets = np.concatenate([sets, np.asarray(delta.scaling(support)).reshape(WAYS, -1, WIDTH)], axis=1)
+    centres = sets.mean(axis=1)
+    found = fitted(de.delta_sampler(delta), replace(MEANS, include_seeds=include, memory=memory), support)
+    np.testing.assert_allclose(found.W, 2 * (centres - centres.mean(axis=0)), rtol=1e-4, atol=1e-5)
 
 
 def test_classes_with_fewer_seeds_take_turns():
@@ -110,72 +133,74 @@ def test_classes_with_fewer_seeds_take_turns():
 
 
 def test_padding_is_left_out(delta, support):
-    """Two episodes at once: padded rows hold anything, and classes stay balanced."""
+    """Two episodes at once: padded rows hold anything, and classes stay balanced: the one seed of a class has
+    as many samples as two. A class without a seed spoils its episode, and no other."""
     padded = jnp.asarray(np.where(np.arange(6) == 1, WAYS, LABELS))
     other = support.at[1].set(1e3)
-    run = jax.jit(
-        jax.vmap(partial(de.fit_episode, options=FIT, ways=WAYS), in_axes=(0, None)), static_argnums=()
-    )
+    run = jax.jit(jax.vmap(partial(de.fit_episode, options=MEANS, ways=WAYS), in_axes=(0, None)))
     sampler, keys = de.delta_sampler(delta), jnp.stack([KEY, KEY])
     both = run(keys, sampler, support=jnp.stack([support, other]), labels=jnp.stack([padded, padded]))
     np.testing.assert_array_equal(both.W[0], both.W[1])
+    k_codes = jax.random.split(jax.random.split(KEY)[0])[0]
+    made = de.synthesize(k_codes, delta, support[np.array([0, 0, 2, 3, 4, 5])], 6, include_seeds=False)
+    real = np.asarray(delta.scaling(support), np.float64)
+    sets = [
+        np.r_[np.asarray(made[2 * c : 2 * c + 2]).reshape(12, -1), real[padded == c]] for c in range(WAYS)
+    ]
+    centres = np.stack([one.mean(axis=0) for one in sets])
+    np.testing.assert_allclose(both.W[0], 2 * (centres - centres.mean(axis=0)), rtol=1e-4, atol=1e-5)
+    without = jnp.stack([padded, jnp.where(padded == 1, 2, padded)])
+    half = run(keys, sampler, support=jnp.stack([support, other]), labels=without)
+    np.testing.assert_array_equal(half.W[0], both.W[0])
+    assert np.isnan(half.W[1]).all()
+    assert np.isnan(half.b[1]).all()
 
 
 def test_episodes_are_those_of_all_methods(delta, features):
     """`evaluate` and the function that takes weights as arguments agree, whatever is alive at once."""
     x, labels = features
     shape = {"ways": WAYS, "shots": 2, "queries": 4, "episodes": 11}
-    found = fs.compare(
-        KEY,
-        {"delta": de.delta_encoder(delta, SAMPLES, classifier=SHORT), "means": fs.prototypes()},
-        x,
-        labels,
-        **shape,
-    )
-    np.testing.assert_array_equal(found["delta"].episode_classes, found["means"].episode_classes)
-    assert found["delta"].failed == 0
-    task = episode_task(KEY, x, labels, **shape)
-    kept = replace(FIT, classifier=replace(SHORT, keep_epochs=True))
-    by_epoch = de.accuracies_by_epoch(task, de.delta_sampler(delta), kept, chunk=4)
-    assert by_epoch.shape == (11, 3)
-    np.testing.assert_allclose(by_epoch[:, -1], found["delta"].accuracies, atol=1e-6)
+    method = de.delta_encoder(delta, SAMPLES, classifier=MEANS.classifier)
+    found, task = fs.evaluate(KEY, method, x, labels, **shape), episode_task(KEY, x, labels, **shape)
+    np.testing.assert_array_equal(found.episode_classes, task.episodes.classes)
+    assert found.failed == 0
+    last = de.accuracies_by_epoch(task, de.delta_sampler(delta), MEANS, chunk=4)
+    assert last.shape == (11, 1)
+    np.testing.assert_allclose(last[:, 0], found.accuracies, atol=1e-6)
 
 
 def test_linear_offsets_and_noise(features, support):
     """What is added is a row of the bank, distinct ones of each seed; noise has the covariance asked for."""
     x, labels = features
     scaling = de.fit_scaling("none", x)
-    offsets = de.fit_offsets(x, de.make_pairs(KEY, labels, "no_self"), scaling)
-    rows = synthesized(KEY, de.OffsetSampler(offsets), FIT, support, LABELS, WAYS)
+    offsets = de.fit_offsets(x, REFERENCES, scaling)
+    rows = made_by(de.OffsetSampler(offsets), FIT, support)
     added = np.asarray(rows).reshape(6, 6, WIDTH) - np.asarray(support)[:, None]
     away = np.abs(added[:, :, None] - np.asarray(offsets.bank)[None, None]).max(axis=3)
     assert away.min(axis=2).max() < 1e-5
     assert all(len(set(of_seed)) == 6 for of_seed in away.argmin(axis=2).tolist())
     noise = de.fit_noise(x, labels, scaling)
     many = de.EpisodeFit(20_000)
-    rows = synthesized(KEY, de.NoiseSampler(noise), many, support[:3], np.arange(3, dtype=np.int32), WAYS)
+    rows = made_by(de.NoiseSampler(noise), many, support[:3], np.arange(3, dtype=np.int32))
     drawn = np.asarray(rows).reshape(3, 20_000, WIDTH) - np.asarray(support[:3])[:, None]
     covariance = np.asarray(noise.root).T @ np.asarray(noise.root)
     np.testing.assert_allclose(np.cov(drawn.reshape(-1, WIDTH).T), covariance, atol=0.06 * covariance.max())
     assert abs(np.corrcoef(drawn[0, :, 0], drawn[1, :, 0])[0, 1]) < 0.03
 
 
-@pytest.mark.parametrize("maker", [de.linear_offset, de.gaussian_noise])
+@pytest.mark.parametrize("maker", [pytest.param(de.linear_offset, marks=pytest.mark.long), de.gaussian_noise])
 def test_controls_in_a_scan(maker, features, support):
     x, labels = features
     scaling = de.fit_scaling("none", x)
     if maker is de.linear_offset:
-        given = de.fit_offsets(x, de.make_pairs(KEY, labels), scaling)
+        given = de.fit_offsets(x, REFERENCES, scaling)
     else:
         given = de.fit_noise(x, labels, scaling)
-    ridge = de.ClassifierConfig("ridge")
-    weights = []
-    for memory in ("blocks", "scan"):
-        method = maker(given, SAMPLES, classifier=ridge, memory=memory)
-        model = jax.jit(lambda s, m=method: m.fit(KEY, s, LABELS, WAYS))(support)
-        weights.append(model.W)
-        assert method.predict(model, support).shape == (6, WAYS)
-    np.testing.assert_allclose(*weights, rtol=1e-3, atol=1e-4)
+    options = {"classifier": MEANS.classifier}
+    methods = [maker(given, SAMPLES, memory=memory, **options) for memory in ("blocks", "scan")]
+    blocks, scan = jax.jit(lambda s: [m.fit(KEY, s, LABELS, WAYS) for m in methods])(support)
+    np.testing.assert_allclose(blocks.W, scan.W, rtol=1e-3, atol=1e-4)
+    assert methods[0].predict(blocks, support).shape == (6, WAYS)
 
 
 def test_random_class_deltas_encode_pairs_of_any_classes(delta, features):
@@ -190,18 +215,27 @@ def test_random_class_deltas_encode_pairs_of_any_classes(delta, features):
 
 
 def test_means_is_the_nearest_class_mean(support):
-    model = de.fit_linear(KEY, support, LABELS, None, de.ClassifierConfig("means"), ways=WAYS)
+    fit = jax.jit(partial(de.fit_linear, config=MEANS.classifier, ways=WAYS))
+    model = fit(KEY, support, LABELS, None)
     centres = np.asarray(support).reshape(WAYS, 2, WIDTH).mean(axis=1)
     query = np.random.default_rng(1).normal(size=(9, WIDTH)).astype(np.float32)
     logits = -((query[:, None] - centres[None]) ** 2).sum(axis=2)
     expected = jax.nn.log_softmax(jnp.asarray(logits), axis=1)
     np.testing.assert_allclose(scores(model, jnp.asarray(query)), expected, rtol=1e-3, atol=1e-3)
+    # A class without example is never found, and the others are as they would be without it.
+    part = fit(KEY, support, np.array([0, 0, 2, 2, 2, 2], np.int32), None)
+    found = np.asarray(scores(part, jnp.asarray(query)))
+    centres = np.stack([np.asarray(support)[:2].mean(axis=0), np.asarray(support)[2:].mean(axis=0)])
+    gap = ((query[:, None] - centres[None]) ** 2).sum(axis=2) @ [1, -1]
+    assert np.isneginf(found[:, 1]).all()
+    np.testing.assert_allclose(found[:, 2] - found[:, 0], gap, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": -1}, "samples must not be negative, got -1"),
+        ({"samples": -1}, "samples must be a whole number that is not negative, got -1"),
+        ({"samples": 10.5}, "samples must be a whole number that is not negative, got 10.5"),
         ({"samples": 0, "include_seeds": False}, "nothing to learn from"),
         ({"memory": "disk"}, "memory must be one of blocks, scan, whole, got 'disk'"),
         ({"memory": "scan", "classifier": de.ClassifierConfig("lbfgs")}, "memory='scan' is for adam, ridge"),

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fewshotjax import delta as de
+from fewshotjax.delta.protocols import _digest
 from fewshotjax.delta.scaling import Scaling
 from fewshotjax.results import mean_of
 
@@ -40,7 +41,7 @@ def candidates():
         layer = params["decoder"]["layer_0"]
         layer["kernel"] = layer["kernel"].at[:WIDTH].add(eye)
         params["decoder"]["layer_1"]["kernel"] += eye.T / 1.2
-        bank = jax.random.normal(jax.random.key(10 + epoch), (20, 3))
+        bank = jnp.asarray(np.random.default_rng(epoch).normal(size=(20, 3)), jnp.float32)
         found[f"epoch {epoch + 1}"] = de.DeltaEncoder(config, params, bank, WIDTH, plain)
     return found
 
@@ -119,24 +120,45 @@ def test_each_maximum_can_be_left_out(candidates, result, file, choice):
     ]
     np.testing.assert_array_equal(one.accuracies[0], result.accuracies[result.chosen])
     np.testing.assert_array_equal(one.rows()[1].accuracy, mean_of(one.honest_accuracies[:10]))
-    fixed = de.Authors(max_classifier_epoch=False)
-    last = replace(result, accuracies=result.accuracies[:, :, -1:], max_classifier_epoch=False)
+    authors = de.Authors(max_classifier_epoch=False)
+    last = de.protocols(jax.random.key(1), candidates, *examples(2), file, fit=FIT, authors=authors, **SHAPE)
     assert [row.name.split(",")[0] for row in last.rows()] == ["honest", "+ best model"]
-    assert not fixed.max_classifier_epoch
+    np.testing.assert_array_equal(last.accuracies, result.accuracies[:, :, -1:])
 
 
 def test_what_protocols_refuse(candidates, choice, file, tmp_path):
     test, options = examples(2), {"fit": FIT, **SHAPE}
     other = {**candidates, choice.name: candidates["epoch 3" if choice.name != "epoch 3" else "epoch 1"]}
     less = {name: one for name, one in candidates.items() if name != choice.name}
+    held, held_labels = examples(1)
+    mixed = np.concatenate([held[7:8] * np.float64(1), test[0]]), np.r_[np.int32(5), test[1]]
     broken = tmp_path / "broken.json"
     broken.write_text("{}")
+    marred = tmp_path / "marred.json"
+    marred.write_text(file.read_text().replace('"rows": "', '"rows": "x'))
     for given, data, place, more, message in (
         (candidates, test, tmp_path / "none.json", {}, "there is no such choice"),
         (candidates, test, broken, {}, "is no choice on validation"),
-        (other, test, file, {}, "is not the one that validation chose: its weights differ"),
+        (candidates, test, marred, {}, "is no choice on validation"),
+        (other, test, file, {}, "is not the one that validation chose: they differ"),
         (less, test, file, {}, "candidates lack"),
-        (candidates, examples(1), file, {}, "features are those of the validation"),
+        (candidates, (held, held_labels), file, {}, "those of the validation, 40 of 40 rows, row 0"),
+        (candidates, (held[::-1], held_labels.astype(np.int64)), file, {}, "40 of 40 rows"),
+        (candidates, mixed, file, {}, "those of the validation, 1 of 41 rows, row 0 the first"),
+        (
+            candidates,
+            test,
+            file,
+            {"codes": "noise"},
+            "codes: validation chose with pairs, this test has noise",
+        ),
+        (
+            candidates,
+            test,
+            file,
+            {"fit": replace(FIT, samples=9)},
+            "fit: validation chose with {'samples': 8",
+        ),
         (
             candidates,
             test,
@@ -161,6 +183,18 @@ def test_what_protocols_refuse(candidates, choice, file, tmp_path):
         de.Authors(episodes=1)
 
 
+def test_the_digest_of_a_candidate_is_of_its_settings_too(candidates):
+    """Weights alone do not tell how they are used."""
+    one = candidates["epoch 1"]
+    others = [
+        one.replace(scaling=replace(one.scaling, kind="l2")),
+        one.replace(config=replace(one.config, slope=0.1)),
+        one.replace(bank=one.bank[::-1]),
+    ]
+    assert len({_digest(delta) for delta in (one, *others)}) == 4
+    assert _digest(one.replace(config=replace(one.config))) == _digest(one)
+
+
 # Generalised few-shot
 
 
@@ -178,8 +212,8 @@ def halves():
 
 
 def test_generalised_counts_every_class(candidates, halves):
-    lbfgs = de.ClassifierConfig("ridge", regularization=0.1)
-    options = {"shots": 2, "draws": 3, "samples": 12, "classifier": lbfgs}
+    ridge = de.ClassifierConfig("ridge", regularization=0.1)
+    options = {"shots": 2, "draws": 3, "samples": 12, "classifier": ridge}
     found = de.generalised(KEY, candidates["epoch 1"], *halves, **options)
     assert found.right.shape == (3, 7)
     assert found.classes[3:5] == ("seen 3", "unseen 4")
@@ -190,6 +224,8 @@ def test_generalised_counts_every_class(candidates, halves):
     assert found.per_class()["unseen 6"] == pytest.approx(found.right[:, 6].mean())
     assert "harmonic mean" in found.table()
     assert json.loads(json.dumps(found.to_json()))["unseen"] == pytest.approx(u.mean())
+    assert found.settings["classifier"]["kind"] == "ridge"
+    assert (found.settings["sampler"], found.settings["codes"]) == ("DeltaSampler", "pairs")
     none = de.generalised(KEY, candidates["epoch 1"], *halves, **{**options, "samples": 0})
     assert none.unseen.mean < found.unseen.mean, "two seeds beside 24 examples should be drowned"
 
@@ -199,6 +235,11 @@ def test_generalised_refuses(candidates, halves):
     for parts, options, message in (
         ((seen, seen_queries, seen), {}, "label 0 is of a seen and of an unseen class"),
         ((seen, unseen, unseen), {}, "is in one of seen and seen_queries alone"),
+        (
+            (seen, tuple(np.concatenate(two) for two in zip(seen_queries, seen, strict=True)), unseen),
+            {},
+            "24 of 40 seen_queries are in seen, row 16 the first",
+        ),
         (halves, {"shots": 10}, "unseen has class 4 10 examples: 10 seeds and a query"),
         (halves, {"names": ("a",)}, "names are 1, classes 7"),
         (halves, {"samples": 10**9}, "take more than 2 GiB"),

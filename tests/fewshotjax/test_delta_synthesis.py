@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ import safetensors.numpy
 from fewshotjax.delta import (
     DeltaConfig,
     DeltaEncoder,
+    NoiseSampler,
+    OffsetSampler,
     code_bank,
     code_spread,
     draw_codes,
@@ -24,7 +27,6 @@ from fewshotjax.delta import (
     load_delta,
     nearest_real,
     reconstruction,
-    sample_losses,
     save_delta,
     seed_part,
     synthesis,
@@ -108,15 +110,15 @@ def test_samples_are_decoded_codes_of_distinct_pairs(delta):
 
 def test_a_draw_takes_every_pair_equally_often_and_does_not_depend_on_the_number_of_seeds(delta):
     marked = jnp.arange(PAIRS, dtype=jnp.float32)[:, None]
-    rows = np.asarray(draw(KEY, marked, 600, 5))[..., 0].astype(int)
+    rows = np.asarray(draw(KEY, marked, 600, 9))[..., 0].astype(int)
     counts = np.bincount(rows.ravel(), minlength=PAIRS)
-    np.testing.assert_allclose(counts, 600 * 5 / PAIRS, atol=5 * np.sqrt(150))
-    np.testing.assert_array_equal(rows[:3], np.asarray(draw(KEY, marked, 3, 5))[..., 0])
+    np.testing.assert_allclose(counts, 600 * 9 / PAIRS, atol=5 * np.sqrt(270))
+    np.testing.assert_array_equal(rows[:3], np.asarray(draw(KEY, marked, 3, 9))[..., 0])
     everything = np.asarray(draw(KEY, marked, 7, PAIRS))[..., 0]
     np.testing.assert_array_equal(np.sort(everything, axis=1), np.tile(np.arange(PAIRS), (7, 1)))
 
 
-@pytest.mark.parametrize("chunk", [2, 4])
+@pytest.mark.parametrize("chunk", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_blocks_equal_the_whole(delta, chunk):
     """Fewer rows at once than a seed has samples, and fewer than there are seeds."""
     whole = synthesize(KEY, delta, SEEDS, 9)
@@ -180,18 +182,26 @@ def test_more_samples_than_pairs_are_drawn_with_replacement_and_said_so(delta):
 
 @pytest.mark.parametrize("codes", ["noise", "normal"])
 def test_codes_from_noise_have_the_moments_asked_for(delta, codes):
-    found = np.asarray(draw(KEY, delta.bank, 2, 20_000, codes), np.float64)
+    found = np.asarray(draw(KEY, delta.bank, 3, 8_192, codes), np.float64)
     bank = np.asarray(delta.bank, np.float64)
     mean, covariance = (bank.mean(0), np.cov(bank.T)) if codes == "normal" else (np.zeros(3), np.eye(3))
     scale = np.sqrt(np.diag(covariance))
     for own in found:
-        np.testing.assert_allclose((own.mean(0) - mean) / scale, 0, atol=0.04)
+        np.testing.assert_allclose((own.mean(0) - mean) / scale, 0, atol=0.055)  # five deviations
         np.testing.assert_allclose(
-            np.cov(own.T) / np.outer(scale, scale), covariance / np.outer(scale, scale), atol=0.05
+            np.cov(own.T) / np.outer(scale, scale), covariance / np.outer(scale, scale), atol=0.08
         )
-    made = synthesize(KEY, delta, SEEDS, 7, codes=codes)
-    wanted = decoded(delta, scaled(SEEDS), draw(KEY, delta.bank, 3, 7, codes))
-    np.testing.assert_allclose(made[:, 1:], wanted, rtol=1e-4, atol=1e-5)
+    made = np.asarray(synthesize(KEY, delta, SEEDS, 8_192, codes=codes))
+    wanted = decoded(delta, scaled(SEEDS), found[:, -7:])
+    np.testing.assert_allclose(made[:, -7:], wanted, rtol=1e-4, atol=1e-5)
+
+
+@partial(jax.jit, static_argnums=3)
+def of_sampler(key, sampler, seeds, count):
+    """What an episode makes: tickets, and a sample of each."""
+    tickets = sampler.draw(key, len(seeds), count).reshape(-1)
+    parts = jnp.repeat(sampler.parts(seeds), count, axis=0)
+    return sampler.make(key, parts, tickets).reshape(len(seeds), count, -1)
 
 
 def test_linear_offsets_add_differences_of_the_same_pairs(delta):
@@ -199,6 +209,8 @@ def test_linear_offsets_add_differences_of_the_same_pairs(delta):
     differences = scaled(X) - scaled(X)[REFERENCES]
     np.testing.assert_allclose(offsets.bank, differences, rtol=1e-4, atol=1e-5)
     found = synthesize_offsets(KEY, offsets, SEEDS, 9)
+    episodes = of_sampler(KEY, OffsetSampler(offsets), delta.scaling(jnp.asarray(SEEDS)), 9)
+    np.testing.assert_allclose(found[:, 1:], episodes, rtol=1e-5, atol=1e-5)
     rows = np.asarray(draw(KEY, jnp.arange(PAIRS, dtype=jnp.float32)[:, None], 3, 9))[..., 0].astype(int)
     np.testing.assert_allclose(found[:, 1:], scaled(SEEDS)[:, None] + differences[rows], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found[:, 0], scaled(SEEDS), rtol=1e-5, atol=1e-5)
@@ -213,7 +225,10 @@ def test_noise_has_the_covariance_within_classes(delta):
     pooled /= PAIRS - 4
     root = np.asarray(noise.root, np.float64)
     np.testing.assert_allclose(root.T @ root, pooled, rtol=1e-4, atol=1e-5)
-    found = np.asarray(synthesize_noise(KEY, noise, SEEDS[:2], 20_000), np.float64)
+    found = synthesize_noise(KEY, noise, SEEDS[:2], 20_000)
+    episodes = of_sampler(KEY, NoiseSampler(noise), delta.scaling(jnp.asarray(SEEDS[:2])), 20_000)
+    np.testing.assert_allclose(found[:, 1:], episodes, rtol=1e-5, atol=1e-5)
+    found = np.asarray(found, np.float64)
     np.testing.assert_allclose(found[:, 0], scaled(SEEDS[:2]), rtol=1e-5, atol=1e-5)
     for own, seed in zip(found[:, 1:], scaled(SEEDS), strict=False):
         np.testing.assert_allclose(own.mean(0), seed, atol=0.05)
@@ -245,16 +260,19 @@ def test_reconstruction_and_spread_equal_the_retelling(delta):
     found = reconstruction(KEY, delta, X, REFERENCES, chunk=6)
     x, y = scaled(X), scaled(X)[REFERENCES]
     made = network(delta.params["decoder"], np.concatenate([y, np.asarray(delta.bank, "f8")], 1))
-    for value, other in ((found.code, made), (found.copy, y)):
-        wanted = sample_losses(CONFIG, *(jnp.asarray(a, jnp.float32) for a in (x, other))).mean()
-        np.testing.assert_allclose(value, wanted, rtol=1e-4)
-    assert found.shuffled != found.code
-    spread = code_spread(KEY, delta, SEEDS, 12)
-    samples = decoded(delta, scaled(SEEDS), draw(KEY, delta.bank, 3, 12))
+    order = np.asarray(jax.random.permutation(KEY, jnp.arange(PAIRS, dtype=jnp.int32)))
+    codes = np.empty((PAIRS, 3))
+    codes[order] = np.asarray(delta.bank, "f8")[np.roll(order, -1)]  # of the next in a circle: never its own
+    other = network(delta.params["decoder"], np.concatenate([y, codes], 1))
+    for value, guess in ((found.code, made), (found.shuffled, other), (found.copy, y)):
+        away = np.abs(x - guess)
+        np.testing.assert_allclose(value, ((away**3).sum(1) / (away**2).sum(1)).mean(), rtol=1e-4)
+    spread = code_spread(KEY, delta, SEEDS, 9)
+    samples = decoded(delta, scaled(SEEDS), draw(KEY, delta.bank, 3, 9))
     np.testing.assert_allclose(spread.std, samples.std(1).mean(), rtol=1e-4)
     assert spread.share == 1
     dead = replace_kernel(delta, 0.0)  # the decoder does not look at z
-    assert code_spread(KEY, dead, SEEDS, 12).share == 0
+    assert code_spread(KEY, dead, SEEDS, 9).share == 0
 
 
 def replace_kernel(delta, value):

@@ -63,8 +63,7 @@ def test_an_epoch_is_adam_on_every_pair_once():
     @jax.jit
     def begun(key):
         k_pairs, k_order, _ = jax.random.split(jax.random.fold_in(key, 0), 3)
-        order = jax.random.permutation(k_order, 30)
-        return init_delta(key, QUIET, WIDTH), make_pairs(k_pairs, labels), order
+        return make_pairs(k_pairs, labels), jax.random.permutation(k_order, 30)
 
     @jax.jit
     def singles(params):
@@ -74,7 +73,7 @@ def test_an_epoch_is_adam_on_every_pair_once():
 
         return jax.vmap(jax.value_and_grad(single), (None, 0, 0))(params, x, x[references])
 
-    start, references, order = begun(KEY)
+    start, (references, order) = init_delta(KEY, QUIET, WIDTH), begun(KEY)
     params = jax.tree.map(np.asarray, start)
     first, second = (jax.tree.map(np.zeros_like, params) for _ in range(2))
     total, rate = 0.0, TRAIN.learning_rate
@@ -147,7 +146,7 @@ def test_it_learns_what_codes_are_for(capsys):
 def test_a_stopped_training_goes_on_bit_for_bit(tmp_path, monkeypatch):
     """After any chunk, with chunks of any length, in one compilation; the best epoch is kept as well."""
     file, train = tmp_path / "new" / "delta.state", replace(TRAIN, keep="best")
-    kept = []
+    kept, episodes = [], {"validation_settings": {"data": "a"}}
 
     def told(errors):
         def validation(delta):
@@ -156,7 +155,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path, monkeypatch):
 
         return validation
 
-    whole = train_delta(KEY, X, LABELS, CONFIG, train, validation=told(iter([0.5, 0.25, 0.25])))
+    whole = train_delta(KEY, X, LABELS, CONFIG, train, validation=told(iter([0.5, 0.25, 0.25])), **episodes)
     assert equal(whole.delta, kept[1])  # the first of equals; what validation saw is what is given
     assert not equal(kept[1], kept[2])
     compiled, later = run._cache_size(), iter([0.5, 0.25, 0.25])
@@ -180,11 +179,13 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path, monkeypatch):
                 on_chunk=stop,
                 every=every,
                 checkpoint=file,
+                **episodes,
             )
     assert chunks == sorted(chunks)
     assert run._cache_size() == compiled
     monkeypatch.setattr(training, "run", None)  # all is done: nothing is run
-    resumed = train_delta(KEY, X, LABELS, CONFIG, train, validation=lambda _: 1.0, checkpoint=file)
+    done = {"validation": lambda _: 1.0, "checkpoint": file}
+    resumed = train_delta(KEY, X, LABELS, CONFIG, train, **done, **episodes)
     assert equal(whole.delta, resumed.delta)
     assert lines(whole.history) == lines(resumed.history)
     assert whole.settings == resumed.settings
@@ -193,6 +194,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path, monkeypatch):
         ({"train_config": replace(train, decay=0.8)}, "other settings: train_config was"),
         ({"features": X + 1}, "other settings: data was"),
         ({"key": jax.random.key(4)}, "other settings: key was"),
+        ({"validation_settings": {"data": "b"}}, "other settings: validation was {'data': 'a'} and is now"),
     ):
         given = {
             "key": KEY,
@@ -200,10 +202,11 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path, monkeypatch):
             "labels": LABELS,
             "config": CONFIG,
             "train_config": train,
+            **episodes,
             **change,
         }
         with pytest.raises(ValueError, match=match):
-            train_delta(**given, validation=lambda _: 1.0, checkpoint=file)
+            train_delta(**given, **done)
 
 
 def test_a_time_limit_gives_what_there_is(tmp_path):
@@ -218,7 +221,14 @@ def test_a_time_limit_gives_what_there_is(tmp_path):
     assert lines(whole.history) == lines(found[-1].history)
 
 
+def test_a_training_that_moves_nothing_is_said_so():
+    few = replace(TRAIN, learning_rate=1e-5)
+    with pytest.warns(UserWarning, match=r"12 steps at a learning_rate of 1e-05 leave .* all but untrained"):
+        train_delta(KEY, X, LABELS, CONFIG, few, time_limit_s=0.0)
+
+
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:4 steps at a learning_rate")
 def test_pairs_of_the_nearest_are_trained_on():
     """With a rate that moves nothing, an epoch's loss is the mean over the pairs."""
     config, train = (

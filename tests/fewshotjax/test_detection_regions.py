@@ -18,7 +18,7 @@ from fewshotjax.detection.config import DetectorConfig
 from fewshotjax.detection.detector import init_detector
 from fewshotjax.detection.detector_files import load_detector, save_detector
 from fewshotjax.detection.pyramids import pyramid, pyramid_from_function
-from fewshotjax.detection.regions import box_features, find_regions
+from fewshotjax.detection.regions import box_features, chunk_of, find_regions
 
 HEAD = RepMetConfig(modes=2, embedding=5, posterior="softmax", background=True)
 SMALL = DetectorConfig(
@@ -89,6 +89,12 @@ def test_the_size_of_chunks_changes_nothing(small, regions):
     np.testing.assert_array_equal(found.mask, regions.mask)
     for one, other in zip(found, regions, strict=True):
         np.testing.assert_allclose(one.astype(np.float32), other.astype(np.float32), atol=1e-4)
+
+
+def test_chunks_are_larger_on_a_gpu(monkeypatch):
+    assert [chunk_of(*size) for size in ((64, 64), (128, 256), (320, 320))] == [16, 2, 1]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert [chunk_of(*size) for size in ((320, 320), (4096, 4096))] == [16, 1]
 
 
 def test_a_net_that_is_built_again_is_not_compiled_again(small, regions):
@@ -229,12 +235,14 @@ def test_what_could_not_be_loaded_is_not_saved(small, saved, tmp_path):
 def test_a_plugin_s_pyramid_is_stored_by_name_where_it_is_frozen(monkeypatch, tmp_path, frozen):
     given = {
         **{"name": "means", "function": by_name, "params": {"w": WEIGHTS}, "channels": 3, "mean": 9.0},
-        **{"scale": 2.0, "strides": (4, 8), "widths": (4, 4)},
+        **{"scale": 2.0, "strides": (4, 8), "widths": (4, 4), "pixels": 96},
     }
     monkeypatch.setitem(sys.modules, "a_package", SimpleNamespace(means=lambda: given))
     entries = [EntryPoint("means", "a_package:means", pyramid_plugins.GROUP)]
     monkeypatch.setattr(pyramid_plugins, "entry_points", lambda **what: EntryPoints(entries).select(**what))
     found = pyramid_plugins.plugin_pyramid("means", frozen=frozen)
+    assert found.preprocess.pixels == 96
+    found = replace(found, preprocess=replace(found.preprocess, pixels=64))  # as of a training at that size
     detector, path = init_detector(jax.random.key(3), found, SMALL, ("a",)), tmp_path / "d.safetensors"
     save_detector(path, detector)
     again = load_detector(path)

@@ -218,15 +218,26 @@ def test_messages():
     ):
         with pytest.raises(ValueError, match=message):
             methods.linear(NET, **options)
+        with pytest.raises(ValueError, match=message):
+            methods.fine_tuned(NET, **options)
 
 
-def scores_of(method, shown, regions):
+def test_one_method_however_its_defaults_are_written():
+    config = SupportConfig()
+    for maker in (methods.repmet, methods.class_mean, methods.nearest, methods.prototype_regions):
+        assert maker(NET) is maker(NET, None) is maker(NET, config) is maker(NET, support=config)
+    assert methods.linear(NET) is methods.linear(NET, steps=200)
+    assert methods.fine_tuned(NET) is methods.fine_tuned(NET, share=0.5)
+    assert methods.trained(NET) is methods.trained(NET, keep_base=False)
+
+
+def scores_of(method, shown, regions, params=PARAMS):
     """(log-probabilities, background) of one image's regions."""
 
     @jax.jit
     def run(shown, regions):
-        model = method.fit(jax.random.key(0), PARAMS, shown, WAYS)
-        return method.predict(PARAMS, model, regions.features, regions.objectness)
+        model = method.fit(jax.random.key(0), params, shown, WAYS)
+        return method.predict(params, model, regions.features, regions.objectness)
 
     return jax.device_get(run(shown, jax.tree.map(lambda leaf: leaf[0], regions)))
 
@@ -251,6 +262,10 @@ def test_class_means_and_nearest_and_prototypes():
         p = np.exp([-((e[r] - m) ** 2).sum() / 0.5 for m in means])
         p *= np.asarray(regions.objectness)[0, r] / p.sum()
         np.testing.assert_allclose(np.exp(log_p[r]), p, rtol=2e-4)
+    learned = {"repmet": {**PARAMS["repmet"], "log_sigma": jnp.log(jnp.float32(0.3))}}
+    log_p, _ = scores_of(methods.prototype_regions(NET), shown, regions, learned)
+    p = np.exp([-((e[0] - m) ** 2).sum() / (2 * 0.3**2) for m in means])
+    np.testing.assert_allclose(np.exp(log_p[0]), p * regions.objectness[0, 0] / p.sum(), rtol=2e-4)
     raw, _ = scores_of(methods.external(NET, SupportConfig(regions=0), normalize=False), shown, regions)
     own = np.asarray(shown.features, np.float64).reshape(WAYS, SHOTS, F)
     x = unit(np.asarray(regions.features[0], np.float64))

@@ -58,26 +58,32 @@ def some_support(seed=0, far=()):
     )
 
 
-def iou(a, b, unit=0.0):
+def iou(a, b):
     low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
-    both = np.prod(np.maximum(high - low + unit, 0))
-    return both / (np.prod(a[2:] - a[:2] + unit) + np.prod(b[2:] - b[:2] + unit) - both)
+    both = np.prod(np.maximum(high - low, 0))
+    return both / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - both)
+
+
+def authors_iou(a, b):
+    """Of boxes that end at their last pixel, each one wider than the difference of its corners."""
+    a, b = (np.asarray(box) - [0, 0, 1, 1] for box in (a, b))
+    both = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]) + 1, 0))
+    return both / (np.prod(a[2:] - a[:2] + 1) + np.prod(b[2:] - b[:2] + 1) - both)
 
 
 def retold(shown, config):
     """(features, label) of every example, box by box."""
-    unit = float(config.convention == "inclusive")
     own, around = [], []
     for b, label in enumerate(np.asarray(shown.labels).tolist()):
         if label == WAYS:
             continue
         box, proposals = np.asarray(shown.boxes[b]), np.asarray(shown.regions.proposals[b])
-        overlap = np.array([iou(box, one, unit) for one in proposals])
+        overlap = np.array([iou(box, one) for one in proposals])
         near = [r for r in np.argsort(-overlap, kind="stable") if shown.regions.mask[b, r]]
         kept = []
         for r in near:
             if overlap[r] >= np.float32(config.iou) and all(
-                iou(proposals[r], proposals[k], unit) <= config.nms for k in kept
+                iou(proposals[r], proposals[k]) <= config.nms for k in kept
             ):
                 kept.append(r)
         kept = kept[: config.regions]
@@ -97,7 +103,7 @@ def retold(shown, config):
     [
         SupportConfig(),
         SupportConfig(include_truth=False),
-        SupportConfig(compat_support=True, per_class=2, convention="inclusive"),
+        SupportConfig(compat_support=True, per_class=2),
         SupportConfig(regions=5, nms=1.0, per_class=6),
         SupportConfig(regions=0),
     ],
@@ -113,6 +119,13 @@ def test_support_is_what_a_plain_loop_takes(config):
         for way in range(WAYS):
             got = found.features[found.labels == way]
             np.testing.assert_array_equal(got, [f for f, label in wanted if label == way] or got[:0])
+
+
+def test_half_open_boxes_have_the_authors_iou():
+    shown = jax.device_get(some_support())
+    for box, proposals in zip(shown.boxes, shown.regions.proposals, strict=True):
+        for one in proposals:
+            assert iou(box, one) == pytest.approx(authors_iou(box, one), abs=1e-6)
 
 
 def test_suppression_at_their_thresholds_leaves_one_region_of_a_box():
@@ -209,7 +222,6 @@ def test_class_rows():
         ({"regions": 0, "compat_support": True}, "regions must be at least 1"),
         ({"modes": 0}, "modes must be at least 1 or None"),
         ({"per_class": 0}, "per_class must be at least 1 or None"),
-        ({"convention": "closed"}, "convention must be half_open or inclusive"),
     ],
 )
 @pytest.mark.usefixtures("as_users_have_it")

@@ -14,7 +14,8 @@ from fewshotjax.detection.config import DetectorConfig
 from fewshotjax.detection.data import DetectionEpisode, MosaicConfig, SupportBox, floors
 from fewshotjax.detection.data.boxed import BoxedImages, boxed
 from fewshotjax.detection.detector import Detector, Net
-from fewshotjax.detection.episodes import draw_detection_episodes, listed_episodes
+from fewshotjax.detection.episode_program import on_device
+from fewshotjax.detection.episodes import _SPLITS, FIT, draw_detection_episodes, listed_episodes
 from fewshotjax.detection.metrics import class_agnostic_recall, coco_ap, repmet_pooled_ap, voc_ap
 from fewshotjax.detection.pool import DetectionPool, external_pool
 from fewshotjax.detection.queries import centred, mosaic_queries
@@ -148,7 +149,11 @@ def test_chunks_change_nothing_and_one_program_serves_all_calls(result, monkeypa
         traces += 1
         return METHOD.predict(params, model, features, objectness)
 
-    method, told = METHOD._replace(predict=predict), []
+    def fit(key, params, shown, ways):
+        jax.debug.callback(lambda data: keys.add(tuple(data.tolist())), jax.random.key_data(key))
+        return METHOD.fit(key, params, shown, ways)
+
+    method, told, keys = METHOD._replace(fit=fit, predict=predict), [], set()
     monkeypatch.setattr("fewshotjax.detection.task.BLOCK", 2)
     for chunk, key in ((1, 0), (1, 1), (3, 0)):
         found = evaluate_detection(
@@ -160,6 +165,10 @@ def test_chunks_change_nothing_and_one_program_serves_all_calls(result, monkeypa
             np.testing.assert_allclose(found.detections.scores, result.detections.scores, rtol=1e-5)
         assert traces == (1 if chunk == 1 else 2)  # another key or block compiles nothing
     assert [one.done for one in told] == [2, 4, 6, 7] * 2 + [3, 6, 7]
+    jax.effects_barrier()
+    own = [jax.random.fold_in(jax.random.key(seed), i) for seed in (0, 1) for i in range(EPISODES)]
+    wanted = {tuple(np.asarray(jax.random.key_data(jax.random.fold_in(key, FIT))).tolist()) for key in own}
+    assert keys == wanted
 
 
 def test_figures_are_those_of_the_metrics(result):
@@ -200,17 +209,64 @@ def test_figures_are_those_of_the_metrics(result):
     assert set(told["figures"]) == set(METRICS)
     assert told["classes_without_support"] == 0
     assert told["settings"]["images"] == "photographs"
+    assert told["settings"]["queries_in_support"] == told["queries_in_support"] == 0
+    other = replace(result, detections=replace(found, scores=found.scores[::-1].copy()))
+    assert other.figure("voc_ap", resamples=20) == pytest.approx(
+        (voc_ap(other.detections, truth).mean_ap, *other.figure("voc_ap", resamples=20)[1:])
+    )  # nothing is kept of the one that it was made of
+    assert other.figure("voc_ap", resamples=20).value != result.figure("voc_ap", resamples=20).value
+
+
+def test_settings_tell_a_row_from_others(result):
+    told = result.settings
+    assert told["detector"] == "by hand"
+    assert told["method"] is None  # it was not named; what it learns with is told
+    assert "regions=0" in told["fit"]
+    seen = replace(POOL, features=POOL.features + 1)
+    assert [seen.told[name] == told[name] for name in ("weights", "photographs", "view")] == [1, 1, 0]
+    pictures = replace(POOL.photographs, images=POOL.photographs.images[::-1].copy())
+    assert replace(POOL, photographs=pictures).told["photographs"] != told["photographs"]
+    heavier = replace(DETECTOR, params=jax.tree.map(lambda leaf: leaf + 1, DETECTOR.params))
+    assert replace(POOL, detector=heavier).told["weights"] != told["weights"]
+
+
+def test_no_two_keys_of_an_episode_are_equal():
+    """Key i of a split is the one that i is folded into."""
+    own = jax.random.fold_in(jax.random.key(0), 3)
+    keys = [*jax.random.split(own, _SPLITS), jax.random.fold_in(own, FIT)]
+    assert len({tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in keys}) == len(keys)
+    assert max(_SPLITS, WAYS) < FIT
+
+
+def test_one_pool_is_on_the_device_at_a_time(monkeypatch):
+    moved = []
+
+    def moving(pool, images):
+        moved.append(pool)
+        return on_device(pool, images)
+
+    monkeypatch.setattr("fewshotjax.detection.task.on_device", moving)
+    other = replace(POOL, features=POOL.features + 1)
+    entries = {"a": METHOD, "b": (METHOD, other), "c": METHOD}
+    found = compare_detection(jax.random.key(0), entries, POOL, **SHAPE)
+    assert [id(one) for one in moved] == [id(POOL), id(other)]
+    assert list(found.results) == ["a", "b", "c"]
+    np.testing.assert_array_equal(found["a"].detections.scores, found["c"].detections.scores)
 
 
 def test_comparison_is_paired(result):
     found = compare_detection(
         jax.random.key(0),
-        {"mean": METHOD, "nearest": methods.nearest(NET, BOXES_ALONE)},
+        {"mean": METHOD, "nearest": "nearest"},
         POOL,
         **SHAPE,
     )
     assert found["mean"].episodes.same(result.episodes)
     np.testing.assert_array_equal(found["mean"].detections.scores, result.detections.scores)
+    first, second = found["mean"].settings, found["nearest"].settings
+    assert (first["method"], second["method"]) == (None, "nearest")
+    assert first["fit"] != second["fit"]
+    assert {name for name in first if first[name] != second[name]} == {"method", "fit"}
     gap = found.difference("mean", "nearest", resamples=30)
     a, b = (repmet_pooled_ap(found[n].detections, found[n].truth).ap for n in ("mean", "nearest"))
     assert gap.value == pytest.approx(a - b)
@@ -297,6 +353,12 @@ def test_listed_episodes_are_run_as_they_are(result):
     assert uneven.shown.sum() == 2 * WAYS * SHOTS - 1
     found = evaluate_detection(jax.random.key(0), METHOD, POOL, drawn=uneven)
     assert found.truth.image_index.max() == WAYS * QUERIES + 1
+    queries = drawn.queries.copy()
+    queries[:2, 0] = drawn.support[:2, 0, 0]
+    known = replace(drawn, queries=queries)
+    assert (known.shared(), uneven.shared()) == (2, 0)
+    told = replace(result, episodes=known).table(resamples=0)
+    assert f"2 of {EPISODES * WAYS * QUERIES} query photographs are support of their own" in told
     first = result.detections.image_index < WAYS * QUERIES
     np.testing.assert_array_equal(found.detections.scores[: first.sum()], result.detections.scores[first])
     with pytest.raises(ValueError, match="were the photographs resized"):
@@ -361,6 +423,17 @@ def test_scenes_are_queries_of_their_own(result):
     assert result.figure("recall", resamples=0).value == result.figure("floor_whole", resamples=0).value
     assert result.figure("floor_centred", resamples=0).value >= 0
     assert result.settings["images"].startswith("mosaic2")
+    mixed = compare_detection(
+        jax.random.key(0), {"plain": METHOD, "scenes": (METHOD, pool, asked)}, pool, drawn=drawn
+    )
+    best, other = mixed.best(), ({"plain", "scenes"} - {mixed.best()}).pop()
+    text = mixed.table(resamples=2)
+    assert f"{other} is on other query images than {best}: no difference" in text
+    assert "floor of plain: the whole" in text
+    assert "floor of scenes: the whole" in text
+    assert mixed.to_json(resamples=2)["methods"][other]["minus_best"] is None
+    with pytest.raises(ValueError, match="results are of different query images, photographs and mosaic2"):
+        mixed.difference("plain", "scenes")
     np.testing.assert_array_equal(centred(np.array([[0.0, 8.0, 32.0, 24.0]])), [[4.0, 10.0, 28.0, 22.0]])
 
 
@@ -409,6 +482,11 @@ def test_messages():
         evaluate_detection(key, METHOD, POOL, drawn=replace(drawn, support=drawn.support[:, ::-1]))
     with pytest.raises(ValueError, match="drawn has rows up to"):
         evaluate_detection(key, METHOD, POOL.take(range(10)), drawn=drawn)
+    moved = replace(photographs, boxes=np.where(photographs.shown[..., None], photographs.boxes + 1, 0))
+    named = replace(photographs, files=photographs.files[::-1])
+    for some, name in ((moved, "boxes"), (named, "files")):
+        with pytest.raises(ValueError, match=f"pools are of photographs with different {name}"):
+            compare_detection(key, {"a": (METHOD, replace(POOL, photographs=some))}, POOL, drawn=drawn)
     with pytest.raises(ValueError, match="features of boxes have width 5"):
         replace(POOL, regions=POOL.regions._replace(features=np.zeros((N, R, 2), np.float32)))
     with pytest.raises(ValueError, match="regions are of 60 images"):

@@ -272,8 +272,11 @@ def test_what_is_trained_and_in_which_precision():
     half = in_precision(whole.net, whole.params, jnp.bfloat16)
     assert half["trunk"]["dense_0"]["kernel"].dtype == jnp.bfloat16
     assert half["pyramid"]["params"]["fine"].dtype == half["repmet"]["modes"].dtype == jnp.float32
-    half = in_precision(replace(whole.net, frozen=False), whole.params, jnp.bfloat16)
+    norms = {**whole.params["pyramid"], "batch_stats": {"mean": jnp.ones(2)}}
+    params = {**whole.params, "pyramid": norms}
+    half = in_precision(replace(whole.net, frozen=False), params, jnp.bfloat16)
     assert half["pyramid"]["params"]["fine"].dtype == jnp.bfloat16
+    assert half["pyramid"]["batch_stats"]["mean"].dtype == jnp.float32
     assert DetectorTrainConfig().dtype == jnp.float32  # "auto" on a CPU
 
 

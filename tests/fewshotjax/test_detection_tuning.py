@@ -20,7 +20,7 @@ from fewshotjax.detection.queries import centred, frame_regions, mosaic_queries
 from fewshotjax.detection.regions import Regions
 from fewshotjax.detection.support import SupportBoxes, SupportConfig
 from fewshotjax.detection.task import compare_detection
-from fewshotjax.detection.tuning import DetectionTuning, support_targets, tune
+from fewshotjax.detection.tuning import DetectionTuning, _descend, support_targets, tune
 from fewshotjax.repmet import RepMetConfig, init_repmet
 from fewshotjax.representatives import Representatives
 
@@ -167,7 +167,7 @@ def test_representatives_descend_as_by_hand():
 def test_head_and_box_move_and_the_loss_falls():
     shown, key = some_support(), jax.random.key(0)
     plain = jax.device_get(shown)
-    tuning = DetectionTuning(epochs=20, learning_rate=0.05, photographs=3, box=True)
+    tuning = DetectionTuning(epochs=20, learning_rate=0.05, per_step=3, box=True)
     net = replace(NET, config=replace(CONFIG, hardest=4))
     found = jax.jit(lambda shown: tune(key, PARAMS, net, shown, FOUND, WAYS, tuning))(shown)
     assert set(found.params) == {"repmet", "box"}
@@ -213,6 +213,67 @@ def test_linear_layer_descends_as_by_hand():
     np.testing.assert_allclose(layer.bias, bias, atol=1e-4)
     log_p, none = method.predict(PARAMS, layer, jnp.asarray(x, jnp.float32), jnp.ones(len(x)))
     np.testing.assert_allclose(np.exp(log_p).sum(axis=1) + np.exp(none), 1, atol=1e-5)
+
+
+def test_fine_tuned_layers_descend_as_by_hand():
+    """Two steps of Adam: slopes of a float64 retelling by finite differences."""
+    shown = jax.device_get(some_support())
+    method = methods.fine_tuned(NET, steps=2, learning_rate=0.1, tuned_rate=0.05, regions=R + 1, share=0.25)
+    found = jax.jit(lambda shown: method.fit(jax.random.key(0), PARAMS, shown, WAYS))(shown)
+    targets = jax.device_get(jax.jit(lambda shown: support_targets(shown, WAYS, CONFIG))(shown))
+    there = np.asarray(targets.mask).reshape(-1)
+    x = np.concatenate([shown.regions.features, shown.features[:, None]], axis=1).reshape(-1, F)[there]
+    labels = np.asarray(targets.labels).reshape(-1)[there]
+    codes = np.asarray(targets.codes).reshape(-1, 4)[there]
+    front = labels < WAYS
+    weight = np.where(front, 0.25 / front.sum(), 0.75 / (~front).sum())
+    box = PARAMS["box"]
+    shapes = [(F, F), (F,), (F, WAYS + 1), (WAYS + 1,), (F, 4), (4,)]
+    sizes = np.cumsum([np.prod(shape) for shape in shapes])[:-1]
+    start = [np.eye(F), *(np.zeros(shape) for shape in shapes[1:4]), box["kernel"], box["bias"]]
+    flat = np.concatenate([np.asarray(one, np.float64).reshape(-1) for one in start])
+    rates = np.concatenate(
+        [np.full(np.prod(shape), 0.1 if i in (2, 3) else 0.05) for i, shape in enumerate(shapes)]
+    )
+
+    def parts(flat):
+        return [one.reshape(shape) for one, shape in zip(np.split(flat, sizes), shapes, strict=True)]
+
+    def forward(flat, x):
+        a, a0, w, w0, v, v0 = parts(flat)
+        h = np.maximum(x @ a + a0, 0)
+        p = np.exp(h / np.maximum(np.linalg.norm(h, axis=1, keepdims=True), 1e-12) @ w + w0)
+        return p / p.sum(axis=1, keepdims=True), h @ v + v0
+
+    def loss(flat):
+        p, found = forward(flat, x.astype(np.float64))
+        away = np.abs(found - codes)[front]
+        box = np.where(away < 1, 0.5 * away**2, away - 0.5).sum() / front.sum()
+        return box - (weight * np.log(p[np.arange(len(x)), labels])).sum()
+
+    first = second = 0.0
+    for step in (1, 2):
+        gradient = slope(loss, flat)
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        flat = flat - rates * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+    own = jax.tree.leaves(found.layers._replace(box=(found.layers.box["kernel"], found.layers.box["bias"])))
+    for got, wanted in zip(own, parts(flat), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=2e-3)
+    some = jnp.asarray(x)
+    log_p, none = method.predict(PARAMS, found, some, jnp.ones(len(x)))
+    p, wanted = forward(flat, x)
+    np.testing.assert_allclose(np.exp(np.column_stack([log_p, none])), p, atol=2e-3)
+    np.testing.assert_allclose(method.codes(PARAMS, found, some), wanted, atol=2e-2)
+
+
+def test_classes_without_a_box_are_missing_and_never_found():
+    shown = some_support()._replace(labels=jnp.asarray([0, WAYS, 0, WAYS]))
+    for method in (methods.linear(NET, steps=1), methods.fine_tuned(NET, steps=1)):
+        model = method.fit(jax.random.key(0), PARAMS, shown, WAYS)
+        assert method.missing(model).tolist() == [False, True]
+        log_p, none = method.predict(PARAMS, model, shown.features, jnp.ones(len(shown.features)))
+        assert (np.exp(log_p[:, 1]) == 0).all()
+        np.testing.assert_allclose(np.exp(log_p[:, 0]) + np.exp(none), 1, rtol=1e-5)
 
 
 def block_means(params, images):
@@ -281,7 +342,7 @@ def test_a_fixed_box_as_a_method_reaches_the_floor(scene):
 def test_before_and_after_on_the_same_episodes(scene):
     """A whole network is tuned episode by episode, and finds regions of its own; no rate, no change."""
     net = scene.detector.net
-    whole = DetectionTuning("all", epochs=1, learning_rate=1e-12, photographs=2)
+    whole = DetectionTuning("all", epochs=1, learning_rate=1e-12, per_step=2)
     entries = {"before": methods.repmet(net), "after": methods.repmet(net, tuning=whole)}
     found = compare_detection(jax.random.key(0), entries, scene, **EPISODES)
     before, same = found["before"].detections, found["after"].detections
@@ -322,7 +383,7 @@ def test_regions_of_scenes(scene, monkeypatch):
         mosaic_queries(0, scene, others, uneven)
 
 
-def two_of(scene):
+def two_of(scene, what="all"):
     """(method, what is shown) of a network that is tuned whole on two photographs."""
     rows = np.array([0, 1])
     shown = SupportBoxes(
@@ -332,7 +393,7 @@ def two_of(scene):
         jnp.full(2, -1),
         jnp.asarray(scene.photographs.images[rows]),
     )
-    tuning = DetectionTuning("all", epochs=1, learning_rate=0.1, photographs=2)
+    tuning = DetectionTuning(what, epochs=1, learning_rate=0.1, per_step=2)
     return methods.repmet(scene.detector.net, tuning=tuning), shown
 
 
@@ -343,6 +404,37 @@ def test_what_is_tuned_of_a_whole_network(scene):
     assert set(own) == {"pyramid", "fpn", "trunk", "box", "repmet"}
     with pytest.raises(ValueError, match="tuning is of 'all', but there are no images"):
         jax.eval_shape(lambda: method.fit(jax.random.key(0), params, shown._replace(images=None), 2))
+
+
+def test_what_regions_go_through_is_tuned_with_its_gradient(scene):
+    """Pyramid, FPN and proposal network stay; the trunk moves as by a difference of the loss."""
+    (method, shown), params = two_of(scene, "regions"), scene.detector.params
+    assert not method.sequential
+    assert method.regions is not None
+    run = jax.jit(lambda params, shown: method.fit(jax.random.key(0), params, shown, 2).own)
+    own = run(params, shown)
+    assert set(own) == {"trunk", "box", "repmet"}
+    for name, part in own.items():
+        change = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), part, params[name])
+        assert max(jax.tree.leaves(change)) > 0, name
+    # The same step of a head on features as they are: they are those of the photographs.
+    head = methods.repmet(
+        scene.detector.net, tuning=DetectionTuning(epochs=1, learning_rate=0.1, per_step=2, box=True)
+    )
+    same = jax.jit(lambda shown: head.fit(jax.random.key(0), params, shown, 2).own)(shown)
+    for name in ("box", "repmet"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), own[name], same[name])
+    with pytest.raises(ValueError, match="tuning is of 'regions', but there are no images"):
+        jax.eval_shape(lambda: method.fit(jax.random.key(0), params, shown._replace(images=None), 2))
+
+
+def test_offsets_move_at_a_rate_of_their_own():
+    start = {"offsets": {"bias": jnp.ones(2)}, "box": jnp.ones(2)}
+    loss = lambda moved, rows: jnp.sum(moved["offsets"]["bias"]) + jnp.sum(moved["box"])  # noqa: E731
+    tuning = DetectionTuning("all", epochs=1, learning_rate=0.5)
+    found = _descend(jax.random.key(0), tuning, loss, start, jnp.ones(1, bool))
+    np.testing.assert_allclose(found["box"], 0.5)
+    np.testing.assert_allclose(found["offsets"]["bias"], 1 - 0.005)
 
 
 @pytest.mark.long
@@ -357,9 +449,10 @@ def test_every_part_of_a_whole_network_moves(scene):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"what": "rpn"}, "what must be head or all"),
+        ({"what": "rpn"}, "what must be head, regions or all"),
         ({"epochs": 0}, "epochs must be at least 1"),
-        ({"photographs": 0}, "photographs must be at least 1"),
+        ({"per_step": 0}, "per_step must be at least 1"),
+        ({"offsets_rate": -1.0}, "offsets_rate must not be negative"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"momentum": 1.0}, "learning_rate must be above 0 and momentum in"),
     ],

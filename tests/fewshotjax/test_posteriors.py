@@ -182,3 +182,11 @@ def test_a_label_out_of_range_is_nan_and_not_clamped():
     found = Posterior(jnp.log(jnp.array([[0.5, 0.5]] * 3)), None)
     loss = np.asarray(cross_entropy(found, jnp.array([-1, 2, 1])))
     np.testing.assert_array_equal(np.isnan(loss), [True, True, False])
+
+
+@pytest.mark.parametrize("form", ["mixture", "maximum", "softmax"])
+def test_nan_is_no_probability(form):
+    log_p = jnp.log(jnp.full((2, 3, 1), 0.3)).at[1, 2, 0].set(jnp.nan)
+    found = posterior(log_p, jnp.ones((3, 1), bool), form)
+    assert jnp.isfinite(found.classes[0]).all()
+    assert jnp.isnan(found.classes[1]).any()

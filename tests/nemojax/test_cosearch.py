@@ -9,6 +9,9 @@ import pytest
 
 import hwmodel as hw
 import nemojax as nemo
+from egrljax.baselines.course import generations
+from nemojax import cosearch
+from nemojax.algorithm import ranking_units
 from nemojax.chip_bits import tensor_bits
 from nemojax.chip_costs import latency
 from nemojax.cosearch import (
@@ -20,7 +23,10 @@ from nemojax.cosearch import (
     searched_bits,
     searched_placements,
 )
+from nemojax.fingerprint import fingerprint
 from nemojax.joint import placed_by
+from nemojax.objectives import KLDivergence
+from nemojax.placing import small_evolution
 from nemojax.reference_points import das_dennis
 from nemojax.task import bits_task, costs_by_name
 
@@ -67,12 +73,109 @@ def test_what_is_not_dominated_among_the_pairs_is_kept(task):
     found = CoFound.of(task, parts)
     np.testing.assert_array_equal(found.costs, costs[[2, 1]])
     np.testing.assert_array_equal(found.placement[:, 0, 0], [2, 1])
-    assert found.evaluations == 12
+    assert (found.evaluations, found.pairs, found.finished) == (12, 4, True)
+    stopped = CoFound.of(task, [parts[0], parts[1]._replace(finished=False)], {"model_ratio": 2})
+    np.testing.assert_array_equal(stopped.costs, costs[[1]])
+    assert not stopped.finished
     assert found.hypervolume([2, 4, 2, 2]) == pytest.approx((2 * 1 + 1 * 2) / 8 / 4)
     with pytest.raises(ValueError, match="none of 2 pairs of bits and placement has finite costs"):
         CoFound.of(task, [Pairs(bits[2:], placement[2:], costs[2:] + np.inf, 7)])
+    with pytest.raises(ValueError, match=r"none of 4 pairs .* has finite costs within the limits"):
+        CoFound.of(task, parts, {"latency": 0.5})
 
 
+def test_few_evaluations_of_an_evolution_are_generations():
+    for budget in range(1, 80):
+        config = small_evolution(budget)
+        bred = generations(budget, config.population, config.children)
+        assert bred >= min(budget - 1, 2)
+    assert (config.population, config.children) == (20, 10)
+
+
+class Counted:
+    """Calls of everything that is an evaluation, counted where it happens; evolutions are only noted."""
+
+    def __init__(self, monkeypatch):
+        self.errors, self.placed, self.evolutions = 0, 0, []
+        self._placements = cosearch._placements
+        monkeypatch.setattr(cosearch, "_placements", self.placements)
+        monkeypatch.setattr(cosearch, "_evolved", self.evolved)
+
+    def error(self, bits):
+        self.errors += 1
+        return float(np.mean(4.0 ** (2 - bits.astype(np.float64))))
+
+    def placements(self, cost, bits):
+        self.placed += len(bits)
+        return self._placements(cost, bits)
+
+    def evolved(self, cost, keys, bits, budget, config):
+        """As the density rule places them."""
+        self.evolutions.append((len(bits), budget, generations(budget, config.population, config.children)))
+        return self._placements(cost.placed_by("density"), bits)
+
+    def task(self, task):
+        own = bits_task(task.network, self.error, host=True, costs=dict(task.costs_of_bits))
+        before = self.errors
+        fingerprint(own)
+        self.identified = self.errors - before
+        self.errors = 0
+        return own
+
+
+def test_bits_first_places_the_whole_front_and_keeps_the_budget(task, monkeypatch):
+    counted = Counted(monkeypatch)
+    own = counted.task(task)
+    limits = {"latency": 1.0, "bitops_max": 0.9}  # one of the chip's, one that the search without it knows
+    found = bits_then_placement(jax.random.key(3), own, 120, rows=4, limits=limits, **OPTIONS)
+    ((rows, each, bred),) = counted.evolutions
+    runs = counted.errors - counted.identified
+    assert 40 < found.runs == runs <= 60
+    assert found.pairs == counted.placed + rows
+    assert counted.placed > rows
+    assert found.evaluations == runs + counted.placed + rows * (each + 3) <= 120
+    assert 1 <= rows <= 4
+    assert bred >= 3
+    assert found.finished
+    check(own, found, 120)
+
+
+@pytest.mark.long
+def test_a_round_has_files_of_its_own_and_all_share_one_time(task, monkeypatch, tmp_path):
+    counted = Counted(monkeypatch)
+    own = counted.task(task)
+    seeds = np.full((1, own.space.size), 7, np.int32)
+    options = {**OPTIONS, "seeds": seeds, "checkpoint": tmp_path / "run", "rows": 3}
+    found = alternate(jax.random.key(3), own, 80, **options)
+    runs = counted.errors - 2 * counted.identified
+    assert found.runs == runs == counted.placed
+    assert found.evaluations == runs + sum(rows * (each + 3) for rows, each, _ in counted.evolutions) <= 80
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["run.round0", "run.round1"]
+    again = alternate(jax.random.key(3), own, 80, **options)
+    assert counted.errors == runs + 4 * counted.identified  # nothing is evaluated twice
+    np.testing.assert_array_equal(again.costs, found.costs)
+    assert found.finished
+    late = alternate(jax.random.key(3), own, 80, time_limit_s=0.0, **OPTIONS)
+    assert not late.finished
+    assert late.runs < runs / 2
+
+
+@pytest.mark.long
+def test_a_table_that_is_given_counts_once(task, monkeypatch):
+    counted = Counted(monkeypatch)
+    own = counted.task(task)
+    widths = own.space.widths
+    values = np.ones((own.space.size, 1)) * 4.0 ** (2 - np.array(widths, float))[None]
+    table = nemo.Sensitivity(own.space.names, widths, values, "error", evaluations=9)
+    options = {"config": CONFIG, "warm_start": table, "warm_share": 0.25}
+    found = alternate(jax.random.key(3), own, 120, rows=3, **options)
+    runs = counted.errors - 2 * counted.identified
+    assert found.runs == runs + 9
+    spent = runs + 9 + sum(rows * (each + 3) for rows, each, _ in counted.evolutions)
+    assert found.evaluations == spent <= 120
+
+
+@pytest.mark.long
 def test_placements_at_fixed_bits_are_no_slower_than_any_rule(task):
     bits = np.asarray(task.space.sample(jax.random.key(0), 2))
     costs = np.ones((2, 4), np.float32)
@@ -96,7 +199,7 @@ def test_placements_at_fixed_bits_are_no_slower_than_any_rule(task):
 def test_bits_are_searched_with_as_many_evaluations_as_their_placing_looks_at(task):
     best = placed_by(task, "best")
     found = searched_bits(jax.random.key(2), best, 50, **OPTIONS)
-    assert found.evaluations == 3 * len(found.bits) == 48
+    assert found.evaluations == 3 * len(found.bits) == 3 * found.runs == 48
     assert found.costs.shape == (16, 4)
     check(best, CoFound.of(best, [found]), 50)
 
@@ -117,6 +220,7 @@ def test_in_turn_and_one_after_the_other(task):
         ),
         "bits first": lambda key: bits_then_placement(key, task, 120, rows=4, **OPTIONS),
         "placement first": lambda key: placement_then_bits(key, task, 120, **OPTIONS),
+        "at 4 bits": lambda key: placement_then_bits(key, task, 120, width=4, **OPTIONS),
     }
     for search in kinds.values():
         found = search(jax.random.key(3))
@@ -131,12 +235,21 @@ def test_in_turn_and_one_after_the_other(task):
     np.testing.assert_array_equal(stopped.costs, seen[0][1].costs)
 
 
+def test_only_objectives_of_another_scale_are_ranked_in_units(task):
+    corner = np.array([7, 1, 1, 1e-6])
+    np.testing.assert_array_equal(ranking_units(task, corner), corner)
+    own = task.replace(score=KLDivergence())  # as published: KL is ranked as it is
+    np.testing.assert_array_equal(ranking_units(own, corner), [1, 1, 1, 1e-6])
+
+
 def test_refusals(task):
     key = jax.random.key(0)
     with pytest.raises(ValueError, match="share must be between 0 and 1, got 1"):
         alternate(key, task, 100, share=1.0)
     with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
         alternate(key, task, 100, rounds=0)
+    with pytest.raises(ValueError, match="options holds 'settings': a co-search takes those of search in"):
+        alternate(key, task, 100, settings={})
     alone = task.replace(costs_of_bits=task.costs_of_bits[-1:])
     with pytest.raises(ValueError, match="bits alone need a cost that is not on a chip"):
         bits_then_placement(key, alone, 100)

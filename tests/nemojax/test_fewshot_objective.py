@@ -11,6 +11,7 @@ import fewshotjax as fs
 import nemojax as nemo
 from fewshotjax import methods
 from fewshotjax.episodes import EpisodeConfig, class_table, draw_many
+from nemojax.fingerprint import fingerprint
 from nemojax.headless import headless, quantized_features
 from nemojax.networks import Network
 from nemojax.quantized import quantize
@@ -185,6 +186,43 @@ def test_an_error_of_the_bits_alone_needs_no_network_run(part, bits):
     assert len(part.traced.compilations) == before
     assert nemo.reference(task)[0] == 1
     assert nemo.reference(bits_task(part, squares, worst=4.0))[0] == 4
+
+
+def cubes(bits):
+    return squares(bits) ** 1.5
+
+
+@COPIES
+def test_tasks_of_other_errors_are_other_tasks(part, data, task):
+    """A cache or a checkpoint of one would give its errors to the other."""
+
+    def halves(features, episodes):
+        return episodes_error(features, episodes) / 2
+
+    def of_outputs(error, **options):
+        return features_task(part, data.images, error, data.episodes, name="fewshot_error", **options)
+
+    def on_host(scale):
+        return bits_task(part, lambda row: float(row.sum()) * scale, host=True)
+
+    tasks = [
+        *(bits_task(part, error) for error in (squares, cubes)),
+        bits_task(part, squares, worst=2.0),
+        *map(on_host, (1, 2)),
+        of_outputs(halves),
+        of_outputs(lambda features, episodes: float(np.mean(features)), host=True),
+        of_outputs(lambda features, episodes: float(np.mean(features**2)), host=True),
+        task,
+    ]
+    marks = [fingerprint(task) for task in tasks]
+    assert len(set(marks)) == len(tasks)
+    assert fingerprint(of_outputs(episodes_error)) == marks[-1]
+    assert fingerprint(on_host(1)) == marks[3]
+
+
+def test_a_warm_start_needs_inputs(part):
+    with pytest.raises(ValueError, match=r"no inputs.*'fisher'.*give warm_start=None, or bits_task\(inputs"):
+        nemo.search(jax.random.key(0), bits_task(part, squares), budget=40)
 
 
 def test_other_inputs(task, data):

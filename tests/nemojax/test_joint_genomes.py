@@ -82,6 +82,7 @@ def test_split_and_join_are_inverse_and_samples_are_legal(work, whole):
     assert (np.asarray(space.split(space.uniform(5))[1])[:, 1] == 2).all()
 
 
+@pytest.mark.long
 def test_the_costs_of_a_genome_are_those_of_its_parts(work, task, whole):
     space = whole.space
     joined = jax.jit(jax.vmap(whole.costs_by_bits))
@@ -118,6 +119,7 @@ def make(space, name="joint_gcn", slots=6):
     return SPECIES[name](Setting(space, slots, nemo.NemoConfig(graph=POLICY), None))
 
 
+@pytest.mark.long
 def test_policies_choose_legal_bits_and_placements_that_fit(work, whole):
     species = make(whole.space)
     first = species.init(jax.random.key(2))

@@ -12,7 +12,7 @@ import hwmodel as hw
 from nemojax.chip_bits import Widths, stored_points, tensor_bits
 from nemojax.chip_costs import energy, latency
 from nemojax.placing import RULES, Descended, Evolved, Fixed, placing
-from nemojax.task import costs_by_name, fidelity
+from nemojax.task import bits_task, costs_by_name, fidelity, search_space
 
 from .chip_cases import CHIP, LEVELS, images, quantized
 
@@ -97,6 +97,29 @@ def test_latency_is_that_of_the_host_bit_vector_by_bit_vector(work, ruled, probl
     np.testing.assert_allclose(ruled[1]["best"], every.min(axis=1), rtol=1e-5)
     assert len(set(every[:, 0].tolist())) == len(problems)
     assert (latency(work, CHIP, "best").place.maps, latency(work, CHIP, "density").place.maps) == (3, 1)
+
+
+def test_placements_are_compared_by_the_schedule_of_the_cost(work, monkeypatch):
+    told, compared, real = [], [], hw.latency
+    bits = jnp.full(len(work.points), 8, jnp.int32)
+
+    class Told:
+        maps = 1
+
+        def __call__(self, workload, chip, bits, problem, schedule):
+            told.append(schedule)
+            return RULES["first_fit"](problem)
+
+    for cost in (
+        latency(work, CHIP, Told(), schedule="critical_path"),
+        energy(work, CHIP, Told(), schedule="critical_path"),
+        energy(work, CHIP, Told()),
+    ):
+        jax.eval_shape(cost.placement, bits)
+    assert told == ["critical_path", "critical_path", "sequential"]
+    monkeypatch.setattr(hw, "latency", lambda *args: compared.append(args[2:]) or real(*args))
+    jax.eval_shape(latency(work, CHIP, "best", schedule="critical_path").placement, bits)
+    assert compared == [("critical_path",)] * 2  # of the rules, and of the one that is chosen
 
 
 def test_one_program_serves_all_rows_and_rebuilt_costs(work, rows):
@@ -234,12 +257,32 @@ def test_four_objectives_in_one_compiled_evaluation(network, work, rows, ruled):
         (lambda w: Widths(unquantized=33), "unquantized must be 1-32 bits, got 33"),
         (lambda w: Evolved(0), "budget must be at least 1, got 0"),
         (lambda w: Descended(steps=5, roundings=2), "roundings 2 must divide steps 5"),
+        (lambda w: Descended(penalty=-1.0), "penalty must be at least 0, got -1"),
         (lambda w: Fixed.of(np.zeros((3, 2))), r"whole numbers \(N, 2\), got float64 of \(3, 2\)"),
     ],
 )
 def test_refusals(work, make, message):
     with pytest.raises(ValueError, match=message):
         make(work)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"widths": Widths(unsupported="inf")}, r"at 2 bits: chip 'small' does not compute that: .*\[4, 8\]"),
+        ({"bits": (4, 16)}, r"at 16 bits: chip 'small' does not compute that: give a space of the chip's"),
+        (
+            {"levels": (replace(LEVELS[0], capacity_bytes=64),)},
+            r"at 4 bits: .* its level 'dram' is too small",
+        ),
+    ],
+)
+def test_a_space_that_the_chip_does_not_compute_is_said(network, options, message):
+    chip = replace(CHIP, levels=(*options.get("levels", LEVELS[:1]), *LEVELS[1:]))
+    cost = latency(network, chip, "first_fit", widths=options.get("widths"))
+    space = search_space(network, options.get("bits", (2, 4, 8) if "widths" in options else (4, 8)))
+    with pytest.raises(ValueError, match=message):
+        bits_task(network, lambda bits: bits[0] / 8, space=space, costs={"latency": cost})
 
 
 def test_any_placing_is_taken_as_it_is():

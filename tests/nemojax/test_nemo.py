@@ -386,3 +386,22 @@ def test_64_bit_mode_changes_no_type():
         state = algo.init(jax.random.key(0))
         jax.jit(lambda s: run_chunk(algo, proxy, s, 2)).trace(state)
         assert {leaf.dtype.name for leaf in jax.tree.leaves(state)} == {"float32", "int32", "uint32", "bool"}
+
+
+def test_an_objective_in_other_units_leaves_the_search_alone(small):
+    """Seconds for microseconds, or almost so: a power of two changes no rounding."""
+    size = np.array([1, 1, 2.0**-20], np.float32)
+    scaled = nemo(SMALL, SIX, 3, scale=size, units=size)
+    ask, tell = jax.jit(scaled.ask), jax.jit(scaled.tell)
+    one, two = small.init(jax.random.key(3)), scaled.init(jax.random.key(3))
+    for _ in range(3):
+        rows, ticket, one = small.ask(one)
+        others, other_ticket, two = ask(two)
+        np.testing.assert_array_equal(rows, others)
+        costs = proxy(rows)
+        one, _ = small.tell(one, ticket, costs)
+        two, _ = tell(two, other_ticket, costs * size[None])
+    np.testing.assert_array_equal(one.bits, two.bits)
+    np.testing.assert_array_equal(one.costs * size[None, None], two.costs)
+    for a, b in zip(jax.tree.leaves(one.survival), jax.tree.leaves(two.survival), strict=True):
+        np.testing.assert_array_equal(a, b)

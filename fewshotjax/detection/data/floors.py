@@ -38,10 +38,11 @@ def floors(images: BoxedImages | Scenes, ious: Sequence[float] = (0.5, 0.75)) ->
     if not boxed.shown.any():
         raise ValueError("images show no boxes: there is nothing to find")
     boxes, frame = (array[boxed.shown].astype(np.float64) for array in (boxed.boxes, frames))
-    overlaps = (paired_iou(boxes, frame), paired_iou(boxes, _centred(frame)))
+    overlaps = (paired_iou(boxes, frame), paired_iou(boxes, centred(frame)))
     return Floors(*({iou: float((overlap >= iou).mean()) for iou in ious} for overlap in overlaps))
 
 
-def _centred(frame: Float[np.ndarray, "M 4"]) -> Float[np.ndarray, "M 4"]:
-    margin = (1 - CENTRED) / 2 * (frame[:, 2:] - frame[:, :2])
-    return np.concatenate([frame[:, :2] + margin, frame[:, 2:] - margin], axis=1)
+def centred(frames: Float[np.ndarray, "*batch 4"]) -> Float[np.ndarray, "*batch 4"]:
+    """The boxes of 3/4 of the sides in the middle of rectangles."""
+    margin = (1 - CENTRED) / 2 * (frames[..., 2:] - frames[..., :2])
+    return np.concatenate([frames[..., :2] + margin, frames[..., 2:] - margin], axis=-1)

@@ -1,5 +1,6 @@
 """Methods of few-shot detection: RepMet's, and the baselines that it is compared with."""
 
+from .fine_tuned import fine_tuned as fine_tuned
 from .linear import linear as linear
 from .means import (
     class_mean as class_mean,

@@ -1,16 +1,19 @@
-"""The fine-tuned detector: a new last layer over classes and background, trained on the support."""
+"""A linear probe: a new last layer over classes and background, trained on the support.
+
+All else stays the detector's. The fine-tuned detector, a stronger rival, is `fine_tuned`.
+"""
 
 from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ...distances import l2_normalize
 from ..detector import Net
 from ..support import SupportBoxes
-from ..tuning import joined_features, support_targets
+from ..targets import missing_of, support_regions
 from .method import DetectionMethod, Scores
 
 
@@ -21,7 +24,14 @@ class Layer(NamedTuple):
     bias: Float[Array, " N"]
 
 
-@cache
+class Probe(NamedTuple):
+    """What an episode learns: the layer, and which classes it has no box of, which it never finds."""
+
+    weights: Float[Array, "F N"]
+    bias: Float[Array, " N"]
+    missing: Bool[Array, " W"]
+
+
 def linear(
     net: Net,
     *,
@@ -54,19 +64,16 @@ def linear(
         )
     if not 0 < share < 1:
         raise ValueError(f"share must be between 0 and 1, got {share}")
+    return _linear(net, steps, learning_rate, momentum, decay, regions, share)
 
-    def fit(key: PRNGKeyArray, params: Any, shown: SupportBoxes, ways: int) -> Layer:
-        targets = support_targets(shown, ways, net.config)
-        objects = jnp.pad(shown.regions.objectness, ((0, 0), (0, 1)))
-        rank = jnp.where(targets.foreground, 2.0, objects)
-        _, index = jax.lax.top_k(jnp.where(targets.mask, rank, -1.0), min(regions, rank.shape[1]))
-        x = jnp.take_along_axis(joined_features(shown), index[..., None], axis=1)
-        labels, mask, front = (
-            jnp.take_along_axis(each, index, axis=1).reshape(-1)
-            for each in (targets.labels, targets.mask, targets.foreground)
-        )
-        x = l2_normalize(x.reshape(-1, x.shape[-1]))
-        weight = _weights(front, mask & ~front, share)
+
+@cache
+def _linear(
+    net: Net, steps: int, learning_rate: float, momentum: float, decay: float, regions: int, share: float
+) -> DetectionMethod:
+    def fit(key: PRNGKeyArray, params: Any, shown: SupportBoxes, ways: int) -> Probe:
+        taken = support_regions(shown, ways, net.config, regions, share)
+        x, labels, weight = l2_normalize(taken.features), taken.labels, taken.weight
         wanted = jax.nn.one_hot(labels, ways + 1, dtype=x.dtype)
 
         def step(carry: tuple[Layer, Layer], _: None) -> tuple[tuple[Layer, Layer], None]:
@@ -79,19 +86,15 @@ def linear(
 
         start = Layer(jnp.zeros((x.shape[1], ways + 1), x.dtype), jnp.zeros(ways + 1, x.dtype))
         (layer, _), _ = jax.lax.scan(step, (start, start), length=steps)
-        return layer
+        return Probe(*layer, missing_of(shown, ways))
 
-    def predict(params: Any, layer: Layer, features: Array, objectness: Array) -> Scores:
-        log_p = jax.nn.log_softmax(l2_normalize(features) @ layer.weights + layer.bias[None], axis=1)
-        return log_p[:, :-1], log_p[:, -1]
+    def predict(params: Any, probe: Probe, features: Array, objectness: Array) -> Scores:
+        return scores_of(l2_normalize(features) @ probe.weights + probe.bias[None], probe.missing)
 
-    return DetectionMethod(fit, predict)
+    return DetectionMethod(fit, predict, missing=lambda probe: probe.missing)
 
 
-def _weights(front: Array, back: Array, share: float) -> Float[Array, " M"]:
-    """Of sum 1: `share` for the first, the rest for the second; all for one where the other is empty."""
-    of_front, of_back = (
-        each.astype(jnp.float32) / jnp.maximum(jnp.sum(each), 1).astype(jnp.float32) for each in (front, back)
-    )
-    weight = share * of_front + (1 - share) * of_back
-    return weight / jnp.maximum(jnp.sum(weight), 1e-12)
+def scores_of(logits: Float[Array, "R N"], missing: Bool[Array, " W"]) -> Scores:
+    """Softmax over the classes that are not missing and, last, the background."""
+    log_p = jax.nn.log_softmax(jnp.where(jnp.append(missing, False)[None], -jnp.inf, logits), axis=1)
+    return log_p[:, :-1], log_p[:, -1]

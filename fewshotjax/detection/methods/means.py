@@ -28,7 +28,6 @@ class Modes(NamedTuple):
     missing: Bool[Array, " W"]
 
 
-@cache
 def class_mean(
     net: Net, support: SupportConfig | None = None, *, normalize: bool = True, embed: bool = True
 ) -> DetectionMethod:
@@ -40,8 +39,11 @@ def class_mean(
         normalize: the mean to unit length.
         embed: False: of the features as they are, at unit length.
     """
-    config = support or SupportConfig()
+    return _class_mean(net, support or SupportConfig(), normalize, embed)
 
+
+@cache
+def _class_mean(net: Net, config: SupportConfig, normalize: bool, embed: bool) -> DetectionMethod:
     def fit(key: PRNGKeyArray, params: Any, shown: SupportBoxes, ways: int) -> Modes:
         taken = support_features(shown, ways, config)
         means, there = _means(_points(params, net, taken.features, embed), taken, ways)
@@ -51,15 +53,17 @@ def class_mean(
     return _of_modes(net, fit, embed)
 
 
-@cache
 def nearest(net: Net, support: SupportConfig | None = None, *, embed: bool = True) -> DetectionMethod:
     """Every example is a mode of its class: no k-means, no mean.
 
     Args:
         embed: as of `class_mean`.
     """
-    config = support or SupportConfig()
+    return _nearest(net, support or SupportConfig(), embed)
 
+
+@cache
+def _nearest(net: Net, config: SupportConfig, embed: bool) -> DetectionMethod:
     def fit(key: PRNGKeyArray, params: Any, shown: SupportBoxes, ways: int) -> Modes:
         taken = support_features(shown, ways, config)
         e = _points(params, net, taken.features, embed)
@@ -75,7 +79,6 @@ def external(net: Net, support: SupportConfig | None = None, *, normalize: bool 
     return class_mean(net, support, normalize=normalize, embed=False)
 
 
-@cache
 def prototype_regions(
     net: Net, support: SupportConfig | None = None, *, embed: bool = True
 ) -> DetectionMethod:
@@ -84,8 +87,11 @@ def prototype_regions(
     Args:
         embed: as of `class_mean`.
     """
-    config, head = support or SupportConfig(), net.config.head
+    return _prototype_regions(net, support or SupportConfig(), embed)
 
+
+@cache
+def _prototype_regions(net: Net, config: SupportConfig, embed: bool) -> DetectionMethod:
     def fit(key: PRNGKeyArray, params: Any, shown: SupportBoxes, ways: int) -> Modes:
         taken = support_features(shown, ways, config)
         means, there = _means(_points(params, net, taken.features, embed), taken, ways)
@@ -95,7 +101,8 @@ def prototype_regions(
         e = _points(params, net, features, embed)
         squared = squared_distances(e, model.found.modes[:, 0])
         there = ~model.missing[None]
-        logits = jnp.where(there, -squared / (2 * head.sigma**2), -1e30)
+        log_sigma = _log_sigma(params, net, embed)
+        logits = jnp.where(there, -squared / (2 * jnp.exp(2 * log_sigma)), -1e30)
         log_p = jnp.where(there, jax.nn.log_softmax(logits, axis=1), -jnp.inf)
         sure = jnp.log(jnp.maximum(objectness, _LEAST))[:, None]
         return log_p + sure, jnp.log(jnp.maximum(1 - objectness, _LEAST))
@@ -106,11 +113,16 @@ def prototype_regions(
 def _of_modes(net: Net, fit: Any, embed: bool) -> DetectionMethod:
     def predict(params: Any, model: Modes, features: Array, objectness: Array) -> Scores:
         e = _points(params, net, features, embed)
-        log_sigma = params["repmet"].get("log_sigma") if embed else None
-        result, _ = classify(net.config.head, model.found, e, log_sigma)
+        result, _ = classify(net.config.head, model.found, e, _log_sigma(params, net, embed))
         return result.classes, result.background
 
     return DetectionMethod(fit, predict, missing=lambda model: model.missing)
+
+
+def _log_sigma(params: Any, net: Net, embed: bool) -> Float[Array, ""]:
+    """As it was learned in the detector's embedding; the config's elsewhere."""
+    start = jnp.log(jnp.asarray(net.config.head.sigma, jnp.float32))
+    return params["repmet"].get("log_sigma", start) if embed else start
 
 
 def _points(params: Any, net: Net, features: Float[Array, "B F"], embed: bool) -> Float[Array, "B D"]:

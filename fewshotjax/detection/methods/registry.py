@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..detector import Net
+from .fine_tuned import fine_tuned
 from .linear import linear
 from .means import class_mean, external, nearest, prototype_regions
 from .method import DetectionMethod
@@ -14,6 +15,7 @@ DETECTION_METHODS: dict[str, Callable[..., DetectionMethod]] = {
     "class_mean": class_mean,
     "nearest": nearest,
     "linear": linear,
+    "fine_tuned": fine_tuned,
     "prototype_regions": prototype_regions,
     "external": external,
     "trained": trained,

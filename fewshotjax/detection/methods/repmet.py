@@ -34,7 +34,6 @@ def judged(params: Any, net: Net, found: Representatives, features: Float[Array,
     return result.classes, result.background
 
 
-@cache
 def repmet(
     net: Net, support: SupportConfig | None = None, *, tuning: DetectionTuning | None = None
 ) -> DetectionMethod:
@@ -45,8 +44,12 @@ def repmet(
         support: which regions are examples, how many modes, what competes. None: our defaults.
         tuning: also train on the support; None: not.
     """
-    config = support or SupportConfig()
+    return _repmet(net, support or SupportConfig(), tuning)
 
+
+# One method, and so one compilation, however the defaults are written.
+@cache
+def _repmet(net: Net, config: SupportConfig, tuning: DetectionTuning | None) -> DetectionMethod:
     def fit(key: PRNGKeyArray, params: Any, shown: SupportBoxes, ways: int) -> RepMetModel:
         k_means, k_order = jax.random.split(key)
         found = representatives_of(k_means, params, net, shown, ways, config)
@@ -66,19 +69,18 @@ def repmet(
     def regions(params: Any, model: RepMetModel, images: Array) -> Regions:
         return regions_of({**params, **model.own}, net, images)
 
-    whole = tuning is not None and tuning.what == "all"
+    looks_again = tuning is not None and tuning.what != "head"
     own_boxes = tuning is not None and tuning.what == "head" and tuning.box
     return DetectionMethod(
         fit,
         predict,
         codes if own_boxes else None,
-        regions if whole else None,
+        regions if looks_again else None,
         missing=lambda model: model.missing,
-        sequential=whole,
+        sequential=tuning is not None and tuning.what == "all",
     )
 
 
-@cache
 def trained(net: Net, *, keep_base: bool = False) -> DetectionMethod:
     """The representatives that training learned, of classes that the detector was trained on; support is not
     looked at.
@@ -86,7 +88,11 @@ def trained(net: Net, *, keep_base: bool = False) -> DetectionMethod:
     Args:
         keep_base: its other classes compete, too; else only the episode's are looked for.
     """
+    return _trained(net, keep_base)
 
+
+@cache
+def _trained(net: Net, keep_base: bool) -> DetectionMethod:
     def fit(key: PRNGKeyArray, params: Any, shown: SupportBoxes, ways: int) -> Representatives:
         every = representatives(params["repmet"], net.config.head)
         own = jax.tree.map(lambda leaf: leaf[shown.classes], every)

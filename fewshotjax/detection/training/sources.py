@@ -40,7 +40,8 @@ def fixed(images: BoxedImages, *, balanced: bool = False, novel: Sequence[str] =
     """A set as it is, all images once, shuffled, before any comes again.
 
     Args:
-        images: of one size. Boxes marked crowd are left out, those marked difficult are not.
+        images: of one size. Boxes marked crowd are left out, those marked difficult are not. Departs from
+            COCO, which ignores what lies on a crowd: here it is background, as all without a box.
         balanced: draws a class, all with boxes alike, and then one of the images that show it. Images
             without boxes never come then.
         novel: class names that must not occur.
@@ -54,6 +55,7 @@ def fixed(images: BoxedImages, *, balanced: bool = False, novel: Sequence[str] =
         raise ValueError("images are of different sizes: fit them to one with `fitted`")
     if not len(images):
         raise ValueError("images are none: give some")
+    # Anchors and regions on a crowd are trained as background: there is no mask of what to ignore.
     shown = images.shown & ~np.asarray(images.crowd)
     if balanced and not shown.any():
         raise ValueError("balanced draws a class first, but no image has a box: set balanced=False")

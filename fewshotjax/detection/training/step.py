@@ -111,14 +111,18 @@ def mirrored(
 def in_precision(net: Net, params: Any, dtype: Any) -> Any:
     """Pyramid, FPN, RPN and trunk in another type; embedding, representatives, boxes stay as they are.
 
-    So does a frozen pyramid, a function that may know no other type.
+    So do a pyramid's other variables, such as the statistics of batch norms, and a frozen pyramid, a function
+    that may know no other type.
     """
-    parts = ("fpn", "rpn", "trunk") if net.frozen else ("pyramid", "fpn", "rpn", "trunk")
 
     def cast(leaf: Array) -> Array:
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-    return {name: jax.tree.map(cast, tree) if name in parts else tree for name, tree in params.items()}
+    found = {**params, **{name: jax.tree.map(cast, params[name]) for name in ("fpn", "rpn", "trunk")}}
+    if not net.frozen:
+        pyramid = params["pyramid"]
+        found["pyramid"] = {**pyramid, "params": jax.tree.map(cast, pyramid["params"])}
+    return found
 
 
 def _run(
@@ -153,9 +157,10 @@ def _run(
 
         def loss(trained: Any) -> tuple[Array, Losses]:
             params = joined(net, trained, fixed)
-            if config.dtype != jnp.float32:
-                params = in_precision(net, params, config.dtype)
-            return detector_loss(k_loss, params, net, images, truth)
+            if config.dtype == jnp.float32:
+                return detector_loss(k_loss, params, net, images, truth)
+            with jax.numpy_dtype_promotion("standard"):  # batch norms mix their float32 statistics in
+                return detector_loss(k_loss, in_precision(net, params, config.dtype), net, images, truth)
 
         (_, told), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         with jax.numpy_dtype_promotion("standard"):  # optax's schedules multiply counts by rates

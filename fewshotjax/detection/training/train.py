@@ -18,7 +18,7 @@ from .sources import Source
 class TrainedDetector:
     """What a training gives."""
 
-    detector: Detector  # with trained weights
+    detector: Detector  # with trained weights, and the images' longer side as its `preprocess.pixels`
     history: tuple[DetectorEpoch, ...]  # of the epochs that were finished
     settings: Mapping[str, Any]  # config, source, digests of the data: JSON values
     finished: bool  # False: the time limit came first
@@ -75,8 +75,12 @@ def train_detector(
     if source.size[2] != channels:
         raise ValueError(f"source has images of {source.size[2]} channels, the detector takes {channels}")
 
+    # The size at which new classes are then looked for by default.
+    preprocess = replace(detector.net.preprocess, pixels=max(source.size[:2]))
+    net = replace(detector.net, preprocess=preprocess)
+
     def now(params: Any) -> Detector:
-        return replace(detector, params=params)
+        return replace(detector, net=net, params=params)
 
     calls = Calls(
         None if validation is None else lambda params: validation(now(params)),
@@ -86,15 +90,14 @@ def train_detector(
         checkpoint,
         time_limit_s,
     )
-    preprocess = asdict(detector.net.preprocess)
     told = {
         "pyramid": detector.name,
         "options": dict(detector.options),
         "preprocess": {
-            name: list(one) if isinstance(one, tuple) else one for name, one in preprocess.items()
+            name: list(one) if isinstance(one, tuple) else one for name, one in asdict(preprocess).items()
         },
     }
-    found = fit(key, detector.net, detector.params, source, config, calls, told)
+    found = fit(key, net, detector.params, source, config, calls, told)
     return TrainedDetector(now(found.params), found.history, found.settings, found.finished)
 
 

@@ -1,0 +1,229 @@
+"""What detection_table trains and reports: photographs, kinds of scenes, detectors, candidates."""
+
+import csv
+import functools
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import fewshotjax as few
+from fewshotjax import detection as de
+from fewshotjax.detection.data import BoxedImages, MosaicConfig, tiny_imagenet_boxed
+
+from .common import QUICK
+
+SEEDS = 1 if QUICK else int(os.environ.get("TABLE_SEEDS", 3))  # may be raised later, runs that are there stay
+PILOT_SEED = 100  # of the short runs that choose a learning rate and the like
+CHOICE_KEY, EPISODE_KEY, SCENE_SEED = 1, 2, 3
+WAYS, QUERIES = (3, 2) if QUICK else (5, 10)
+SHOTS = (1, 2) if QUICK else (1, 5, 10)
+EPISODES, CHOICE_EPISODES, ABLATION_EPISODES = (4, 4, 4) if QUICK else (500, 40, 100)
+EPOCH_EPISODES = 4 if QUICK else 40  # of single photographs of novel_val, that choose the epoch
+EPOCH_IMAGES = 6 if QUICK else 20  # of each class of novel_val, for these
+# Of each class in a quick run, of so many classes; None: all.
+SMALL = {"base_train": (8, 24), "base_test": (4, 12), "novel_val": (4, 12), "novel_test": (4, 12)}
+
+
+class Kind(NamedTuple):
+    """How a query photograph is shown."""
+
+    name: str
+    mosaic: MosaicConfig
+
+
+MOSAIC2 = Kind("mosaic2", MosaicConfig(grid=2))
+SINGLE = Kind("single", MosaicConfig(grid=1))
+PLAIN = Kind("single, no crop, no jitter", MosaicConfig(grid=1, jitter=False, crop=False))
+
+
+class Split(NamedTuple):
+    """Whose classes episodes are of."""
+
+    name: str
+    part: str  # of support and queries
+    distractors: str = "base_test"  # those of the episode's classes are passed over
+
+
+UNSEEN, SEEN, VALIDATION = (
+    Split("unseen", "novel_test"),
+    Split("seen", "base_test"),
+    Split("validation", "novel_val"),
+)
+
+
+class Cell(NamedTuple):
+    """Episodes of a split, with their queries shown in one way."""
+
+    split: Split
+    kind: Kind
+    shots: tuple[int, ...] = SHOTS
+    episodes: int = EPISODES
+    external: bool = False  # with the embedding of crops, on the first episodes
+    variants: bool = False  # with the ablations, on the first episodes of seed 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.split.name}, {self.kind.name}"
+
+
+CELLS = (
+    Cell(UNSEEN, MOSAIC2, external=True),
+    Cell(SEEN, MOSAIC2),
+    Cell(UNSEEN, SINGLE, SHOTS[1:2], variants=True),
+    Cell(UNSEEN, PLAIN, SHOTS[1:2], ABLATION_EPISODES),
+)
+if QUICK:
+    CELLS = (
+        Cell(UNSEEN, MOSAIC2, SHOTS[1:], external=True, variants=True),
+        Cell(SEEN, MOSAIC2, SHOTS[1:]),
+    )
+# Detections of an image that are kept, the surest; no scene has more than four objects. Fewer than COCO's
+# 100, as the metrics of a million detections take half of a row's time.
+SCORING = de.Scoring(per_image=50)
+
+
+@functools.cache
+def photographs(part: str) -> BoxedImages:
+    """Those of 64 pixels whose box has sides of 8 pixels and more."""
+    root = os.environ["FRUGALJAX_DATA"]
+    if not QUICK:
+        return tiny_imagenet_boxed(root, part)
+    classes, many = SMALL[part]
+    split = {"novel_val": "val_novel", "novel_test": "test_novel"}.get(part, "base")
+    with (Path(root) / "tiny_imagenet" / "classes.csv").open() as table:
+        wnids = [row["wnid"] for row in csv.DictReader(table) if row["split"] == split]
+    return first_of_each(tiny_imagenet_boxed(root, part, classes=wnids[:classes]), many)
+
+
+def first_of_each(found: BoxedImages, many: int) -> BoxedImages:
+    """The first photographs of each class."""
+    labels = found.labels[:, 0]
+    rows = [np.flatnonzero(labels == label)[:many] for label in range(len(found.classes))]
+    return found.take(np.sort(np.concatenate(rows)))
+
+
+def novel() -> tuple[str, ...]:
+    """Names that training must not see."""
+    return tuple(sorted({*photographs("novel_val").classes, *photographs("novel_test").classes}))
+
+
+WIDTH = 0.125 if QUICK else 0.5
+PYRAMID: dict[str, Any] = {"name": "resnet18_pyramid", "width": WIDTH}
+PRETRAINING = few.TrainConfig(epochs=4, ways=16, per_class=4, padding=6, learning_rate=0.05)
+TRAINING = de.DetectorTrainConfig(epochs=4, batch=4, pyramid_rate=1.0, keep="best")
+DETECTOR = de.DetectorConfig()
+PILOT_STEPS = 300
+# A classifier of crops of the base classes' boxes, which knows nothing of detectors.
+CROP = 64 if QUICK else 32  # pixels; 64: one program for pyramid and crops
+EXTERNAL = replace(PRETRAINING, epochs=6, padding=3)
+if QUICK:
+    PRETRAINING = few.TrainConfig(epochs=1, ways=4, per_class=4, steps_per_epoch=4, warmup_epochs=0.2)
+    EXTERNAL = PRETRAINING
+    TRAINING = replace(
+        TRAINING, epochs=1, batch=2, steps_per_epoch=6, draw_steps=6, warmup_epochs=0.2, keep="last"
+    )
+    DETECTOR = de.DetectorConfig(
+        channels=16, before_nms=60, proposals=16, hidden=(32,), hardest=8, rpn_samples=16
+    )
+SCENES = MosaicConfig(grid=2)  # that detectors are trained on
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a detector is trained for."""
+
+    name: str
+    config: de.DetectorConfig
+    chosen_as: str | None = None  # whose candidate is taken; None: this has a pilot of its own
+
+    @property
+    def epoch_method(self) -> str:
+        """By whose AP on novel_val the epoch is chosen."""
+        return "class_mean" if self.name == CE else "repmet"
+
+
+REPMET, CE = "repmet", "ce"
+_width = 16 if QUICK else 128
+
+
+def _head(**options: Any) -> few.RepMetConfig:
+    shape = {
+        "modes": 5,
+        "embedding": _width,
+        "posterior": "softmax",
+        "background": True,
+        "linear_weight": 1.0,
+    }
+    return few.RepMetConfig(**{**shape, **options})
+
+
+def _objective(name: str, config: dict[str, Any], head: dict[str, Any], base: str | None = None) -> Objective:
+    return Objective(name, replace(DETECTOR, **config, head=_head(**head)), base)
+
+
+MAIN = (
+    _objective(REPMET, {}, {}),
+    _objective(CE, {}, {"modes": 1, "embedding_weight": 0.0}),
+)
+ABLATIONS = (
+    _objective("repmet K=1", {}, {"modes": 1}, REPMET),
+    _objective("repmet K=3", {}, {"modes": 3}, REPMET),
+    _objective("repmet without OHEM", {"hardest": None}, {}, REPMET),
+    _objective("repmet deformable", {"roi": "deformable"}, {}, REPMET),
+)
+OBJECTIVES = {one.name: one for one in (*MAIN, *ABLATIONS)}
+
+
+class Candidate(NamedTuple):
+    """A learning rate and σ of the posterior, as a pilot run tries them."""
+
+    learning_rate: float
+    sigma: float
+
+    @property
+    def told(self) -> str:
+        return f"rate {self.learning_rate:g}, sigma {self.sigma:g}"
+
+
+def candidates() -> list[Candidate]:
+    """The same of each objective."""
+    rates, sigmas = ((0.01,), (0.5,)) if QUICK else ((0.01, 0.03), (0.35, 0.5))
+    return [Candidate(rate, sigma) for rate in rates for sigma in sigmas]
+
+
+def built(objective: Objective, candidate: Candidate) -> de.DetectorConfig:
+    head = replace(objective.config.head, sigma=candidate.sigma)
+    return replace(objective.config, head=head)
+
+
+def training_settings() -> dict[str, Any]:
+    """Everything that a kept training depends on, as JSON values; seeds may be added."""
+    return {
+        "data": "Tiny-ImageNet photographs of 64 pixels and mosaics of them",
+        "small": SMALL if QUICK else None,
+        "seeds": [PILOT_SEED, CHOICE_KEY],
+        "pyramid": PYRAMID,
+        "pretraining": repr(PRETRAINING),
+        "training": repr(TRAINING),
+        "scenes": repr(SCENES),
+        "pilot_steps": PILOT_STEPS,
+        "epoch_choice": [WAYS, SHOTS[1], QUERIES, EPOCH_EPISODES, EPOCH_IMAGES],
+        "external": [CROP, repr(EXTERNAL)],
+        "objectives": {name: repr(one) for name, one in OBJECTIVES.items()},
+        "candidates": [one.told for one in candidates()],
+    }
+
+
+def settings() -> dict[str, Any]:
+    """Likewise of what is evaluated."""
+    return {
+        "training": training_settings(),
+        "keys": [CHOICE_KEY, EPISODE_KEY, SCENE_SEED],
+        "episodes": [WAYS, list(SHOTS), QUERIES, EPISODES, CHOICE_EPISODES, ABLATION_EPISODES],
+        "cells": {cell.name: repr(cell) for cell in CELLS},
+        "validation": repr((VALIDATION, MOSAIC2)),
+        "scoring": repr(SCORING),
+    }

@@ -1,0 +1,148 @@
+"""RepMet's detector beside every baseline, on Tiny-ImageNet photographs with their boxes and mosaics of them.
+
+A low-resolution relative of the benchmark that RepMet's authors use, and not that set: nothing here is
+comparable with published numbers. Photographs have one box each; other objects in them count as false, so
+precision has a ceiling. Boxes with a side below 8 pixels are left out. At IoU .5 a photograph's rectangle
+passes for the box of about half of them, so AP there tests classification first: the floors, AP75, COCO AP
+and class-agnostic recall stand beside every row.
+
+Per seed (TABLE_SEEDS, 3), everything on base classes: a ResNet-18 pyramid of half width is trained as a
+softmax classifier of photographs, and from it, on mosaics of 2 x 2, the detectors
+  repmet  five representatives a class, embedding loss,
+  ce      one representative and no embedding loss: the embedding is trained by cross-entropy alone,
+both with the same linear loss. Ablations of training (one seed): K = 1 and 3, OHEM off, deformable pooling.
+
+Episodes: 5-way, 10 queries a class, 500; the queries are the same for 1, 5 and 10 shots. Support is always
+single photographs; a query is shown in a mosaic of four ("mosaic2", the main table), or alone, cropped and
+shrunk at random ("single"), or as it is. Unseen: novel_test, with base_test's photographs as distractors.
+Seen: support and queries of base_test; classes with fewer than 20 photographs are left out and named. All
+methods meet the same episodes and scenes, and find at most 50 boxes in a scene.
+
+Rows      repmet; tuned in the episode (embedding and representatives); trained representatives (seen)
+on ce     metric baseline: class means; the same tuned; fine-tuned detector: a new softmax layer;
+          class-agnostic proposals (objectness) with nearest prototypes; the photographs' rectangles, or
+          their middles, as the only boxes, with class means
+external  the same network as a softmax classifier of crops of the base classes' boxes, 32 pixels, on the 30
+          likeliest regions of ce; class means of true boxes' crops; the first 100 episodes of mosaic2, with
+          RepMet's rows on these
+
+Chosen on validation classes (novel_val), before any test: learning rate and sigma of the posterior of each
+objective (pilots, the same candidates, single photographs), the epoch of each training, and for each row,
+seed and number of shots its options (mosaics, pooled AP): sigma, modes, rate and length of tuning, steps and
+rate of the softmax layer. A row of RepMet has up to six options, others up to six.
+
+Metrics: "repmet_pooled_ap" is the RepMet authors' own and compares with no other; VOC (all-point, 11-point)
+and COCO are per class. Intervals are 95 %: Student's t over trainings, which share the episodes;
+"episodes_half" is half of the bootstrap interval over the episodes of a training (200 resamples). Differences
+are paired.
+
+Runs are kept, trainings apart from rows, so an interrupted table goes on; TABLE_LIMIT_S ends it early, within
+a training, too; what is missing is said. TABLE_PART=1/2 and 2/2 share the work, a process each: run both,
+then once without, which does what is left and puts the table together. Needs FRUGALJAX_DATA. About 10
+core-hours by
+an estimate from timed steps: trainings 5, query scenes 2, rows 3; a process holds up to 4 GiB, and up to 3 GB
+of scenes lie in files meanwhile. With QUICK=1 a few classes and steps take the place of all: that shows that
+it works, and no more.
+"""
+
+import os
+import time
+from typing import Any
+
+if os.environ.get("QUICK", "") not in ("", "0"):  # read when JAX begins; compiling is most of a quick run
+    os.environ.setdefault(
+        "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    )
+
+import jax
+
+from . import (
+    detection_cells as cells,
+    detection_figures,
+    detection_methods,
+    detection_rows,
+    detection_speed,
+    detection_summary as summary,
+    detection_train,
+)
+from .common import QUICK, finish, peak_gib, say
+from .detection_cells import CELLS, EPISODE_KEY, MAIN, SEEDS
+from .repmet_runs import Runs
+
+NAME = "Tiny-ImageNet photographs and mosaics, a low-resolution relative of the ImageNet-LOC benchmark"
+LIMIT_S = float(os.environ.get("TABLE_LIMIT_S", "inf"))
+
+
+def settings() -> dict[str, Any]:
+    """Everything that a kept row depends on, as JSON values."""
+    return {
+        **cells.settings(),
+        "methods": detection_methods.settings(),
+        "rows": detection_rows.settings(),
+        "figures": detection_figures.settings(),
+    }
+
+
+def main() -> None:
+    if not os.environ.get("FRUGALJAX_DATA"):
+        raise SystemExit("set FRUGALJAX_DATA to the folder with tiny_imagenet")
+    start = time.monotonic()
+
+    def late() -> bool:
+        return time.monotonic() - start > LIMIT_S
+
+    trained = Runs("detection_training", cells.training_settings(), late)
+    runs = Runs("detection_table", settings(), late)
+    if not QUICK:  # the same programs for every seed
+        jax.config.update("jax_compilation_cache_dir", str(trained.folder / "programs"))
+    part, parts = map(int, os.environ.get("TABLE_PART", "0/1").split("/"))
+    detection_train.all_of(trained, part, parts, SEEDS)
+    waits = detection_rows.work_of(runs, trained, part, parts, SEEDS)
+    if not QUICK:
+        detection_rows.ablations(runs, trained, part, parts)
+    if parts > 1:
+        missing = len(trained.missing) + len(runs.missing)
+        say(f"part {part}/{parts}: {missing} runs are missing, {len(waits)} detectors wait for training")
+        return
+    finish("detection_table", composed(runs, trained, waits))
+
+
+def composed(runs: Runs, trained: Runs, waits: list[str]) -> dict[str, Any]:
+    """The table of what is kept."""
+    first = detection_train.detector(trained, MAIN[0], 0)
+    if first is not None:
+        runs.run("speed", lambda: detection_speed.images_per_second(first))
+    table = {
+        cell.name: {
+            f"{shots}-shot": found
+            for shots in cell.shots
+            if (found := summary.cell_of(runs, cell, shots, SEEDS)) is not None
+        }
+        for cell in CELLS
+    }
+    summary.tell(table)
+    missing = [*trained.missing, *runs.missing, *waits]
+    found = {
+        "settings": {**settings(), "seeds": SEEDS},
+        "name": NAME,
+        "aims": summary.aims(table),
+        "table": table,
+        "ablations": summary.ablations(runs),
+        "excluded_classes": {cell.name: list(_excluded(cell)) for cell in CELLS},
+        "choices": {name: run for name, run in runs.kept.done.items() if name.startswith("choice, ")},
+        "trainings": trained.kept.done,
+        "speed_64_pixels": runs.known("speed"),
+        "missing": missing,
+        "complete": not missing,
+        "seconds": round(sum(run["seconds"] for one in (runs, trained) for run in one.kept.done.values())),
+        "peak_gib": round(peak_gib(), 2),
+    }
+    return found if QUICK else {**found, "runs": runs.kept.done}
+
+
+def _excluded(cell: cells.Cell) -> tuple[str, ...]:
+    return detection_rows.episodes_of(cell.split, 1, cell.episodes, EPISODE_KEY).excluded
+
+
+if __name__ == "__main__":
+    main()
