@@ -287,6 +287,7 @@ def trained_ablation(seat: Seat, cell: Cell) -> None:
     for shots in cell.shots:
         told = told_of(seat.runs, ROWS[0], shots, seat.seed)
         if told is None:
+            seat.runs.missing.append(f"ablation, {seat.objective.name}: RepMet has chosen nothing yet")
             continue
         method = ROWS[0].options(seat.detector.net, None)[told]
 
@@ -319,6 +320,7 @@ def work_of(runs: Runs, trained: Runs, part: int, parts: int, seeds: int) -> lis
 def ablations(runs: Runs, trained: Runs, part: int, parts: int) -> None:
     """The detectors that were trained otherwise, of seed 0: last, as they matter least."""
     cell = next(one for one in CELLS if one.variants)
+    runs.reload()  # choices of another part
     for i, objective in enumerate(ABLATIONS):
         if i % parts != part % parts:
             continue

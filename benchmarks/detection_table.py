@@ -20,8 +20,8 @@ methods meet the same episodes and scenes, and find at most 50 boxes in a scene.
 
 Rows      repmet; tuned in the episode (embedding and representatives); trained representatives (seen)
 on ce     metric baseline: class means; the same tuned; fine-tuned detector: a new softmax layer;
-          class-agnostic proposals (objectness) with nearest prototypes; the photographs' rectangles, or
-          their middles, as the only boxes, with class means
+          class-agnostic proposals (objectness) with nearest prototypes; floors: the photographs'
+          rectangles, which no detector is told, or their middles, as the only boxes, with class means
 external  the same network as a softmax classifier of crops of the base classes' boxes, 32 pixels, on the 30
           likeliest regions of ce; class means of true boxes' crops; the first 100 episodes of mosaic2, with
           RepMet's rows on these
@@ -38,11 +38,10 @@ are paired.
 
 Runs are kept, trainings apart from rows, so an interrupted table goes on; TABLE_LIMIT_S ends it early, within
 a training, too; what is missing is said. TABLE_PART=1/2 and 2/2 share the work, a process each: run both,
-then once without, which does what is left and puts the table together. Needs FRUGALJAX_DATA. About 10
-core-hours by
-an estimate from timed steps: trainings 5, query scenes 2, rows 3; a process holds up to 4 GiB, and up to 3 GB
-of scenes lie in files meanwhile. With QUICK=1 a few classes and steps take the place of all: that shows that
-it works, and no more.
+then once without, which does what is left and puts the table together. Needs FRUGALJAX_DATA. About 11
+core-hours, estimated from timed parts of it: trainings 5, query scenes 2.5, rows 3.5; a process holds about
+4 GiB, and up to 2 GB of scenes lie in files meanwhile. With QUICK=1 a few classes and steps take the place of
+all: that shows that it works, and no more.
 """
 
 import os

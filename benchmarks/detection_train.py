@@ -16,6 +16,7 @@ from fewshotjax import detection as de
 
 from .common import QUICK, say
 from .detection_cells import (
+    CE,
     CHOICE_KEY,
     CROP,
     EPOCH_EPISODES,
@@ -315,6 +316,7 @@ def all_of(runs: Runs, part: int, parts: int, seeds: int) -> None:
             if owner(objective.name, seed, seeds, parts) == part:
                 runs.reload()
                 train(runs, objective, seed)
-    for seed in range(part, seeds, parts):
-        external(runs, seed)
+    for seed in range(seeds):
+        if owner(CE, seed, seeds, parts) == part:  # its regions are looked at
+            external(runs, seed)
     runs.reload()

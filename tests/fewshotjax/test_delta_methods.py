@@ -64,8 +64,23 @@ def blocks(delta, support):
 
 
 @pytest.fixture(scope="module")
-def samples(delta, support):
-    return made_by(de.delta_sampler(delta), FIT, delta.scaling(support))
+def several(delta, support):
+    """What needs no program of its own: samples in blocks and at once; nearest class means without seeds."""
+    whole, bare = replace(FIT, memory="whole"), replace(MEANS, include_seeds=False)
+
+    @jax.jit
+    def run(key, sampler, x):
+        k_samples, scaled = jax.random.split(key)[0], sampler.scale(x)
+        made = [synthesized(k_samples, sampler, fit, scaled, LABELS, WAYS) for fit in (FIT, whole)]
+        fits = [bare, replace(bare, memory="scan")]
+        return *made, [de.fit_episode(key, sampler, fit, x, LABELS, WAYS) for fit in fits]
+
+    return run(jax.random.key(3), de.delta_sampler(delta), support)
+
+
+@pytest.fixture(scope="module")
+def samples(several):
+    return several[0]
 
 
 def test_the_training_set_is_what_synthesize_makes_and_the_seeds(delta, support, blocks, samples):
@@ -81,9 +96,8 @@ def test_the_training_set_is_what_synthesize_makes_and_the_seeds(delta, support,
     np.testing.assert_allclose(blocks.b, direct.b, rtol=1e-4, atol=1e-5)
 
 
-def test_samples_at_once_are_those_in_blocks(delta, support, samples):
-    whole = made_by(de.delta_sampler(delta), replace(FIT, memory="whole"), delta.scaling(support))
-    np.testing.assert_allclose(whole, samples, rtol=1e-5, atol=1e-6)
+def test_samples_at_once_are_those_in_blocks(several):
+    np.testing.assert_allclose(several[1], several[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.long
@@ -110,16 +124,11 @@ def test_no_samples_are_seeds_only_exactly(delta, support):
         assert jnp.all(one == other)
 
 
-@pytest.mark.parametrize("memory", ["blocks", "scan"])
-@pytest.mark.parametrize("include", [False, pytest.param(True, marks=pytest.mark.long)])
-def test_the_training_set_with_seeds_and_without(delta, support, samples, memory, include):
-    """The nearest class mean of it, in closed form."""
-    sets = np.asarray(samples, np.float64).reshape(WAYS, -1, WIDTH)
-    if include:
-        sets = np.concatenate([sets, np.asarray(delta.scaling(support)).reshape(WAYS, -1, WIDTH)], axis=1)
-    centres = sets.mean(axis=1)
-    found = fitted(de.delta_sampler(delta), replace(MEANS, include_seeds=include, memory=memory), support)
-    np.testing.assert_allclose(found.W, 2 * (centres - centres.mean(axis=0)), rtol=1e-4, atol=1e-5)
+def test_seeds_can_be_left_out_of_the_training_set(several):
+    """The nearest class mean of the samples alone in closed form, whether they are kept or made anew."""
+    centres = np.asarray(several[0], np.float64).reshape(WAYS, -1, WIDTH).mean(axis=1)
+    for found in several[2]:
+        np.testing.assert_allclose(found.W, 2 * (centres - centres.mean(axis=0)), rtol=1e-4, atol=1e-5)
 
 
 def test_classes_with_fewer_seeds_take_turns():
@@ -188,7 +197,8 @@ def test_linear_offsets_and_noise(features, support):
     assert abs(np.corrcoef(drawn[0, :, 0], drawn[1, :, 0])[0, 1]) < 0.03
 
 
-@pytest.mark.parametrize("maker", [pytest.param(de.linear_offset, marks=pytest.mark.long), de.gaussian_noise])
+@pytest.mark.long
+@pytest.mark.parametrize("maker", [de.linear_offset, de.gaussian_noise])
 def test_controls_in_a_scan(maker, features, support):
     x, labels = features
     scaling = de.fit_scaling("none", x)
@@ -209,7 +219,7 @@ def test_random_class_deltas_encode_pairs_of_any_classes(delta, features):
     partner = np.asarray(jax.random.permutation(KEY, jnp.arange(54, dtype=jnp.int32)))
     assert (labels[partner] != labels).mean() > 0.5
     scaled = delta.scaling(jnp.asarray(x))
-    expected = de.encode(delta.params, delta.config, scaled, scaled[partner])
+    expected = jax.jit(de.encode, static_argnums=1)(delta.params, delta.config, scaled, scaled[partner])
     np.testing.assert_allclose(other.bank, expected, rtol=1e-4, atol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, other.params, delta.params)
 

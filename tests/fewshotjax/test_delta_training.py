@@ -45,7 +45,7 @@ X, LABELS = samples(0)  # 30 samples: 4 steps an epoch, the last with 6 pairs
 
 
 def equal(a, b):
-    return all((x == y).all() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(np.array_equal(*pair) for pair in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def lines(history):
@@ -133,9 +133,11 @@ def test_it_learns_what_codes_are_for(capsys):
     np.testing.assert_array_equal(delta.bank_labels, LABELS)
     assert delta.bank.shape == (30, 2)
     # The bank is of pairs within classes, of scaled features.
-    references = make_pairs(jax.random.split(KEY, 3)[2], jnp.asarray(LABELS, jnp.int32))
+    pairs = jax.jit(make_pairs, static_argnums=2)
+    of_class = np.unique(LABELS, return_inverse=True)[1]
+    references = pairs(jax.random.split(KEY, 3)[2], jnp.asarray(of_class, jnp.int32), "random", None)
     x = (X - X.mean(0)) / X.std(0)
-    wanted = encode(delta.params, delta.config, jnp.asarray(x), jnp.asarray(x)[references])
+    wanted = jax.jit(encode, static_argnums=1)(delta.params, delta.config, x, x[np.asarray(references)])
     np.testing.assert_allclose(delta.bank, wanted, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(delta.bank, code_bank(delta.params, delta.config, x, references), atol=1e-4)
     # True codes tell more than those of other pairs, and than copying the reference.

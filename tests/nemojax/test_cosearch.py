@@ -123,6 +123,7 @@ class Counted:
         return own
 
 
+@pytest.mark.long
 def test_bits_first_places_the_whole_front_and_keeps_the_budget(task, monkeypatch):
     counted = Counted(monkeypatch)
     own = counted.task(task)
