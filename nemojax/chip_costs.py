@@ -112,7 +112,7 @@ def latency(
         schedule: of `hwmodel.latency`; placements are compared by it, too.
 
     Returns:
-        A pure JAX function for `costs={"latency": ...}` of a Task.
+        A pure JAX function, for the `costs` of a Task.
 
     Raises:
         ValueError: a workload without points, an unknown rule or schedule, what hwmodel refuses of chip and
