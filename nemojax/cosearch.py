@@ -52,10 +52,11 @@ def searched_bits(key: jax.Array, task: Task, budget: int, **options: Any) -> Pa
         options: see `OPTIONS`.
 
     Raises:
-        ValueError: an option that co-searches do not take, or what `search` refuses.
+        ValueError: an option that co-searches do not take, objectives that place tensors differently, or what
+            `search` refuses.
     """
     check_options(options)
-    cost = next(iter(chip_costs(task).values()))
+    cost = _one_placing(task)
     maps = cost.place.maps
     found = search(key, task, budget=budget // maps, **options)
     placement = np.asarray(_placements(cost, jnp.asarray(found.bits)))
@@ -194,7 +195,7 @@ def alternate(
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     clock, limits = Clock(options), options.get("limits")
     parts: list[Pairs] = []
-    place: Any = next(iter(chip_costs(task).values())).place
+    place: Any = _one_placing(task).place
     seeds = options.pop("seeds", None)
     for number in range(rounds):
         k_bits, k_place = jax.random.split(jax.random.fold_in(key, number))
@@ -237,6 +238,14 @@ def searched_jointly(key: jax.Array, task: Task, budget: int, **options: Any) ->
     spent = found.evaluations
     pairs = Pairs(np.asarray(bits), placement, found.costs, spent, spent, found.finished)
     return CoFound.of(task, [pairs], options.get("limits"))
+
+
+def _one_placing(task: Task) -> ChipCost:
+    """An objective whose placement is that of all on the chip."""
+    costs = chip_costs(task)
+    if len({cost.place for cost in costs.values()}) > 1:
+        raise ValueError(f"objectives {sorted(costs)} place tensors differently: give all the same placement")
+    return next(iter(costs.values()))
 
 
 def _by_density(task: Task, bits: Int[np.ndarray, "K n"], costs: Float[np.ndarray, "K M"]) -> Pairs:

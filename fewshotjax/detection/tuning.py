@@ -25,7 +25,7 @@ from .region_losses import Targets
 from .regions import region_features
 from .rpn_losses import smooth_l1
 from .support import SupportBoxes
-from .targets import joined_features as joined_features, support_targets as support_targets
+from .targets import joined_features, support_targets
 
 
 @dataclass(frozen=True)

@@ -115,11 +115,8 @@ def fit(
     rows = np.full((config.epochs, 4), np.nan)  # loss, error, validation error, seconds
     files = Checkpoint(calls.checkpoint, settings)
     state, best, rows = files.read((state, state.kept if config.keep == "best" else {}, rows))
-    rows, rate, warm = (
-        rows.copy(),
-        0.0,
-        False,
-    )  # steps a second; whether a chunk was run, as the first compiles
+    rate, warm = 0.0, False  # steps a second; whether a chunk was run, as the first compiles
+    rows = rows.copy()
     while (before := int(state.step)) < steps:
         start, (number, done) = time.monotonic(), divmod(before, per_epoch)
         if done == 0:

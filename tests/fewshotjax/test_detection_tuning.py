@@ -19,8 +19,9 @@ from fewshotjax.detection.pyramids import pyramid_from_function
 from fewshotjax.detection.queries import centred, frame_regions, mosaic_queries
 from fewshotjax.detection.regions import Regions
 from fewshotjax.detection.support import SupportBoxes, SupportConfig
+from fewshotjax.detection.targets import support_targets
 from fewshotjax.detection.task import compare_detection
-from fewshotjax.detection.tuning import DetectionTuning, _descend, support_targets, tune
+from fewshotjax.detection.tuning import DetectionTuning, _descend, tune
 from fewshotjax.repmet import RepMetConfig, init_repmet
 from fewshotjax.representatives import Representatives
 

@@ -254,6 +254,9 @@ def test_refusals(task):
     alone = task.replace(costs_of_bits=task.costs_of_bits[-1:])
     with pytest.raises(ValueError, match="bits alone need a cost that is not on a chip"):
         bits_then_placement(key, alone, 100)
+    second = (*task.costs_of_bits, ("again", latency(task.network, CHIP, "first_fit")))
+    with pytest.raises(ValueError, match=r"objectives \['again', 'latency'\] place tensors differently"):
+        searched_bits(key, task.replace(costs_of_bits=second), 100)
     other = latency(task.network, replace(CHIP, overlap=1.0))
     with pytest.raises(ValueError, match="the task has objectives on chips"):
         alternate(key, task.replace(costs_of_bits=(*task.costs_of_bits, ("more", other))), 100)
