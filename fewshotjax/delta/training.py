@@ -5,7 +5,6 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,19 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from ..files import digest_of, load_state, save_state
+from ..files import digest_of
+from ..training.loop import CHUNK_S, Checkpoint, checked_error
 from .config import DeltaConfig, DeltaTrainConfig
 from .encoder import DeltaEncoder, code_bank
 from .model import init_delta
 from .pairs import make_pairs, nearest_pairs
 from .scaling import fit_scaling
-from .step import DeltaState, begin, run
+from .step import begin, run
 
 # Adam moves a weight by about the rate a step at most. Steps times rate of the authors' first epoch: 300
 # steps (64 classes of 600 images, 128 a step) at 1e-5. Below it a Delta-encoder is all but untrained.
 LEAST_MOVE = 300 * 1e-5
-CHUNK_S = 2.0  # seconds that a chunk should take at most, so that progress moves and limits hold
-CHECKPOINT_S = 5.0  # seconds between two checkpoints at least; also 20 times as long as one takes to write
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def train_delta(
     }
     rows = np.full((train_config.epochs, 4), np.nan)  # loss, learning rate, validation error, seconds
     best = _copied(state.params) if train_config.keep == "best" else {}
-    files = _Checkpoint(checkpoint, settings)
+    files = Checkpoint(checkpoint, settings)
     state, best, rows = files.read((state, best, rows))
     rows, pace, warm = rows.copy(), 0.0, False  # steps a second; whether a chunk was run: the first compiles
     while (before := int(state.step)) < total:
@@ -187,27 +185,6 @@ def train_delta(
     return TrainedDelta(delta(params), history, settings, int(state.step) == total)
 
 
-class _Checkpoint:
-    """A file that is written now and then, and takes a twentieth of the time at most."""
-
-    def __init__(self, path: str | os.PathLike[str] | None, settings: dict[str, Any]):
-        self._path, self._settings = path, settings
-        self._written, self._wait = time.monotonic(), CHECKPOINT_S
-
-    def read(self, start: tuple[DeltaState, Any, np.ndarray]) -> tuple[DeltaState, Any, np.ndarray]:
-        if self._path is None or not Path(self._path).exists():
-            return start
-        return load_state(self._path, start, self._settings)
-
-    def write(self, state: tuple[DeltaState, Any, np.ndarray], *, now: bool) -> None:
-        began = time.monotonic()
-        if self._path is None or not (now or began - self._written >= self._wait):
-            return
-        save_state(self._path, state, self._settings)
-        self._written = time.monotonic()
-        self._wait = max(CHECKPOINT_S, 20 * (self._written - began))
-
-
 @jax.jit
 def _copied(params: Any) -> Any:
     """A step uses up the arrays that it is given."""
@@ -225,10 +202,7 @@ def _validated(
     if validation is None:
         return float("nan")
     # A copy: what validation keeps must outlive the next step.
-    wrong = float(validation(delta(_copied(params))))
-    if not np.isfinite(wrong):
-        raise ValueError(f"validation gave {wrong}: it must be an error, a finite number")
-    return wrong
+    return checked_error(validation(delta(_copied(params))))
 
 
 def _check(

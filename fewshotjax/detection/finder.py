@@ -61,10 +61,11 @@ class Finder(Protocol):
     def features(
         self,
         images: UInt8[np.ndarray, "N P P 3"],
+        sights: Any,
         boxes: Float[np.ndarray, "N G 4"],
         shown: Bool[np.ndarray, "N G"],
     ) -> Float[np.ndarray, "N G F"]:
-        """Of given boxes."""
+        """Of given boxes, in photographs whose sights are known."""
 
     def learn(self, key: PRNGKeyArray, shown: Examples, keep: Bool[np.ndarray, " S"], ways: int) -> Any:
         """A model of W classes from the examples in `keep`; a class without any is never found."""
@@ -92,7 +93,7 @@ def examples_of(
     """What a finder sees of support boxes: box `slot` of photograph `image`."""
     images = np.asarray(photographs.images)
     sights = finder.look(images, on_chunk)
-    features = finder.features(images, photographs.boxes, photographs.shown)[image, slot]
+    features = finder.features(images, sights, photographs.boxes, photographs.shown)[image, slot]
     boxes, labels = photographs.boxes[image, slot], photographs.labels[image, slot]
     return Examples(features, boxes, labels, image, sights, sizes)
 
@@ -126,6 +127,7 @@ class RegionFinder:
     def features(
         self,
         images: UInt8[np.ndarray, "N P P 3"],
+        sights: Any,
         boxes: Float[np.ndarray, "N G 4"],
         shown: Bool[np.ndarray, "N G"],
     ) -> Float[np.ndarray, "N G F"]:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from .finder import Examples, Finder, Seen
+from .metrics.overlap import table_iou
 
 IOU = 0.5  # from which on a detection has found a box
 CLEAR = 0.3  # IoU up to which a detection overlaps with no support box, of whatever class
@@ -97,7 +98,7 @@ def choose_threshold(
     for row in range(len(shown.sizes)):
         seen = _seen(finder, model, known, shown, row, ways)
         boxes = shown.boxes[shown.image == row]
-        clear = _iou(np.asarray(seen.found.boxes), boxes).max(axis=1, initial=0.0) <= CLEAR
+        clear = table_iou(np.asarray(seen.found.boxes), boxes).max(axis=1, initial=0.0) <= CLEAR
         beside += np.asarray(seen.found.scores)[np.asarray(seen.found.valid) & clear].tolist()
     highest = max(beside)
     score = EVEN if highest < EVEN else min(float(np.nextafter(np.float32(highest), np.float32(np.inf))), 1.0)
@@ -118,7 +119,7 @@ def _seen(finder: Finder, model: object, known: Known, shown: Examples, row: int
 
 def _matched(seen: Seen, boxes: Float[np.ndarray, "G 4"], labels: np.ndarray) -> Bool[np.ndarray, " K"]:
     """Which detections are the first on a box of their class; they come by descending score."""
-    iou = _iou(np.asarray(seen.found.boxes), boxes)
+    iou = table_iou(np.asarray(seen.found.boxes), boxes)
     iou[np.asarray(seen.found.labels)[:, None] != labels[None]] = 0
     hit, free = np.zeros(len(iou), bool), np.ones(len(boxes), bool)
     for row in np.flatnonzero(np.asarray(seen.found.valid)).tolist():
@@ -126,12 +127,3 @@ def _matched(seen: Seen, boxes: Float[np.ndarray, "G 4"], labels: np.ndarray) ->
         if len(over) and over.max() >= IOU:
             hit[row], free[int(over.argmax())] = True, False
     return hit
-
-
-def _iou(a: Float[np.ndarray, "A 4"], b: Float[np.ndarray, "B 4"]) -> Float[np.ndarray, "A B"]:
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    both = np.prod(np.maximum(high - low, 0), axis=2)
-    area_a, area_b = (np.prod(np.maximum(one[:, 2:] - one[:, :2], 0), axis=1) for one in (a, b))
-    union = area_a[:, None] + area_b[None] - both
-    return both / np.where(union > 0, union, 1)

@@ -22,8 +22,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 from ..backbones import Preprocess
 from ..distances import l2_normalize
 from ..files import digest_of
-from .boxes import areas, clip, pairwise_iou, usable
+from .boxes import areas, clip, usable
 from .finder import LEAST, Examples, OnChunk, Seen, is_nan
+from .metrics.overlap import table_iou
 from .pyramids import Pyramid
 from .regions import RegionsChunk
 from .roi import roi_align
@@ -107,10 +108,11 @@ class WindowFinder:
     def features(
         self,
         images: UInt8[np.ndarray, "N P P 3"],
+        sights: Maps,
         boxes: Float[np.ndarray, "N G 4"],
         shown: Bool[np.ndarray, "N G"],
     ) -> Float[np.ndarray, "N G F"]:
-        return np.where(shown[..., None], self._read(self.look(images), boxes), np.float32(0))
+        return np.where(shown[..., None], self._read(sights, boxes), np.float32(0))
 
     def _read(self, sights: Maps, boxes: Float[np.ndarray, "N G 4"]) -> Float[np.ndarray, "N G F"]:
         """Features of boxes, photograph by photograph."""
@@ -152,7 +154,7 @@ class WindowFinder:
         for row in range(count):
             height, width = shown.sizes[row].tolist()
             own = shown.boxes[shown.image == row]
-            best = np.asarray(pairwise_iou(jnp.asarray(windows), jnp.asarray(own))).max(axis=1)
+            best = table_iou(windows, own).max(axis=1)
             inside = (windows[:, 2] <= width) & (windows[:, 3] <= height)
             rows = np.flatnonzero(inside & (best <= self.config.apart))
             rows = rows[np.linspace(0, len(rows) - 1, min(quota, len(rows))).astype(int)]

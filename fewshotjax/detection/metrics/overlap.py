@@ -26,6 +26,12 @@ def pairs(detection: Int[np.ndarray, " D"], truth: Int[np.ndarray, " M"]) -> Pai
     return Pairs(rows, order[np.repeat(first, count) + within])
 
 
+def table_iou(a: Float[np.ndarray, "A 4"], b: Float[np.ndarray, "B 4"]) -> Float[np.ndarray, "A B"]:
+    """`paired_iou` of every a with every b, on the host; `boxes.pairwise_iou` is for programs."""
+    shape = (len(a), len(b))
+    return paired_iou(np.repeat(a, len(b), axis=0), np.tile(b, (len(a), 1))).reshape(shape)
+
+
 def paired_iou(
     a: Float[np.ndarray, "P 4"],
     b: Float[np.ndarray, "P 4"],

@@ -137,10 +137,7 @@ def _on_device(found: Any) -> Images:
 def _validated(calls: Calls, params: Any) -> float:
     if calls.validation is None:
         return float("nan")
-    wrong = float(calls.validation(params))
-    if not np.isfinite(wrong):
-        raise ValueError(f"validation gave {wrong}: it must be an error, a finite number, such as 1 - AP")
-    return wrong
+    return shared.checked_error(calls.validation(params))
 
 
 def _check_finite(
