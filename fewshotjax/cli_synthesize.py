@@ -128,6 +128,8 @@ def synthesize_features(
     check_new(out)
     if codes not in CODES:
         raise ValueError(f"--codes must be one of {', '.join(CODES)}, got {codes!r}")
+    if not delta.is_file():
+        raise ValueError(f"--delta {delta}: there is no such file: fewshotjax train-delta writes one")
     say(f"reading {features} and {delta}")
     encoder, seeds = load_delta(delta), read_features(features, "--features")
     _check_seeds(encoder, seeds, per_class)

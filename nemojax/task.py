@@ -47,9 +47,8 @@ class Task:
 
     network: QuantizedNetwork
     inputs: Inputs  # N samples, as the network takes them
-    target: (
-        Any  # labels (N,) int32, the full-precision logits (N, classes), or what an error of one's own reads
-    )
+    # Labels (N,) int32, the full-precision logits (N, classes), or what an error of one's own reads.
+    target: Any
     score: Score = struct.field(pytree_node=False)
     costs_of_bits: tuple[tuple[str, CostOfBits], ...] = struct.field(pytree_node=False)
     space: BitSpace = struct.field(pytree_node=False)

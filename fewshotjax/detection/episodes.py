@@ -92,9 +92,8 @@ def draw_detection_episodes(
 
     Classes are drawn uniformly, then support photographs, none of them twice, then query photographs of each
     class among those that are no support. One that shows two classes may be a query of both, and counts
-    twice.
-    Of a support photograph one box of the class is shown, drawn if there are several; difficult and crowd
-    boxes are not.
+    twice. Of a support photograph one box of the class is shown, drawn if there are several; difficult and
+    crowd boxes are not.
 
     Args:
         key: decides everything.

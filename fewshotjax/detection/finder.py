@@ -18,7 +18,7 @@ from .boxes import clip, usable
 from .data.boxed import BoxedImages
 from .detector import Detector, Net
 from .methods.method import DetectionMethod
-from .regions import Regions, box_features, chunk_of, find_regions
+from .regions import Regions, chunk_of, find_regions, find_regions_and_boxes
 from .score import Found, region_scores, scoring_of, suppress
 from .support import Support, SupportBoxes, SupportConfig, class_rows, support_features
 
@@ -58,14 +58,14 @@ class Finder(Protocol):
     def look(self, images: UInt8[np.ndarray, "N P P 3"], on_chunk: OnChunk | None = None) -> Any:
         """Sights of photographs, a pytree of NumPy arrays (N, ...): all that does not depend on classes."""
 
-    def features(
+    def study(
         self,
         images: UInt8[np.ndarray, "N P P 3"],
-        sights: Any,
         boxes: Float[np.ndarray, "N G 4"],
         shown: Bool[np.ndarray, "N G"],
-    ) -> Float[np.ndarray, "N G F"]:
-        """Of given boxes, in photographs whose sights are known."""
+        on_chunk: OnChunk | None = None,
+    ) -> tuple[Any, Float[np.ndarray, "N G F"]]:
+        """Sights, and features of given boxes."""
 
     def learn(self, key: PRNGKeyArray, shown: Examples, keep: Bool[np.ndarray, " S"], ways: int) -> Any:
         """A model of W classes from the examples in `keep`; a class without any is never found."""
@@ -92,10 +92,9 @@ def examples_of(
 ) -> Examples:
     """What a finder sees of support boxes: box `slot` of photograph `image`."""
     images = np.asarray(photographs.images)
-    sights = finder.look(images, on_chunk)
-    features = finder.features(images, sights, photographs.boxes, photographs.shown)[image, slot]
+    sights, features = finder.study(images, photographs.boxes, photographs.shown, on_chunk)
     boxes, labels = photographs.boxes[image, slot], photographs.labels[image, slot]
-    return Examples(features, boxes, labels, image, sights, sizes)
+    return Examples(features[image, slot], boxes, labels, image, sights, sizes)
 
 
 class RegionFinder:
@@ -124,14 +123,16 @@ class RegionFinder:
     def look(self, images: UInt8[np.ndarray, "N P P 3"], on_chunk: OnChunk | None = None) -> Regions:
         return find_regions(self.detector, images, chunk=self._chunk(images), on_chunk=on_chunk)
 
-    def features(
+    def study(
         self,
         images: UInt8[np.ndarray, "N P P 3"],
-        sights: Any,
         boxes: Float[np.ndarray, "N G 4"],
         shown: Bool[np.ndarray, "N G"],
-    ) -> Float[np.ndarray, "N G F"]:
-        return box_features(self.detector, images, boxes, shown, chunk=self._chunk(images))
+        on_chunk: OnChunk | None = None,
+    ) -> tuple[Regions, Float[np.ndarray, "N G F"]]:
+        return find_regions_and_boxes(
+            self.detector, images, boxes, shown, chunk=self._chunk(images), on_chunk=on_chunk
+        )
 
     def _chunk(self, images: UInt8[np.ndarray, "N P P 3"]) -> int:
         """Of the size of images alone, so that one program serves any number of photographs."""

@@ -14,7 +14,7 @@ from ..files import digest_of
 from .data.boxed import BoxedImages
 from .data.floors import centred
 from .detector import Detector
-from .regions import OnChunk, Regions, RegionsChunk, box_features, find_regions
+from .regions import OnChunk, Regions, RegionsChunk, box_features, find_regions_and_boxes
 from .roi import roi_align
 
 
@@ -57,9 +57,7 @@ class DetectionPool:
     @cached_property
     def told(self) -> dict[str, str]:
         """What tells it from others: the detector's name, digests of its weights, of the photographs with
-        their
-        boxes, and of what is seen of them: regions and features of true boxes.
-        """
+        their boxes, and of what is seen of them: regions and features of true boxes."""
         found, seen = self.photographs, self.regions
         return {
             "detector": self.detector.name,
@@ -89,8 +87,9 @@ def detection_pool(
         chunk, on_chunk: as of `find_regions`.
     """
     images = _pixels(photographs)
-    regions = find_regions(detector, images, chunk=chunk, on_chunk=on_chunk)
-    features = box_features(detector, images, photographs.boxes, photographs.shown, chunk=chunk)
+    regions, features = find_regions_and_boxes(
+        detector, images, photographs.boxes, photographs.shown, chunk=chunk, on_chunk=on_chunk
+    )
     return DetectionPool(detector, photographs, regions, features)
 
 

@@ -45,8 +45,12 @@ OnChunk = Callable[[RegionsChunk], Any]
 
 def regions_of(params: Any, net: Net, images: UInt8[Array, "N H W C"]) -> Regions:
     """The regions of a batch of images: a pure function, to be compiled with what follows."""
-    height, width = images.shape[1:3]
-    maps = feature_maps(params, net, images)
+    return _on_maps(params, net, feature_maps(params, net, images), *images.shape[1:3])
+
+
+def _on_maps(
+    params: Any, net: Net, maps: tuple[Float[Array, "N _ _ C"], ...], height: int, width: int
+) -> Regions:
     found = propose(net, rpn(params, net, maps), height, width)
     features = region_features(params, net, maps, found.boxes)
 
@@ -94,6 +98,26 @@ def find_regions(
     return found
 
 
+def find_regions_and_boxes(
+    detector: Detector,
+    images: UInt8[np.ndarray, "N H W C"],
+    boxes: Float[np.ndarray, "N G 4"],
+    shown: Bool[np.ndarray, "N G"],
+    *,
+    chunk: int | None = None,
+    on_chunk: OnChunk | None = None,
+) -> tuple[Regions, Float[np.ndarray, "N G F"]]:
+    """`find_regions` and `box_features` of the same images, whose maps are computed once.
+
+    Raises:
+        ValueError: as of these two.
+    """
+    if not len(images) or not boxes.shape[1]:
+        found = find_regions(detector, images, chunk=chunk, on_chunk=on_chunk)
+        return found, box_features(detector, images, boxes, shown)
+    return _chunks(detector, images, _checked(images, boxes, shown), _both, chunk, on_chunk)
+
+
 def box_features(
     detector: Detector,
     images: UInt8[np.ndarray, "N H W C"],
@@ -112,12 +136,7 @@ def box_features(
     Raises:
         ValueError: as of `find_regions`; boxes or shown for another number of images or boxes.
     """
-    if boxes.shape[:2] != shown.shape or len(boxes) != len(images):
-        raise ValueError(
-            f"boxes and shown must be (N, G, 4) and (N, G) for {len(images)} images, got {boxes.shape} and "
-            f"{shown.shape}"
-        )
-    given = (boxes.astype(np.float32), shown)
+    given = _checked(images, boxes, shown)
     found = _chunks(detector, images, given, _given, chunk, on_chunk) if boxes.shape[1] else None
     return np.zeros((*shown.shape, detector.net.config.hidden[-1]), np.float32) if found is None else found
 
@@ -126,6 +145,28 @@ def chunk_of(height: int, width: int) -> int:
     """How many images of a size have `PIXELS_AT_ONCE` of the default device, one at least."""
     device = "cpu" if jax.default_backend() == "cpu" else "gpu"
     return max(1, PIXELS_AT_ONCE[device] // max(height * width, 1))
+
+
+def _checked(images: np.ndarray, boxes: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if boxes.shape[:2] != shown.shape or len(boxes) != len(images):
+        raise ValueError(
+            f"boxes and shown must be (N, G, 4) and (N, G) for {len(images)} images, got {boxes.shape} and "
+            f"{shown.shape}"
+        )
+    return boxes.astype(np.float32), shown
+
+
+@partial(jax.jit, static_argnums=(1,))
+def _both(
+    params: Any,
+    net: Net,
+    images: UInt8[Array, "N H W C"],
+    boxes: Float[Array, "N G 4"],
+    shown: Bool[Array, "N G"],
+) -> tuple[Regions, Float[Array, "N G F"]]:
+    maps = feature_maps(params, net, images)
+    own = jnp.where(shown[..., None], region_features(params, net, maps, boxes), 0.0)
+    return _on_maps(params, net, maps, *images.shape[1:3]), own
 
 
 @partial(jax.jit, static_argnums=(1,))
@@ -182,8 +223,8 @@ def _filled(part: np.ndarray, chunk: int) -> Array:
 
 
 def _check_finite(detector: Detector, found: Any, start: int) -> None:
-    features = found.features if isinstance(found, Regions) else found
-    wrong = np.flatnonzero(~np.isfinite(features).all(axis=(1, 2)))
+    finite = [np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1) for leaf in jax.tree.leaves(found)]
+    wrong = np.flatnonzero(~np.logical_and.reduce(finite))
     if len(wrong):
         raise ValueError(
             f"the detector on {detector.name} gives NaN or infinite features for image "

@@ -105,14 +105,15 @@ class WindowFinder:
                 on_chunk(RegionsChunk(row + 1, len(images), 0.0))
         return tuple(np.concatenate(level) for level in zip(*parts, strict=True))
 
-    def features(
+    def study(
         self,
         images: UInt8[np.ndarray, "N P P 3"],
-        sights: Maps,
         boxes: Float[np.ndarray, "N G 4"],
         shown: Bool[np.ndarray, "N G"],
-    ) -> Float[np.ndarray, "N G F"]:
-        return np.where(shown[..., None], self._read(sights, boxes), np.float32(0))
+        on_chunk: OnChunk | None = None,
+    ) -> tuple[Maps, Float[np.ndarray, "N G F"]]:
+        sights = self.look(images, on_chunk)
+        return sights, np.where(shown[..., None], self._read(sights, boxes), np.float32(0))
 
     def _read(self, sights: Maps, boxes: Float[np.ndarray, "N G 4"]) -> Float[np.ndarray, "N G F"]:
         """Features of boxes, photograph by photograph."""

@@ -186,6 +186,7 @@ def test_synthesize_refuses(place, trained, tmp_path, capsys):
         ({"--codes": "magic"}, "--codes must be one of pairs, noise, normal, got 'magic'"),
         ({"--out": tmp_path / "o.txt"}, "o.txt must end in .npz or .csv"),
         ({"--features": tmp_path / "none.npz"}, "there is no such file"),
+        ({"--delta": tmp_path / "none.safetensors"}, "none.safetensors: there is no such file"),
         ({"--features": tmp_path / "none.mat"}, "must end in .npz or .csv"),
         ({"--delta": place / "new.csv"}, "new.csv: is no .safetensors file"),
     ):

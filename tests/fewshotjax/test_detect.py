@@ -129,8 +129,8 @@ def test_scores_of_windows_are_the_documented_posterior(found):
     image, _ = scene(64, 64, (RED, 20, 20, 16), seed=5)
     answer = detect(found, image, threshold=0.0)
     model, finder = found.model, found.finder
-    sight = finder.look(image[None])
-    f = finder.features(image[None], sight, model.windows[None], np.ones((1, len(model.windows)), bool))[0]
+    sight, features = finder.study(image[None], model.windows[None], np.ones((1, len(model.windows)), bool))
+    f = features[0]
     f /= np.linalg.norm(f, axis=1, keepdims=True)
     of_class = np.stack([(f @ model.support[model.labels == n].T).max(axis=1) for n in range(2)], axis=1)
     none = (f @ model.background[model.there].T).max(axis=1)

@@ -20,7 +20,7 @@ class Scripted:
     def look(self):
         """Not asked for."""
 
-    features = fingerprint = look
+    study = fingerprint = look
 
     def __init__(self, seen):
         self.seen, self.learned = seen, []

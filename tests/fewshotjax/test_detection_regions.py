@@ -18,7 +18,7 @@ from fewshotjax.detection.config import DetectorConfig
 from fewshotjax.detection.detector import init_detector
 from fewshotjax.detection.detector_files import load_detector, save_detector
 from fewshotjax.detection.pyramids import pyramid, pyramid_from_function
-from fewshotjax.detection.regions import box_features, chunk_of, find_regions
+from fewshotjax.detection.regions import box_features, chunk_of, find_regions, find_regions_and_boxes
 
 HEAD = RepMetConfig(modes=2, embedding=5, posterior="softmax", background=True)
 SMALL = DetectorConfig(
@@ -111,6 +111,10 @@ def test_features_of_given_boxes_are_those_of_the_regions(small, regions):
     found = box_features(small, IMAGES, regions.proposals, shown, chunk=7)
     np.testing.assert_allclose(found[shown], regions.features[shown], atol=1e-4)
     assert not found[~shown].any()
+    both, again = find_regions_and_boxes(small, IMAGES, regions.proposals, shown, chunk=7)
+    np.testing.assert_allclose(again, found, atol=1e-5)
+    for mine, theirs in zip(both, regions, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-4)
     none = np.zeros((7, 0))
     assert box_features(small, IMAGES, none[..., None].repeat(4, -1), none.astype(bool)).shape == (7, 0, 6)
 
