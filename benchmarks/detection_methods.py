@@ -17,6 +17,9 @@ SIGMAS = (1.0,) if QUICK else (0.7, 1.0, 1.4)  # times the one that was trained
 PROTOTYPE_SIGMAS = (0.3,) if QUICK else (0.1, 0.2, 0.4)
 EXTERNAL_SIGMAS = (0.5,) if QUICK else (0.2, 0.35, 0.5, 0.8)
 STEPS, LINEAR_RATES = ((5,), (1.0,)) if QUICK else ((30, 100), (0.5, 2.0))
+# Of the fine-tuned detector: steps, rates of the softmax layer and of what lies before it.
+FINE_STEPS = 2 if QUICK else 50
+FINE_RATES, BEFORE_RATES = ((0.02,), (1e-3,)) if QUICK else ((0.01, 0.05), (1e-4, 1e-3))
 MODES = (None,) if QUICK else (None, 1)  # None: max(5, 2 * shots), the authors' number
 
 Options = dict[str, de.DetectionMethod]
@@ -95,6 +98,16 @@ def _linear(net: de.Net, _: Any) -> Options:
     }
 
 
+def _fine_tuned(net: de.Net, _: Any) -> Options:
+    return {
+        f"rate {rate:g}, {before:g} before": methods.fine_tuned(
+            net, steps=FINE_STEPS, learning_rate=rate, tuned_rate=before
+        )
+        for rate in FINE_RATES
+        for before in BEFORE_RATES
+    }
+
+
 def _prototypes(net: de.Net, _: Any) -> Options:
     return {
         f"sigma {sigma:g}": methods.prototype_regions(with_sigma(net, sigma)) for sigma in PROTOTYPE_SIGMAS
@@ -117,7 +130,8 @@ ROWS = (
     Row("trained representatives", REPMET, _trained, seen=True, seen_only=True),
     Row("metric baseline", CE, _baseline, seen=True),
     Row("metric baseline, tuned", CE, _repmet_tuned, after="metric baseline"),
-    Row("fine-tuned detector", CE, _linear, seen=True),
+    Row("fine-tuned detector", CE, _fine_tuned, seen=True),
+    *(() if QUICK else (Row("linear probe", CE, _linear),)),
     Row("class-agnostic proposals, prototypes", CE, _prototypes),
     Row("whole photograph, class mean", CE, _floor, after="metric baseline", view="whole"),
     Row("centred box, class mean", CE, _floor, after="metric baseline", view="centred"),
@@ -155,6 +169,7 @@ def settings() -> dict[str, Any]:
         "tuning": [repr(one) for one in _tunings().values()],
         "sigmas": [list(SIGMAS), list(PROTOTYPE_SIGMAS), list(EXTERNAL_SIGMAS)],
         "linear": [list(STEPS), list(LINEAR_RATES)],
+        "fine_tuned": [FINE_STEPS, list(FINE_RATES), list(BEFORE_RATES)],
         "modes": list(MODES),
         "support": repr(de.SupportConfig()),
     }

@@ -19,7 +19,8 @@ Seen: support and queries of base_test; classes with fewer than 20 photographs a
 methods meet the same episodes and scenes, and find at most 50 boxes in a scene.
 
 Rows      repmet; tuned in the episode (embedding and representatives); trained representatives (seen)
-on ce     metric baseline: class means; the same tuned; fine-tuned detector: a new softmax layer;
+on ce     metric baseline: class means; the same tuned; fine-tuned detector: a new softmax layer, a hidden
+          layer before it and the box head, on the trunk's features; linear probe: the softmax layer alone;
           class-agnostic proposals (objectness) with nearest prototypes; floors: the photographs'
           rectangles, which no detector is told, or their middles, as the only boxes, with class means
 external  the same network as a softmax classifier of crops of the base classes' boxes, 32 pixels, on the 30
@@ -29,7 +30,8 @@ external  the same network as a softmax classifier of crops of the base classes'
 Chosen on validation classes (novel_val), before any test: learning rate and sigma of the posterior of each
 objective (pilots, the same candidates, single photographs), the epoch of each training, and for each row,
 seed and number of shots its options (mosaics, pooled AP): sigma, modes, rate and length of tuning, steps and
-rate of the softmax layer. A row of RepMet has up to six options, others up to six.
+rates of the softmax layer and of what lies before it. A row of RepMet has up to six options, others up to
+six.
 
 Metrics: "repmet_pooled_ap" is the RepMet authors' own and compares with no other; VOC (all-point, 11-point)
 and COCO are per class. Intervals are 95 %: Student's t over trainings, which share the episodes;
@@ -38,10 +40,10 @@ are paired.
 
 Runs are kept, trainings apart from rows, so an interrupted table goes on; TABLE_LIMIT_S ends it early, within
 a training, too; what is missing is said. TABLE_PART=1/2 and 2/2 share the work, a process each: run both,
-then once without, which does what is left and puts the table together. Needs FRUGALJAX_DATA. About 11
-core-hours, estimated from timed parts of it: trainings 5, query scenes 2.5, rows 3.5; a process holds about
-4 GiB, and up to 2 GB of scenes lie in files meanwhile. With QUICK=1 a few classes and steps take the place of
-all: that shows that it works, and no more.
+then once without, which does what is left and puts the table together. Needs FRUGALJAX_DATA. About 12
+core-hours, estimated from timed parts of it: trainings 5, query scenes 2.5, rows 3.5, and by count of
+operations 1 for the fine-tuned detector; a process holds about 4 GiB, and up to 2 GB of scenes lie in files
+meanwhile. With QUICK=1 a few classes and steps take the place of all: that shows that it works, and no more.
 """
 
 import os
