@@ -3,7 +3,6 @@ later.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ from fewshotjax.detection.results import METRICS
 
 from .common import QUICK
 
-RESAMPLES = 20 if QUICK else 200
-PAIRED = ("repmet_pooled_ap", "voc_ap", "coco_ap", "coco_ap75")  # whose resamples are kept
+RESAMPLES = 20 if QUICK else 150
+# Whose resamples are kept.
+PAIRED = ("repmet_pooled_ap", "voc_ap", "coco_ap", "coco_ap75", "background_auroc")
 _DIGITS = 5
 
 
@@ -23,13 +23,19 @@ def settings() -> dict[str, Any]:
 
 
 def measured(found: de.DetectionResult) -> dict[str, Any]:
-    """Value and half of the 95 % interval over episodes of each metric; resamples as one line each."""
+    """Value and half of the 95 % interval over episodes of each metric; resamples as one line each.
+
+    A metric without a value is left out: the AUROC where no region meets an object, as in a quick run.
+    """
     count = len(found.episodes)
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     values, halves, kept = {}, {}, {}
     for name in METRICS:
         measure = found.weighted(name)
-        values[name] = measure(np.ones(count))
+        value = measure(np.ones(count))
+        if np.isnan(value):
+            continue
+        values[name] = value
         again = np.array([measure(weights.astype(np.float64)) for weights in drawn])
         halves[name] = _half(again)
         if name in PAIRED:
@@ -45,20 +51,9 @@ def measured(found: de.DetectionResult) -> dict[str, Any]:
     }
 
 
-def first(found: de.DetectionResult, episodes: int) -> de.DetectionResult:
-    """The result of the first episodes alone."""
-    images = episodes * found.episodes.asked.shape[1]
-    kept, there = found.detections.image_index < images, found.truth.image_index < images
-    return replace(
-        found,
-        detections=found.detections.take(kept),
-        background=None,
-        region=found.region[kept],
-        truth=found.truth.take(there),
-        frames=found.frames[there],
-        episodes=found.episodes.take(slice(episodes)),
-        missing=found.missing[:episodes],
-    )
+def paired(run: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Metrics that both rows have."""
+    return [name for name in PAIRED if name in run["resampled"] and name in other["resampled"]]
 
 
 def gap(run: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> list[float]:
@@ -75,7 +70,7 @@ def _half(values: np.ndarray) -> float:
 
 def _packed(values: np.ndarray) -> str:
     """A line of a file, where a list would be hundreds."""
-    return " ".join(str(round(value * 10**_DIGITS)) for value in values.tolist())
+    return " ".join(f"{value:.0f}" for value in (values * 10**_DIGITS).tolist())
 
 
 def _unpacked(line: str) -> np.ndarray:

@@ -36,18 +36,16 @@ from .detection_cells import (
     Split,
     photographs,
 )
-from .detection_figures import first, measured
-from .detection_methods import EXTERNAL, REPMET_ROWS, ROWS, Row, variants
+from .detection_figures import measured
+from .detection_methods import EXTERNAL, ROWS, Row, variants
 from .detection_scenes import SceneFiles, episodes_of, scenes
 from .repmet_runs import Runs
 
-EXTERNAL_EPISODES = 4 if QUICK else 100  # crops take long: the first episodes alone
-EXTERNAL_CHOICE = 4 if QUICK else 20
-EXTERNAL_REGIONS = 4 if QUICK else 30  # of a scene, the likeliest objects
+EXTERNAL_REGIONS = 4 if QUICK else 16  # of a scene, the likeliest objects: crops take long
 
 
 def settings() -> dict[str, Any]:
-    return {"external": [EXTERNAL_EPISODES, EXTERNAL_CHOICE, EXTERNAL_REGIONS]}
+    return {"external": EXTERNAL_REGIONS}
 
 
 class Seat:
@@ -69,8 +67,11 @@ class Seat:
 
     def pool(self, part: str) -> de.DetectionPool:
         if self._pool is None or self._pool[0] != part:
-            self._pool = None  # before the next one is made: each takes 0.6 GB
-            self._pool = part, de.detection_pool(self.detector, photographs(part))
+            self._pool = None  # before the next one is made: each takes 0.5 GB
+            found = de.detection_pool(self.detector, photographs(part))
+            # Filled up with the last photograph, which changes no episode: one program serves all parts.
+            rows = np.minimum(np.arange(_most()), len(found) - 1)
+            self._pool = part, found.take(rows)
         return self._pool[1]
 
     def files(self, split: Split, kind: Kind, episodes: int, key: int) -> SceneFiles:
@@ -81,11 +82,10 @@ class Seat:
         """The likeliest regions with the features of the classifier of crops."""
         network = self.external
         assert network is not None, "asked before"
-        detector, count = self.detector, EXTERNAL_REGIONS
+        seen = self.files(split, kind, episodes, key)  # the detector has looked at these scenes already
 
-        def find(images: np.ndarray, frames: np.ndarray) -> de.Regions:
-            found = de.find_regions(detector, images)
-            cut = de.Regions(*(leaf[:, :count] for leaf in found))
+        def find(images: np.ndarray, frames: np.ndarray, places: np.ndarray) -> de.Regions:
+            cut = seen.likeliest(places, EXTERNAL_REGIONS)
             made = of_crops(network, images, cut.boxes)
             return with_none(
                 cut._replace(features=np.where(cut.mask[..., None], made, np.float32(0))), frames
@@ -130,9 +130,15 @@ def with_none(found: de.Regions, frames: np.ndarray) -> de.Regions:
     return de.Regions(*(padded(np.asarray(leaf)) for leaf in found))
 
 
+@functools.cache
+def _most() -> int:
+    """Photographs of the largest part."""
+    return max(len(photographs(split.part)) for split in (UNSEEN, SEEN, VALIDATION))
+
+
 def rows_of(objective: Objective, split: Split) -> list[Row]:
     own = [row for row in ROWS if row.objective == objective.name]
-    return [row for row in own if (row.seen if split == SEEN else not row.seen_only)]
+    return [row for row in own if split == SEEN or not row.seen_only]
 
 
 def choice_name(row: Row, shots: int, seed: int) -> str:
@@ -151,7 +157,7 @@ def told_of(runs: Runs, row: Row, shots: int, seed: int) -> str | None:
 
 def options_of(runs: Runs, row: Row, net: de.Net, shots: int, seed: int) -> dict[str, de.DetectionMethod]:
     before = next((one for one in ROWS if one.name == row.after), None)
-    return row.options(net, None if before is None else told_of(runs, before, shots, seed))
+    return row.options(net, None if before is None else told_of(runs, before, shots, seed), shots)
 
 
 class Look(NamedTuple):
@@ -170,9 +176,9 @@ def evaluated(method: de.DetectionMethod, look: Look) -> de.DetectionResult:
 class Views:
     """Of a detector on a split and kind: filled when the first row asks, removed behind the last."""
 
-    def __init__(self, seat: Seat, split: Split, kind: Kind, episodes: int, crops: int, key: int):
+    def __init__(self, seat: Seat, split: Split, kind: Kind, episodes: int, key: int):
         self._seat, self._split, self._kind, self._key = seat, split, kind, key
-        self._episodes, self._crops = episodes, crops
+        self._episodes = episodes
         self._made: list[SceneFiles] = []
 
     @functools.cached_property
@@ -181,7 +187,8 @@ class Views:
 
     @functools.cached_property
     def _crop_files(self) -> SceneFiles:
-        return self._filled(self._seat.crops(self._split, self._kind, self._crops, self._key))
+        assert self._files is not None  # looked at before
+        return self._filled(self._seat.crops(self._split, self._kind, self._episodes, self._key))
 
     @functools.cached_property
     def _crops_pool(self) -> de.DetectionPool:
@@ -190,7 +197,7 @@ class Views:
     def look(self, view: str, shots: int) -> Look:
         drawn = episodes_of(self._split, shots, self._episodes, self._key)
         if view == "external":
-            return Look(self._crops_pool, self._crop_files.asked(), drawn.take(slice(self._crops)))
+            return Look(self._crops_pool, self._crop_files.asked(), drawn)
         return Look(self._seat.pool(self._split.part), self._files.asked(view), drawn)
 
     def _filled(self, files: SceneFiles) -> SceneFiles:
@@ -206,7 +213,7 @@ class Views:
 def choose(seat: Seat) -> None:
     """The option of each row of the detector, by pooled AP on mosaics of novel_val."""
     runs, seed = seat.runs, seat.seed
-    views = Views(seat, VALIDATION, MOSAIC2, CHOICE_EPISODES, EXTERNAL_CHOICE, CHOICE_KEY)
+    views = Views(seat, VALIDATION, MOSAIC2, CHOICE_EPISODES, CHOICE_KEY)
     for row in rows_of(seat.objective, UNSEEN):
         for shots in SHOTS:
             name = choice_name(row, shots, seed)
@@ -231,15 +238,13 @@ def choose(seat: Seat) -> None:
 
 def evaluate(seat: Seat, cell: Cell) -> None:
     """Every row of the detector, each kept on its own."""
-    views = Views(
-        seat, cell.split, cell.kind, cell.episodes, min(EXTERNAL_EPISODES, cell.episodes), EPISODE_KEY
-    )
+    views = Views(seat, cell.split, cell.kind, cell.episodes, EPISODE_KEY)
     for shots in cell.shots:
         for row in rows_of(seat.objective, cell.split):
             if row is EXTERNAL and (not cell.external or seat.external is None):
                 continue
             _test(seat, cell, row, shots, views)
-        if cell.variants and seat.seed == 0 and seat.objective.name == REPMET:
+        if cell.variants and shots == SHOTS[1] and seat.seed == 0 and seat.objective.name == REPMET:
             _variants(seat, cell, shots, views)
     if not seat.runs.late():
         views.remove()
@@ -248,24 +253,18 @@ def evaluate(seat: Seat, cell: Cell) -> None:
 def _test(seat: Seat, cell: Cell, row: Row, shots: int, views: Views) -> None:
     runs, seed = seat.runs, seat.seed
     name = name_of(cell, shots, seed, row.name)
-    early = f"{name}, first {EXTERNAL_EPISODES}"
-    beside = cell.external and row.name in REPMET_ROWS  # also on the episodes of the crops
-    if all(runs.known(one) is not None for one in (name, *((early,) if beside else ()))):
+    if runs.known(name) is not None:
         return
     made = options_of(runs, row, seat.detector.net, shots, seed)
     told = next(iter(made)) if row.seen_only else told_of(runs, row, shots, seed)
     if told is None:
         runs.missing.append(name)
         return
-    found: list[de.DetectionResult] = []
 
     def work() -> dict[str, Any]:
-        found.append(evaluated(made[told], views.look(row.view, shots)))
-        return {"option": told, **measured(found[0])}
+        return {"option": told, **measured(evaluated(made[told], views.look(row.view, shots)))}
 
     runs.run(name, work)
-    if beside and found:
-        runs.run(early, lambda: measured(first(found[0], EXTERNAL_EPISODES)))
 
 
 def _variants(seat: Seat, cell: Cell, shots: int, views: Views) -> None:
@@ -283,18 +282,17 @@ def _variants(seat: Seat, cell: Cell, shots: int, views: Views) -> None:
 
 def trained_ablation(seat: Seat, cell: Cell) -> None:
     """A detector that was trained otherwise, with the option that validation chose for RepMet's."""
-    views = Views(seat, cell.split, cell.kind, ABLATION_EPISODES, 0, EPISODE_KEY)
-    for shots in cell.shots:
-        told = told_of(seat.runs, ROWS[0], shots, seat.seed)
-        if told is None:
-            seat.runs.missing.append(f"ablation, {seat.objective.name}: RepMet has chosen nothing yet")
-            continue
-        method = ROWS[0].options(seat.detector.net, None)[told]
-
-        def work(method: de.DetectionMethod = method, shots: int = shots) -> dict[str, Any]:
-            return measured(evaluated(method, views.look("regions", shots)))
-
-        seat.runs.run(f"ablation, {cell.name}, {shots}-shot, {seat.objective.name}", work)
+    views = Views(seat, cell.split, cell.kind, ABLATION_EPISODES, EPISODE_KEY)
+    shots = SHOTS[1]
+    told = told_of(seat.runs, ROWS[0], shots, seat.seed)
+    if told is None:
+        seat.runs.missing.append(f"ablation, {seat.objective.name}: RepMet has chosen nothing yet")
+        return
+    method = ROWS[0].options(seat.detector.net, None, shots)[told]
+    seat.runs.run(
+        f"ablation, {cell.name}, {shots}-shot, {seat.objective.name}",
+        lambda: measured(evaluated(method, views.look("regions", shots))),
+    )
     if not seat.runs.late():
         views.remove()
 

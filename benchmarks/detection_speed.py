@@ -9,7 +9,7 @@ import numpy as np
 
 from fewshotjax import detection as de
 from fewshotjax.detection import methods
-from fewshotjax.repmet import representatives
+from fewshotjax.repmet_model import representatives
 
 from .common import QUICK
 from .detection_cells import WAYS, photographs

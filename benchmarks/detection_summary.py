@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fewshotjax.detection.results import METRICS
+
 from .common import say
 from .detection_cells import CELLS, Cell
-from .detection_figures import PAIRED, gap
-from .detection_methods import EXTERNAL, REPMET_ROWS, ROWS
-from .detection_rows import EXTERNAL_EPISODES, name_of
+from .detection_figures import PAIRED, gap, paired
+from .detection_methods import REPMET_ROWS, ROWS
+from .detection_rows import name_of
 from .repmet_runs import Runs, excludes, over_seeds
 
 SHOWN = {  # with how it is headed
@@ -17,18 +19,17 @@ SHOWN = {  # with how it is headed
     "coco_ap": "COCO AP",
     "coco_ap75": "AP75",
     "recall": "recall",
+    "background_auroc": "AUROC",
     "floor_whole": "floor whole",
     "floor_centred": "floor centred",
     "floor_whole75": "floor whole75",
     "floor_centred75": "floor centred75",
 }
-EARLY = f", first {EXTERNAL_EPISODES}"
 
 
 def rows(runs: Runs, cell: Cell, shots: int, seeds: int) -> dict[str, dict[int, dict[str, Any]]]:
-    """Of each row its run by seed; those on the first episodes alone are rows of their own."""
+    """Of each row its run by seed."""
     names = [row.name for row in ROWS]
-    names += [f"{name}{EARLY}" for name in REPMET_ROWS]
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for name in names:
         for seed in range(seeds):
@@ -54,19 +55,21 @@ def _row(found: Mapping[str, Mapping[int, Any]], name: str) -> dict[str, Any]:
             metric: over_seeds(
                 [[run["values"][metric], run["episodes_half"][metric]] for run in own.values()]
             )
-            for metric in next(iter(own.values()))["values"]
+            for metric in METRICS
+            if all(metric in run["values"] for run in own.values())
         },
         "classes_without_support": sum(run["classes_without_support"] for run in own.values()),
         "failed_queries": sum(run["failed_queries"] for run in own.values()),
         "objects": next(iter(own.values()))["objects"],
     }
     for repmet in REPMET_ROWS:
-        other = found.get(f"{repmet}{EARLY}" if name == EXTERNAL.name else repmet, {})
+        other = found.get(repmet, {})
         both = [seed for seed in own if seed in other]
-        if both and name != repmet and not name.endswith(EARLY):
+        if both and name != repmet:
             row[f"{repmet} minus this"] = {
                 metric: over_seeds([gap(other[seed], own[seed], metric) for seed in both])
                 for metric in PAIRED
+                if all(metric in paired(other[seed], own[seed]) for seed in both)
             }
     return row
 
@@ -86,7 +89,7 @@ def ablations(runs: Runs) -> dict[str, Any]:
                 "values": run["values"],
                 "episodes_half": run["episodes_half"],
                 **(
-                    {"as chosen minus this": {metric: gap(base, run, metric) for metric in PAIRED}}
+                    {"as chosen minus this": {metric: gap(base, run, metric) for metric in paired(base, run)}}
                     if base is not None and name != "as chosen"
                     else {}
                 ),
@@ -109,18 +112,17 @@ def aims(table: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def _aim(found: Mapping[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for metric in PAIRED:
-        full = {
-            name: row for name, row in found.items() if not name.endswith(EARLY) and name != EXTERNAL.name
-        }
+        if not all(metric in row["figures"] for row in found.values()):
+            continue
         told[metric] = {
-            "first": max(full, key=lambda name: full[name]["figures"][metric]["mean"]),
+            "first": max(found, key=lambda name: found[name]["figures"][metric]["mean"]),
             **{
                 repmet: {
                     other: {"above": row["mean"] > 0, "certain": excludes(row, 0.0)}
                     for other, row in (
                         (name, one[f"{repmet} minus this"][metric])
                         for name, one in found.items()
-                        if f"{repmet} minus this" in one
+                        if metric in one.get(f"{repmet} minus this", ())
                     )
                 }
                 for repmet in REPMET_ROWS
@@ -137,5 +139,7 @@ def tell(table: Mapping[str, Mapping[str, Any]]) -> None:
             for name, row in sorted(
                 found.items(), key=lambda item: -item[1]["figures"]["repmet_pooled_ap"]["mean"]
             ):
-                told = [f"{100 * row['figures'][metric]['mean']:5.1f}" for metric in SHOWN]
+                figures = row["figures"]
+                known = (figures.get(metric) for metric in SHOWN)
+                told = ["    -" if one is None else f"{100 * one['mean']:5.1f}" for one in known]
                 say(f"  {name:38} {' '.join(told)}")

@@ -6,44 +6,49 @@ precision has a ceiling. Boxes with a side below 8 pixels are left out. At IoU .
 passes for the box of about half of them, so AP there tests classification first: the floors, AP75, COCO AP
 and class-agnostic recall stand beside every row.
 
-Per seed (TABLE_SEEDS, 3), everything on base classes: a ResNet-18 pyramid of half width is trained as a
-softmax classifier of photographs, and from it, on mosaics of 2 x 2, the detectors
+Per seed (TABLE_SEEDS, 3), everything on base classes: a ResNet-18 pyramid is trained as a softmax classifier
+of photographs (2 epochs), and from it, for 2,700 steps of 4 mosaics of 2 x 2, the detectors
   repmet  five representatives a class, embedding loss,
   ce      one representative and no embedding loss: the embedding is trained by cross-entropy alone,
-both with the same linear loss. Ablations of training (one seed): K = 1 and 3, OHEM off, deformable pooling.
+both with the same linear loss, 48 channels and 64 proposals an image. Ablations of training (one seed):
+K = 1, OHEM off.
 
 Episodes: 5-way, 10 queries a class, 500; the queries are the same for 1, 5 and 10 shots. Support is always
-single photographs; a query is shown in a mosaic of four ("mosaic2", the main table), or alone, cropped and
-shrunk at random ("single"), or as it is. Unseen: novel_test, with base_test's photographs as distractors.
-Seen: support and queries of base_test; classes with fewer than 20 photographs are left out and named. All
-methods meet the same episodes and scenes, and find at most 50 boxes in a scene.
+single photographs. In the main table ("mosaic2") a query is one of four photographs of a scene; the others
+are distractors of classes that no episode has and show no object to be found. A photograph has the same
+scene in each episode that asks for it, so that a detector looks at each once. 5-shot, on the first episodes,
+queries are shown in other ways, too: among other queries of the episode, half of the tiles ("several
+objects", scenes of each episode's own, 50 episodes); alone, cropped and shrunk at random ("single"), and as
+they are, 100 episodes. Unseen: novel_test, distractors of base_test. Seen: support and queries of base_test,
+distractors of novel_val; classes with fewer than 20 photographs are left out and named. All methods meet the
+same episodes and scenes, and find at most 25 boxes in a scene.
 
-Rows      repmet; tuned in the episode (embedding and representatives); trained representatives (seen)
+Rows, on seen and unseen classes alike
+repmet    RepMet; tuned in the episode (embedding and representatives); trained representatives (seen)
 on ce     metric baseline: class means; the same tuned; fine-tuned detector: a new softmax layer, a hidden
-          layer before it and the box head, on the trunk's features; linear probe: the softmax layer alone;
-          class-agnostic proposals (objectness) with nearest prototypes; floors: the photographs'
-          rectangles, which no detector is told, or their middles, as the only boxes, with class means
-external  the same network as a softmax classifier of crops of the base classes' boxes, 32 pixels, on the 30
-          likeliest regions of ce; class means of true boxes' crops; the first 100 episodes of mosaic2, with
-          RepMet's rows on these
+          layer before it and the box head, on the trunk's features, 30 steps; class-agnostic proposals
+          (objectness) with nearest prototypes; floors: the photographs' rectangles, which no detector is
+          told, or their middles, as the only boxes, with class means
+external  the same network as a softmax classifier of crops of the base classes' boxes, 32 pixels, on the 16
+          likeliest regions of ce; class means of true boxes' crops
 
-Chosen on validation classes (novel_val), before any test: learning rate and sigma of the posterior of each
-objective (pilots, the same candidates, single photographs), the epoch of each training, and for each row,
-seed and number of shots its options (mosaics, pooled AP): sigma, modes, rate and length of tuning, steps and
-rates of the softmax layer and of what lies before it. A row of RepMet has up to six options, others up to
-six.
+Chosen on validation classes (novel_val), before any test: the learning rate of each objective (pilots of 150
+steps, the same candidates, single photographs), the best of three epochs of each training, and for each row,
+seed and number of shots its options (mosaics, 30 episodes, pooled AP): sigma, modes, rate and length of
+tuning, rates of the softmax layer and of what lies before it. A row of RepMet has up to six options, others
+up to four.
 
 Metrics: "repmet_pooled_ap" is the RepMet authors' own and compares with no other; VOC (all-point, 11-point)
-and COCO are per class. Intervals are 95 %: Student's t over trainings, which share the episodes;
-"episodes_half" is half of the bootstrap interval over the episodes of a training (200 resamples). Differences
+and COCO are per class; the AUROC is that of the background's posterior, regions of no class of the episode
+against the others. Intervals are 95 %: Student's t over trainings, which share the episodes;
+"episodes_half" is half of the bootstrap interval over the episodes of a training (150 resamples). Differences
 are paired.
 
 Runs are kept, trainings apart from rows, so an interrupted table goes on; TABLE_LIMIT_S ends it early, within
 a training, too; what is missing is said. TABLE_PART=1/2 and 2/2 share the work, a process each: run both,
-then once without, which does what is left and puts the table together. Needs FRUGALJAX_DATA. About 12
-core-hours, estimated from timed parts of it: trainings 5, query scenes 2.5, rows 3.5, and by count of
-operations 1 for the fine-tuned detector; a process holds about 4 GiB, and up to 2 GB of scenes lie in files
-meanwhile. With QUICK=1 a few classes and steps take the place of all: that shows that it works, and no more.
+then once without, which does what is left and puts the table together. Needs FRUGALJAX_DATA. About 6
+core-hours, estimated from timed parts of it: trainings 2.4, scenes 0.8, rows 2.5. With QUICK=1 a few classes
+and steps take the place of all: that shows that it works, and no more.
 """
 
 import os

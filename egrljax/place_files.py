@@ -32,7 +32,6 @@ def write_placed(folder: Path, placed: Placed) -> tuple[list[str], str]:
     """
     from .plots import plot_course  # takes a second to import
 
-    draw: Any = hw  # its plots come when asked for, as objects without a type
     folder.mkdir(parents=True, exist_ok=True)
     before, after = placed.before(), placed.explain()
     allocation, packing = _addresses(folder, placed)
@@ -40,11 +39,11 @@ def write_placed(folder: Path, placed: Placed) -> tuple[list[str], str]:
     hw.write_text(folder / "map.json", text + "\n")
     before.to_csv(folder / "before.csv")
     after.to_csv(folder / "after.csv")
-    draw.memory_figure(after).savefig(folder / "memory.png")
+    hw.memory_figure(after).savefig(folder / "memory.png")
     pictures = {
-        "placement": draw.plot_placement(after),
-        "latency": draw.plot_latency(after),
-        "latency_before": draw.plot_latency(before),
+        "placement": hw.plot_placement(after),
+        "latency": hw.plot_latency(after),
+        "latency_before": hw.plot_latency(before),
     }
     if placed.course is not None:
         pictures["course"] = plot_course(placed)

@@ -110,7 +110,7 @@ def fit(
 
 
 def fit_features(
-    features: LabelledFeatures | np.ndarray,
+    features: LabelledFeatures | np.ndarray | jax.Array,
     labels: Sequence[int] | np.ndarray | None = None,
     classes: Sequence[str] | None = None,
     *,

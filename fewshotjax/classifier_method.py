@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .distances import l2_normalize
 from .methods import Method, by_name
-from .repmet import RepMetConfig, classify
+from .repmet_model import RepMetConfig, classify
 from .representatives import Representatives, fit_representatives
 
 MODES = 5  # of the authors' detector

@@ -8,6 +8,7 @@ import jax
 import typer
 
 from .console import check_new, say, warnings_said
+from .detection.augmentation import AUTHORS_AUGMENTATION
 from .detection.detect import detect, detector
 from .detection.new_classes import NewClasses, new_classes
 from .detection.new_classes_files import load_new_classes, save_new_classes
@@ -74,6 +75,13 @@ def detect_objects(
     tune: Annotated[
         int, typer.Option(help="Epochs of fine-tuning the detector's head on the support; authors: 5.")
     ] = 0,
+    augment: Annotated[
+        bool,
+        typer.Option(
+            "--augment",
+            help="Turn, shift, zoom and mirror the support anew in each epoch of --tune (authors).",
+        ),
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Of k-means and fine-tuning; default 0.")] = None,
 ) -> None:
     """Find new object classes in photographs, from boxes around a few examples of each.
@@ -93,6 +101,7 @@ def detect_objects(
             "--repair": repair or None,
             "--keep-base": keep_base or None,
             "--tune": tune or None,
+            "--augment": augment or None,
             "--seed": seed,
         }
         vain = [option for option, value in given.items() if value is not None]
@@ -111,6 +120,8 @@ def detect_objects(
             raise ValueError(f"{option} {place}: there is no such file or folder")
     if tune < 0:
         raise ValueError(f"--tune must be at least 0 epochs, got {tune}")
+    if augment and not tune:
+        raise ValueError("--augment is of fine-tuning: give --tune EPOCHS, too")
     looked_at = photos(images)
     say(f"reading {detector_file or 'the pretrained network of sliding windows'}")
     eye = detector(detector_file)
@@ -130,6 +141,7 @@ def detect_objects(
                 repair,
                 keep_base,
                 tune,
+                augment,
                 seed or 0,
             )
         for note in found.notes:
@@ -171,6 +183,7 @@ def _learned(
     repair: bool,
     keep_base: bool,
     tune: int,
+    augment: bool,
     seed: int,
 ) -> NewClasses:
     own = isinstance(eye, Windows)
@@ -186,13 +199,19 @@ def _learned(
             support,
             images=support_images,
             config=None if own else SupportConfig(keep_base=keep_base),
-            tuning=DetectionTuning(epochs=tune) if tune else None,
+            tuning=_tuning(tune, augment),
             pixels=pixels,
             threshold=threshold,
             classes=None if classes is None else [name.strip() for name in classes.split(",")],
             faulty="repair" if repair else "refuse",
             on_chunk=told,
         )
+
+
+def _tuning(epochs: int, augment: bool) -> DetectionTuning | None:
+    if not epochs:
+        return None
+    return DetectionTuning(epochs=epochs, augmentation=AUTHORS_AUGMENTATION if augment else None)
 
 
 def _lie_in(support: Path, images: Path) -> bool:

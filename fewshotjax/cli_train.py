@@ -17,7 +17,7 @@ from .evaluation import evaluate
 from .files import write_bytes
 from .methods import simpleshot
 from .objectives import Objective, prototypical_objective, softmax_objective
-from .repmet import RepMetConfig, repmet_objective
+from .repmet_model import RepMetConfig, repmet_objective
 from .soft_triple import SoftTripleConfig, soft_triple_objective
 from .training import Epoch, TrainConfig, progress, train
 

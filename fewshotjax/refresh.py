@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from .backbones import Backbone, features as features_of
 from .data.labelled import LabelledImages
 from .kmeans import kmeans
-from .repmet import RepMetConfig, embed
+from .repmet_model import RepMetConfig, embed
 
 
 def kmeans_refresh(

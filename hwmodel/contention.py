@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .latency import never
+from .operation_latency import never
 from .problem import Problem
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .latency import SCHEDULES
+from .operation_latency import SCHEDULES
 from .problem import Problem
 from .tensors import OUTPUT, WEIGHT
 from .walk import LOW, Walked, walk

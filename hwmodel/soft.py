@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .latency import never, operation_seconds, operation_tables
+from .operation_latency import never, operation_seconds, operation_tables
 from .problem import Problem
 
 Number = Float[Array, ""] | float

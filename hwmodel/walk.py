@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .latency import FEW, OperationTables, never, operation_seconds, operation_tables
+from .operation_latency import FEW, OperationTables, never, operation_seconds, operation_tables
 from .problem import Problem
 
 Levels = Int[Array, " M"]  # of one tensor in M placements, int8

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import typer
 
+import hwmodel as hw
 from hwmodel import run_app
 
 from . import cli_evaluate as dataset
+from .chip_costs import latency
 from .cli_export import export
 from .cli_train import train_network
 from .configuration import Configuration, load_bits, save_bits
@@ -23,13 +25,13 @@ from .front import Front
 from .front_table import number_text, text_table
 from .limits import limits
 from .networks import NETWORKS
-from .outputs import evaluate_outcome, knee, write_outcome
+from .outputs import evaluate_outcome, knee, write_outcome, write_run_report
 from .plots import plot_bits
 from .progress import progress
 from .quantizers import FULL_BITS
 from .run_folder import CHECKPOINT, check_folder, start_folder
 from .search import search as run_search
-from .setup_run import Prepared, RunSettings, prepare, run_settings
+from .setup_run import Prepared, RunSettings, prepare, run_settings, workload_of
 from .space import HIGHEST_BITS, LOWEST_BITS, PAPER_BITS
 from .task import costs_by_name
 
@@ -43,6 +45,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 DEFAULT = RunSettings()
+CHIP = "nnp_i_tight"
+REPORT = "report.html"
 
 Images = Annotated[
     str | None,
@@ -62,6 +66,17 @@ TopK = Annotated[int, typer.Option(help="k of the top-k error on labelled images
 Seed = Annotated[int, typer.Option(help="Decides images, first generation and every draw.")]
 Calibration = Annotated[int, typer.Option(help="Images that set the quantizers' ranges.")]
 Reported = Annotated[int, typer.Option(help="Images of the report, which the search never sees.")]
+ChipName = Annotated[
+    str,
+    typer.Option(
+        help="Chip of the report's panels of memory and time, which the search does not heed: a name that "
+        "`hwmodel chip list` prints, a file, or 'none'."
+    ),
+]
+Rates = Annotated[
+    list[str] | None,
+    typer.Option(help="WxA=OPS_PER_S, say 8x8=1e9: rates of that chip where it has none. Repeatable."),
+]
 Activation = Annotated[str, typer.Option(help="Ranges of activations: minmax, mean_minmax, percentile, mse.")]
 
 
@@ -119,12 +134,15 @@ def search(
     report: Reported = DEFAULT.report,
     top_k: TopK = DEFAULT.top_k,
     activation_range: Activation = DEFAULT.activation_range,
+    chip: ChipName = CHIP,
+    rate: Rates = None,
 ) -> None:
     """Search the bit-widths of a network (EfficientNet-Lite0) and write the Pareto front.
 
     Every weight, activation and residual sum gets 2 to 8 bits so that no other choice found is better in
     error, size and bit-operations at once. The folder then holds front.csv and front.json (all points),
-    front.png (the picture), knee.json and knee.png (a balanced point), and search.ckpt (to resume).
+    front.png (the picture), knee.json and knee.png (a balanced point), search.ckpt (to resume), and
+    report.html (all of it, for a browser: points to click, their bits, memory and time on a chip).
     """
     started = time.monotonic()
     settings = RunSettings(
@@ -154,11 +172,14 @@ def search(
     )
     if budget < population:
         raise ValueError(f"--budget must be at least the --population, {population}, got {budget}")
+    on_chip = _chip(chip, rate)
     check_folder(out, settings, resume=resume)
     prepared = prepare(settings, _say)
     _say("compiling the network, about 10 s; then one configuration after the other")
     first = None if seeds_from is None else seeds_of(seeds_from, prepared.task.space)
     limits(prepared.task, settings.upper_limits)  # for its ValueError, before anything is written
+    if on_chip is not None:
+        latency(prepared.task.network.workload, on_chip)  # likewise
     start_folder(out, settings)
     full = prepared.task.full_precision()[0]  # compiles what every configuration will use
     _say(f"full precision: {prepared.task.objectives[0]} {float(full):.4g} on the images of the search")
@@ -184,6 +205,8 @@ def search(
     _say(f"evaluating {len(found.front)} points and the baselines on {settings.report} images kept for this")
     outcome = evaluate_outcome(found, prepared)
     files = write_outcome(out, outcome, found)
+    files.append(out / REPORT)
+    write_run_report(out / REPORT, out, prepared.task.network.workload, on_chip)
     _say(f"done in {time.monotonic() - started:.0f} s; {len(found.bits)} configurations evaluated\n")
     print(outcome.front.table(knee=outcome.knee.index))
     print(f"\nThe knee, point {outcome.knee.index}, and uniform bit-widths on the images of the report:")
@@ -191,6 +214,7 @@ def search(
     print(f"\nWritten: {', '.join(str(file) for file in files)}")
     middle = float(np.median(outcome.front.costs[:, 1]))
     print(
+        f"Open:  {out / REPORT}     in a browser: points to click, their bits, memory and time\n"
         f"Next:  nemojax show {out} --pick model_ratio={middle:.2g}     choose by a limit\n"
         f"       nemojax evaluate {out / 'knee.json'}     its figures, and the full-precision network's\n"
         f"       nemojax search --images FOLDER --out other     your photographs, by their labels"
@@ -300,11 +324,18 @@ def show(
     chart: Annotated[
         Path | None, typer.Option(help="Draw the chosen point's bits to this .png file.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write the page for a browser, as `search` leaves it, to this .html file."),
+    ] = None,
+    chip: ChipName = CHIP,
+    rate: Rates = None,
 ) -> None:
-    """Print a front; choose a point, print its bits by operation, save or draw it."""
-    for file in (save, chart):
+    """Print a front; choose a point, print its bits by operation, save or draw it; write its report."""
+    for file in (save, chart, report):
         if file is not None and file.exists():
             raise ValueError(f"{file} exists: give another name")
+    on_chip = _chip(chip, rate) if report is not None else None
     front = Front.from_json(result / "front.json" if result.is_dir() else result)
     balanced = knee(front)
     print(front.table(rows, knee=balanced.index))
@@ -314,6 +345,11 @@ def show(
         save_bits(save, chosen)
     if chart is not None:
         plot_bits(chosen).savefig(chart)
+    if report is not None:
+        workload = None
+        if on_chip is not None and "run" in front.settings:
+            workload = workload_of(run_settings(str(result), front.settings))
+        write_run_report(report, result, workload, on_chip)
 
 
 app.command()(export)
@@ -327,6 +363,11 @@ def main() -> None:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _chip(name: str, rates: list[str] | None) -> hw.Chip | None:
+    """Of --chip and --rate; what is to be said of it stands in the report."""
+    return None if name == "none" else hw.load_chip(name, hw.parse_rates(rates), warn=False)
 
 
 def _bits(text: str, option: str = "--bits") -> tuple[int, ...]:

@@ -51,7 +51,7 @@ def _layout(value: Any) -> str:
             f" {json.dumps(name)}: {json.dumps(entry, allow_nan=False)}" for name, entry in value.items()
         ]
         return "{\n" + ",\n".join(entries) + "\n}"
-    if isinstance(value, list) and isinstance(value[0], list):
+    if isinstance(value, list) and value and isinstance(value[0], list):
         return "[\n" + ",\n".join(" " + json.dumps(row, allow_nan=False) for row in value) + "\n]"
     return json.dumps(value, allow_nan=False)
 

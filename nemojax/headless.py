@@ -56,6 +56,7 @@ def headless(network: QuantizedNetwork, before: str | None = None) -> QuantizedN
             whole.sample,
             whole.quantize_pooled_input,
             whole.lowering,
+            name=whole.name,
             whole=whole,
             before=before,
         )

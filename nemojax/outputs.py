@@ -2,20 +2,25 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import hwmodel as hw
+
+from .chip_costs import latency
 from .configuration import Configuration, save_bits
 from .evaluator import Evaluator, scores
 from .first_generation import initial_bits, uniform_bits
 from .front import Front
 from .plots import plot_bits, plot_front, plot_progress
 from .reevaluate import refiltered
+from .report import write_report
+from .run_folder import COURSE, command, read_course, write_course
 from .search import Found
-from .setup_run import Prepared
+from .setup_run import Prepared, RunSettings
 from .task import costs_by_name
 
 KL_LIMIT = 1.0  # nats; beyond it a network is of no use, and would pull the knee to itself
@@ -80,7 +85,45 @@ def write_outcome(folder: Path, outcome: Outcome, found: Found) -> list[Path]:
     }
     for name, figure in pictures.items():
         figure.savefig(folder / name)
-    return [*files, *(folder / name for name in pictures)]
+    error, *others = outcome.front.objectives
+    write_course(folder / COURSE, found, outcome.baselines, (f"report_{error}", *others))
+    return [*files, *(folder / name for name in pictures), folder / COURSE]
+
+
+def write_run_report(
+    path: Path, result: Path, workload: hw.Workload | None = None, chip: hw.Chip | None = None
+) -> None:
+    """The page of a run's folder, or of a front.json alone, which has no learning curve.
+
+    Args:
+        workload, chip: for panels of memory and time, with tensors placed by the density rule.
+
+    Raises:
+        ValueError: a file that is damaged or missing, or another network's; in one line.
+    """
+    front = Front.from_json(result / "front.json" if result.is_dir() else result)
+    on_chip = None if workload is None or chip is None else latency(workload, chip, "density")
+    text, course = None, None
+    if result.is_dir() and (result / COURSE).exists():
+        course = read_course(result / COURSE, len(front.names))
+    if "run" in front.settings and "budget" in front.settings:
+        settings = RunSettings.from_dict(front.settings["run"])
+        text = command(settings, front.settings["budget"])
+        text += "\n# Files of --seeds-from and --cache are not known here."
+        if course is not None and not course.finished:
+            text += f"\n# This one was stopped after {course.evaluations} evaluations."
+    of_course: dict[str, Any] = (
+        {}
+        if course is None
+        else {
+            "history": course.history,
+            "species": course.species,
+            "baselines": course.baselines,
+            "baseline_columns": course.baseline_columns if course.baselines else None,
+            "settings": {"evaluations": course.evaluations, "finished": course.finished},
+        }
+    )
+    write_report(path, front, chip=on_chip, knee=knee(front).index, command=text, **of_course)
 
 
 def _on_report(point: Configuration) -> Configuration:

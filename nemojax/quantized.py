@@ -132,6 +132,7 @@ def quantize(
         specs(inputs),
         config.quantize_pooled_input,
         lowering or default_lowering(),
+        name=network.name,
     )
     folded = jax.jit(fold, static_argnums=0)(traced.workload(), network.params)
     ranges = calibrate(traced, folded, inputs, config)

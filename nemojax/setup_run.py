@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from hwmodel import Workload, trace
+
 from .calibration import QuantizerConfig
 from .config import GUIDED, NemoConfig
 from .images import Parts, load_labelled, split
@@ -154,6 +156,22 @@ def run_settings(name: str, settings: Mapping[str, Any]) -> RunSettings:
             "nemojax.evaluate_batches there"
         )
     return found
+
+
+def workload_of(settings: RunSettings) -> Workload:
+    """The network's operations and points, without images and calibration.
+
+    Raises:
+        ValueError: a network or weights that there are not.
+    """
+    network = by_name(settings.network, settings.weights, resolution=settings.resolution)
+    side = network.preprocess.resolution
+    return trace(
+        network.apply,
+        jax.eval_shape(lambda params: params, network.params),
+        jax.ShapeDtypeStruct((1, side, side, 3), np.float32),
+        quantize_pooled_input=settings.quantizers.quantize_pooled_input,
+    )
 
 
 class Prepared(NamedTuple):

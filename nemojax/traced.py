@@ -30,12 +30,19 @@ class Traced:
     _workloads: dict[int, Workload] = field(default_factory=dict)
     compilations: list[tuple[int, ...]] = field(default_factory=list)  # shapes that `compiled_logits` met
     parts: dict[str, "Traced"] = field(default_factory=dict)  # of `headless`, by the operation left out
+    name: str = "network"
 
     def workload(self, batch: int = 1) -> Workload:
         """The workload at a batch size; points and operations are the same at all of them."""
         if batch not in self._workloads:
             inputs = jax.tree.map(lambda s: jax.ShapeDtypeStruct((batch, *s.shape), s.dtype), self.sample)
-            work = trace(self.apply, self.params, inputs, quantize_pooled_input=self.quantize_pooled_input)
+            work = trace(
+                self.apply,
+                self.params,
+                inputs,
+                quantize_pooled_input=self.quantize_pooled_input,
+                name=self.name,
+            )
             if len(work.program.outputs) != 1:
                 raise ValueError(
                     f"the function gives {len(work.program.outputs)} arrays: return one, its logits, alone"

@@ -32,7 +32,7 @@ def imports(source: str) -> set[str]:
 
 def sources(package: str) -> list[Path]:
     folder = Path(PACKAGES[package].__file__ or "").parent
-    return sorted(folder.rglob("*.py"))
+    return sorted([*folder.rglob("*.py"), *folder.rglob("*.pyi")])
 
 
 @pytest.mark.parametrize("package", ALLOWED)

@@ -13,9 +13,11 @@ from .assign import (
     assign_anchors as assign_anchors,
     assign_proposals as assign_proposals,
     hardest as hardest,
+    on_ignored as on_ignored,
     sample_balanced as sample_balanced,
     with_truth as with_truth,
 )
+from .augmentation import AUTHORS_AUGMENTATION as AUTHORS_AUGMENTATION, Augmentation as Augmentation
 from .boxes import (
     AUTHORS_STDS as AUTHORS_STDS,
     Convention as Convention,
@@ -25,6 +27,7 @@ from .boxes import (
     decode as decode,
     encode as encode,
     inside as inside,
+    pairwise_ioa as pairwise_ioa,
     pairwise_iou as pairwise_iou,
     sides as sides,
     usable as usable,

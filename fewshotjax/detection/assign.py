@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from .boxes import Convention, pairwise_iou
+from .boxes import Convention, pairwise_ioa, pairwise_iou
 from .chosen import Chosen, choose
 
 FOREGROUND, BACKGROUND, IGNORE = 1, 0, -1
@@ -81,6 +81,30 @@ def assign_proposals(
     else:
         label = jnp.full(len(boxes), background)
     return Assignment(jnp.where(mask, label, IGNORE).astype(jnp.int32), matched, jnp.maximum(most, 0.0))
+
+
+def on_ignored(
+    boxes: Float[Array, "N 4"],
+    ignored: Float[Array, "I 4"],
+    ignored_mask: Bool[Array, " I"],
+    *,
+    inside: float,
+    iou: float,
+) -> Bool[Array, " N"]:
+    """Which boxes lie on a region that is annotated as one to ignore: a crowd (COCO), a difficult object
+    (VOC).
+
+    Such a box may show an object, so that it must not be trained as background: it is left out of account
+    where it would be that, and stays foreground where it matches a true box.
+
+    Args:
+        inside: share of a box's own area inside of the region from which on it lies there,
+            area(box ∩ region) / area(box), as COCO's metric counts crowds and Detectron leaves proposals out.
+        iou: from which on it does, too: a box around a difficult object is not inside of it (ours).
+    """
+    boxes, ignored = jax.lax.stop_gradient((boxes, ignored))
+    over = (pairwise_ioa(boxes, ignored) >= inside) | (pairwise_iou(boxes, ignored) >= iou)
+    return jnp.any(over & ignored_mask[None], axis=1)
 
 
 def with_truth(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from ..repmet import representatives
+from ..repmet_model import representatives
 from .data.boxed import BoxedImages
 from .detector import Detector, Net
 from .methods.repmet import judged

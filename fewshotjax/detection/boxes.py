@@ -41,14 +41,17 @@ def pairwise_iou(
     a: Float[Array, "A 4"], b: Float[Array, "B 4"], convention: Convention = "half_open"
 ) -> Float[Array, "A B"]:
     """area(a_i ∩ b_j) / area(a_i ∪ b_j), with 0 where the union is empty, as of padding."""
-    # One coordinate at a time: rows of numbers, which compilers turn into vectors.
-    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a.T[:, :, None], b.T[:, None, :]
-    unit = _unit(convention)
-    width = jnp.maximum(jnp.minimum(ax2, bx2) - jnp.maximum(ax1, bx1) + unit, 0.0)
-    height = jnp.maximum(jnp.minimum(ay2, by2) - jnp.maximum(ay1, by1) + unit, 0.0)
-    both = width * height
+    both = _shared(a, b, convention)
     union = areas(a, convention)[:, None] + areas(b, convention)[None, :] - both
     return both / jnp.where(union > 0, union, 1.0)
+
+
+def pairwise_ioa(
+    a: Float[Array, "A 4"], b: Float[Array, "B 4"], convention: Convention = "half_open"
+) -> Float[Array, "A B"]:
+    """area(a_i ∩ b_j) / area(a_i), with 0 where a_i is empty: how much of a region lies on a crowd."""
+    own = areas(a, convention)[:, None]
+    return _shared(a, b, convention) / jnp.where(own > 0, own, 1.0)
 
 
 def encode(
@@ -158,6 +161,15 @@ def _refuse(name: str, boxes: Shaped[np.ndarray, "N 4"], wrong: Bool[np.ndarray,
     if wrong.any():
         row = int(wrong.argmax())
         raise ValueError(f"{name} {message}, got {boxes[row].tolist()} in row {row}")
+
+
+def _shared(a: Float[Array, "A 4"], b: Float[Array, "B 4"], convention: Convention) -> Float[Array, "A B"]:
+    # One coordinate at a time: rows of numbers, which compilers turn into vectors.
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a.T[:, :, None], b.T[:, None, :]
+    unit = _unit(convention)
+    width = jnp.maximum(jnp.minimum(ax2, bx2) - jnp.maximum(ax1, bx1) + unit, 0.0)
+    height = jnp.maximum(jnp.minimum(ay2, by2) - jnp.maximum(ay1, by1) + unit, 0.0)
+    return width * height
 
 
 def _centred(boxes: Array, convention: Convention) -> tuple[Array, Array, Array, Array]:

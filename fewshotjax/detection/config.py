@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ..repmet import RepMetConfig
+from ..repmet_model import RepMetConfig
 from .anchors import AnchorConfig
 from .boxes import AUTHORS_STDS, Stds
 
@@ -25,7 +25,13 @@ class DetectorConfig:
     """
 
     channels: int = 64  # of every level of the feature pyramid; ours, 256 in Lin et al. 2017 and authors
-    anchors: AnchorConfig = _ANCHORS  # strides are those of the pyramid's levels; scale ours, authors 8
+    # Strides are those of the pyramid's levels, with `p6` twice the last one behind them; scale ours, authors
+    # 8.
+    anchors: AnchorConfig = _ANCHORS
+    # One more level, for proposals alone: every second cell of the coarsest one (Lin et al. 2017), or a 3x3
+    # convolution of stride 2 on the pyramid's last map (authors). None: ours, as images of 64 to 200 pixels
+    # have few objects of that size.
+    p6: Literal["subsample", "conv"] | None = None
     # Proposals
     before_nms: int = 600  # boxes that suppression is given, the best of all levels; ours, authors 12,000
     proposals: int = 100  # R, the boxes that it leaves; ours, authors 2,000
@@ -63,6 +69,8 @@ class DetectorConfig:
     # Embedding and linear loss are divided by the number of foreground regions; ours. False: by that of all
     # regions that count; authors, whose number is 512 even where fewer do.
     per_foreground: bool = True
+    # What lies on a crowd or on a difficult object is no background: see `on_ignored`.
+    ignored_overlap: float = 0.7  # share of a box inside of one; Detectron (Girshick et al. 2018)
 
     def __post_init__(self):
         for name in ("channels", "before_nms", "proposals", "roi_size", "per_image", "rpn_samples"):
@@ -83,7 +91,7 @@ class DetectorConfig:
         for name in ("proposal_nms", "nms", "rpn_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be 0 to 1, got {getattr(self, name)}")
-        for name in ("rpn_foreground", "region_foreground"):
+        for name in ("rpn_foreground", "region_foreground", "ignored_overlap"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
         if not 0 <= self.rpn_background <= self.rpn_foreground:
@@ -105,6 +113,8 @@ class DetectorConfig:
             raise ValueError(f"rpn_border must not be negative, or None, got {self.rpn_border}")
         if not 0 <= self.least_score < 1:
             raise ValueError(f"least_score must be 0 to below 1, a probability, got {self.least_score}")
+        if self.p6 not in (None, "subsample", "conv"):
+            raise ValueError(f"p6 must be subsample, conv or None, got {self.p6!r}")
         if self.roi not in ("align", "deformable"):
             raise ValueError(f"roi must be align or deformable, got {self.roi!r}")
         if not self.head.background:

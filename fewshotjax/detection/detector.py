@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
 from ..backbones import Preprocess
-from ..repmet import init_repmet
+from ..repmet_model import init_repmet
 from .anchors import anchors
 from .boxes import clip, decode, usable
 from .config import DetectorConfig
@@ -106,10 +106,11 @@ def draw_params(
 
 def checked_net(pyramid: Pyramid, config: DetectorConfig, classes: tuple[str, ...]) -> Net:
     """The static part of a detector; raises as `init_detector` does."""
-    if config.anchors.strides != pyramid.strides:
+    wanted = pyramid.strides if config.p6 is None else (*pyramid.strides, 2 * pyramid.strides[-1])
+    if config.anchors.strides != wanted:
+        last = "" if config.p6 is None else f" and that of p6={config.p6!r}"
         raise ValueError(
-            f"anchors.strides must be those of {pyramid.name}, {pyramid.strides}, "
-            f"got {config.anchors.strides}"
+            f"anchors.strides must be those of {pyramid.name}{last}, {wanted}, got {config.anchors.strides}"
         )
     if not classes or len(set(classes)) != len(classes):
         raise ValueError(f"classes must be one or more different names, got {_listed(classes)}")
@@ -119,9 +120,10 @@ def checked_net(pyramid: Pyramid, config: DetectorConfig, classes: tuple[str, ..
 def feature_maps(
     params: Any, net: Net, images: UInt8[Array, "B H W C"]
 ) -> tuple[Float[Array, "B _ _ channels"], ...]:
-    """The maps that all else looks at, at the pyramid's strides, the finest first (Lin et al. 2017).
+    """The maps that all else looks at, at the anchors' strides, the finest first (Lin et al. 2017).
 
     P_l = conv3x3(conv1x1(C_l) + each cell of the coarser sum as 2 x 2). Batch norms keep their statistics.
+    With `config.p6` one more behind these, which proposals alone look at.
     The maps have the type of the FPN's parameters, and the pyramid runs in that of its own.
     """
     variables = params["pyramid"]
@@ -136,7 +138,12 @@ def feature_maps(
         x = dense(fpn[f"lateral_{level}"], found[level].astype(_dtype(fpn, jnp.float32)))
         above = x if above is None else x + upsampled(above, *x.shape[1:3])
         maps.append(conv3x3(fpn[f"output_{level}"], above))
-    return tuple(reversed(maps))
+    maps.reverse()
+    if net.config.p6 == "subsample":
+        maps.append(maps[-1][:, ::2, ::2])
+    elif net.config.p6 == "conv":
+        maps.append(conv3x3(fpn["p6"], found[-1].astype(_dtype(fpn, jnp.float32)), stride=2))
+    return tuple(maps)
 
 
 def rpn(params: Any, net: Net, maps: Sequence[Float[Array, "B _ _ channels"]]) -> RPN:
@@ -181,8 +188,9 @@ def pool(
     """What regions of one image look like: each on the level of its area, in size x size bins.
 
     By ROI align, or by deformable pooling in two passes, whose boxes are inclusive. Boxes have no gradient.
+    A level of `config.p6` is not looked at.
     """
-    config = net.config
+    config, maps = net.config, maps[: len(net.strides)]
     levels = roi_levels(boxes, len(maps), config.canonical)
     if config.roi == "align":
         return align(maps, boxes, levels, net.strides, config.roi_size)
@@ -223,6 +231,8 @@ def _layers(widths: Sequence[int], config: DetectorConfig) -> dict[tuple[str, ..
     for level, width in enumerate(widths):
         found["fpn", f"lateral_{level}"] = Layer((width, channels), 1.0)
         found["fpn", f"output_{level}"] = Layer((3, 3, channels, channels), 1.0)
+    if config.p6 == "conv":
+        found["fpn", "p6"] = Layer((3, 3, widths[-1], channels), 1.0)
     found["rpn", "conv"] = Layer((3, 3, channels, channels), 2.0)
     found["rpn", "logit"] = Layer((channels, ratios), deviation=0.01)
     found["rpn", "code"] = Layer((channels, 4 * ratios), deviation=0.01)

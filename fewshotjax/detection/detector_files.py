@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from ..backbones import Preprocess
 from ..files import digest_of, write_bytes
-from ..repmet import RepMetConfig
+from ..repmet_model import RepMetConfig
 from .anchors import AnchorConfig
 from .config import DetectorConfig
 from .detector import Detector, checked_net, draw_params

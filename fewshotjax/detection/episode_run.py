@@ -10,8 +10,10 @@ from jaxtyping import Int, PRNGKeyArray
 from ..training.describe import describe
 from .detector import Detector, Net
 from .episode_program import Part, PoolArrays, run_episodes
+from .episode_truth import LEFT_OUT, NOTHING, OBJECT, QueryTruth, query_truth
 from .episodes import FIT, DetectionEpisodes
 from .methods import DetectionMethod, detection_method
+from .metrics.auroc import OpenSet
 from .metrics.records import Detections, GroundTruth
 from .pool import DetectionPool
 from .queries import QueryImages, QuerySource
@@ -51,6 +53,7 @@ class Run:
         _check(self, pool)
         self.found: list[tuple[np.ndarray, ...]] = []
         self.there: list[tuple[np.ndarray, ...]] = []
+        self.open_set: list[OpenSet] = []
         self.missing: list[np.ndarray] = []
         self.failed = 0
 
@@ -70,10 +73,10 @@ class Run:
         rows = np.minimum(numbers[0] + np.arange(block), numbers[-1])
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), FIT))(rows)
         drawn, detector = self.drawn.take(rows), self.pool.detector
-        part = Part(
-            keys,
-            *map(jnp.asarray, (self.known[rows], drawn.support, drawn.slots, drawn.shown, drawn.queries)),
-        )
+        truth = query_truth(self.drawn, numbers, self.pool.photographs, given)
+        arrays_of = self.known[rows], drawn.support, drawn.slots, drawn.shown, drawn.queries
+        of_queries = (one[rows - numbers[0]] for one in (truth.boxes, truth.kind))
+        part = Part(keys, *map(jnp.asarray, (*arrays_of, *of_queries)))
         queries, pictures = None, None
         if given is not None:
             queries = Regions(*(jnp.asarray(leaf[rows - numbers[0]]) for leaf in given.regions))
@@ -103,7 +106,13 @@ class Run:
         labels = self.drawn.classes[numbers[episode], taken[2]]
         none = np.zeros(0, np.float32) if taken[4] is None else taken[4]
         self.found.append((image, labels, taken[1], taken[0], none, taken[3]))
-        self.there.append(_truth_of(self, numbers, given))
+        self.there.append(_listed(truth, numbers))
+        if out.background is not None:
+            counts = (out.met != LEFT_OUT) & wanted[..., None] & ~np.isnan(out.background)
+            of_episode = np.broadcast_to(numbers[:, None, None], counts.shape)[counts]
+            self.open_set.append(
+                OpenSet(of_episode.astype(np.int32), out.background[counts], out.met[counts] == OBJECT)
+            )
         self.missing.append(out.missing)
         self.failed += int((out.failed & wanted).sum())
 
@@ -115,9 +124,11 @@ class Run:
             np.concatenate(each) for each in zip(*self.there, strict=True)
         )
         count, ways, shots = self.drawn.support.shape
+        open_set = [np.concatenate(each) for each in zip(*self.open_set, strict=True)]
         settings = {
             "ways": ways,
-            "shots": shots,
+            "shots": shots // self.drawn.parts,  # of each part
+            "parts": self.drawn.parts,
             "queries": self.drawn.asked.shape[1],  # in all
             "episodes": count,
             "images": "photographs" if self.asked is None else self.asked.name,
@@ -140,29 +151,16 @@ class Run:
             np.concatenate(self.missing),
             self.failed,
             settings,
+            OpenSet(*open_set) if open_set else None,
         )
 
 
-def _truth_of(run: Run, numbers: Int[np.ndarray, " n"], given: QueryImages | None) -> tuple[np.ndarray, ...]:
+def _listed(truth: QueryTruth, numbers: Int[np.ndarray, " n"]) -> tuple[np.ndarray, ...]:
     """Image, label, box, difficult, crowd and frame of each true box of the episodes' classes."""
-    drawn, width = run.drawn, run.drawn.asked.shape[1]
-    wanted = drawn.asked[numbers]
-    if given is not None:
-        episode, query, slot = np.nonzero(given.shown & wanted[..., None])
-        labels = drawn.classes[numbers[episode], given.labels[episode, query, slot]]
-        none = np.zeros(len(episode), bool)
-        rest = (given.boxes[episode, query, slot], none, none, given.frames[episode, query, slot])
-    else:
-        photographs, rows = run.pool.photographs, drawn.queries[numbers]
-        own = (photographs.labels[rows][..., None] == drawn.classes[numbers][:, None, None]).any(axis=-1)
-        episode, query, slot = np.nonzero(own & photographs.shown[rows] & wanted[..., None])
-        at = rows[episode, query], slot
-        labels = photographs.labels[at]
-        height, width_px = run.pool.size
-        frames = np.tile(np.array([0, 0, width_px, height], np.float32), (len(episode), 1))
-        difficult, crowd = np.asarray(photographs.difficult), np.asarray(photographs.crowd)
-        rest = (photographs.boxes[at], difficult[at], crowd[at], frames)
-    return ((numbers[episode] * width + query).astype(np.int64), labels, *rest)
+    at = np.nonzero(truth.kind != NOTHING)
+    image = (numbers[at[0]] * truth.kind.shape[1] + at[1]).astype(np.int64)
+    rest = (truth.boxes, truth.difficult, truth.crowd, truth.frames)
+    return (image, truth.labels[at], *(one[at] for one in rest))
 
 
 def _method(method: Any, net: Net) -> DetectionMethod:
@@ -173,10 +171,10 @@ def _method(method: Any, net: Net) -> DetectionMethod:
     return method
 
 
-def _known_classes(detector: Detector, drawn: DetectionEpisodes) -> Int[np.ndarray, "E W"]:
+def _known_classes(detector: Detector, drawn: DetectionEpisodes) -> Int[np.ndarray, "E W P"]:
     number = {name: i for i, name in enumerate(detector.classes)}
     of_name = np.array([number.get(name, -1) for name in drawn.names], np.int32)
-    return of_name[drawn.classes]
+    return of_name[drawn.members]
 
 
 def _check(run: Run, pool: DetectionPool) -> None:
@@ -197,16 +195,16 @@ def _check(run: Run, pool: DetectionPool) -> None:
         if rows.min() < 0 or rows.max() >= len(pool):
             raise ValueError(f"drawn has rows up to {rows.max()}, but there are {len(pool)} photographs")
     at = drawn.support[drawn.shown], drawn.slots[drawn.shown]
-    wanted = np.broadcast_to(drawn.classes[..., None], drawn.shown.shape)[drawn.shown]
+    wanted = np.broadcast_to(drawn.members[:, :, None], (*drawn.shown.shape, drawn.parts))[drawn.shown]
     if (
         drawn.slots.max() >= photographs.boxes.shape[1]
-        or (~photographs.shown[at] | (photographs.labels[at] != wanted)).any()
+        or not (photographs.shown[at] & (photographs.labels[at][:, None] == wanted).any(axis=1)).all()
     ):
         raise ValueError("drawn shows boxes that the photographs do not have: draw from these photographs")
     if run.asked is not None and run.asked.count != drawn.asked.shape[1]:
         raise ValueError(f"asked gives {run.asked.count} queries, drawn has {drawn.asked.shape[1]}")
     if run.method.trained and (run.known < 0).any():
-        label = drawn.classes[run.known < 0][0]
+        label = drawn.members[run.known < 0][0]
         raise ValueError(
             f"class {drawn.names[label]!r} is none that the detector was trained on, and this method knows "
             "only these: give classes="

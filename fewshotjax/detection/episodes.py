@@ -30,9 +30,13 @@ _SAME = 0.9  # IoU of a listed support box with the true box that it is
 
 @dataclass(frozen=True, eq=False)
 class DetectionEpisodes:
-    """E episodes of W classes, up to S support boxes of each and up to Q query photographs in all."""
+    """E episodes of W classes, up to S support boxes of each and up to Q query photographs in all.
 
-    classes: np.ndarray  # (E, W) int32, index into names
+    Raises:
+        ValueError: `members` that do not begin with `classes`.
+    """
+
+    classes: np.ndarray  # (E, W) int32, index into names; of merged classes the first of the parts
     support: np.ndarray  # (E, W, S) int32, rows of the photographs
     slots: np.ndarray  # (E, W, S) int32, which of the photograph's boxes
     shown: np.ndarray  # (E, W, S) bool; False: padding
@@ -40,6 +44,19 @@ class DetectionEpisodes:
     asked: np.ndarray  # (E, Q) bool; False: padding
     names: tuple[str, ...]  # classes of the photographs
     excluded: tuple[str, ...] = ()  # classes with too few photographs to be drawn
+    # (E, W, P) int32, index into names: classes that count as one; None: each is one by itself
+    members: Any = None
+
+    def __post_init__(self):
+        if self.members is None:
+            object.__setattr__(self, "members", self.classes[..., None])
+        if not np.array_equal(self.members[..., 0], self.classes):
+            raise ValueError("members must begin with classes: give both, or members=None")
+
+    @property
+    def parts(self) -> int:
+        """P."""
+        return int(self.members.shape[2])
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -60,7 +77,7 @@ class DetectionEpisodes:
         )
 
 
-_ARRAYS = ("classes", "support", "slots", "shown", "queries", "asked")
+_ARRAYS = ("classes", "members", "support", "slots", "shown", "queries", "asked")
 
 
 class _Table(NamedTuple):
@@ -72,10 +89,12 @@ class _Table(NamedTuple):
 
 
 class _Drawn(NamedTuple):
-    classes: Int[Array, "*E W"]
-    support: Int[Array, "*E W S"]
-    slots: Int[Array, "*E W S"]
-    queries: Int[Array, "*E W Q"]
+    """W · P classes, not merged yet."""
+
+    classes: Int[Array, "*E WP"]
+    support: Int[Array, "*E WP S"]
+    slots: Int[Array, "*E WP S"]
+    queries: Int[Array, "*E WP Q"]
 
 
 def draw_detection_episodes(
@@ -85,6 +104,7 @@ def draw_detection_episodes(
     ways: int = 5,
     shots: int = 1,
     queries: int = 10,
+    parts: int = 1,
     episodes: int = 500,
     classes: Sequence[str] | None = None,
 ) -> DetectionEpisodes:
@@ -99,6 +119,8 @@ def draw_detection_episodes(
         key: decides everything.
         photographs: whose rows the episodes are.
         ways, shots, queries: W, S, and the query photographs of each class.
+        parts: P, classes merged to one, at random in each episode, with `shots` and `queries` of each:
+            classes with several modes. A way goes by its first one's class.
         classes: names to draw from; None: all. Those with too few photographs are left out and named
             (`excluded`); where photographs show several classes, others' support may take some from a class.
 
@@ -106,7 +128,12 @@ def draw_detection_episodes(
         ValueError: a number below 1 (ways: 2), unknown classes, fewer classes with enough photographs than
             ways.
     """
-    for name, value, least in (("ways", ways, 2), ("shots", shots, 1), ("queries", queries, 1)):
+    for name, value, least in (
+        ("ways", ways, 2),
+        ("shots", shots, 1),
+        ("queries", queries, 1),
+        ("parts", parts, 1),
+    ):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     if episodes < 1:
@@ -119,15 +146,16 @@ def draw_detection_episodes(
     boxes = easy[..., None] & (photographs.labels[..., None] == np.arange(len(names)))
     shows = boxes.any(axis=1)
     several = (shows.sum(axis=1) > 1).any()
-    needed = queries + shots * (ways if several else 1)
+    needed = queries + shots * (ways * parts if several else 1)
     wanted = range(len(names)) if classes is None else sorted({names.index(name) for name in classes})
     enough = [label for label in wanted if shows[:, label].sum() >= needed]
-    if len(enough) < ways:
+    if len(enough) < ways * parts:
         most = max((int(shows[:, label].sum()) for label in wanted), default=0)
+        of_parts = f" of {parts} parts" if parts > 1 else ""
         raise ValueError(
-            f"ways is {ways}, but {len(enough)} of {len(wanted)} classes have {needed} photographs ({shots} "
-            f"shots and {queries} queries; the largest has {most}): lower ways, shots or queries, or add "
-            "photographs"
+            f"ways is {ways}{of_parts}, but {len(enough)} of {len(wanted)} classes have {needed} photographs "
+            f"({shots} shots and {queries} queries; the largest has {most}): lower ways, shots or queries, "
+            "or add photographs"
         )
     index, there = class_rows(np.nonzero(shows[:, enough].T)[0], len(enough))
     rows = np.nonzero(shows[:, enough].T)[1][index]
@@ -136,17 +164,21 @@ def draw_detection_episodes(
         jnp.asarray(there.sum(axis=1), jnp.int32),
         jnp.asarray(boxes[..., enough]),
     )
-    found = jax.tree.map(np.asarray, _draw(key, table, ways, shots, queries, episodes))
+    found = jax.tree.map(np.asarray, _draw(key, table, ways * parts, shots, queries, episodes))
     asked = found.queries.reshape(episodes, -1)
+    # Classes that follow each other are merged.
+    members = np.asarray(enough, np.int32)[found.classes].reshape(episodes, ways, parts)
+    support, slots = (one.reshape(episodes, ways, -1) for one in (found.support, found.slots))
     return DetectionEpisodes(
-        np.asarray(enough, np.int32)[found.classes],
-        found.support,
-        found.slots,
-        np.ones(found.support.shape, bool),
+        members[..., 0],
+        support,
+        slots,
+        np.ones(support.shape, bool),
         asked,
         np.ones(asked.shape, bool),
         names,
         tuple(names[label] for label in wanted if label not in enough),
+        members,
     )
 
 

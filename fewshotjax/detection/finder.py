@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from ..distances import squared_distances
 from ..files import digest_of
-from ..repmet import RepMetConfig, embed
+from ..repmet_model import RepMetConfig, embed
 from .boxes import clip, usable
 from .data.boxed import BoxedImages
 from .detector import Detector, Net
@@ -46,6 +46,16 @@ class Examples(NamedTuple):
     image: np.ndarray  # (S,) int32, which photograph
     sights: Any  # of the N photographs, a pytree of NumPy arrays (N, ...)
     sizes: np.ndarray  # (N, 2) float32, what of the square a photograph fills
+    # (N, I, 4) crowds in them, which are neither examples nor background, 0: padding; None: there are none
+    ignored: np.ndarray | None = None
+    images: np.ndarray | None = None  # (N, P, P, 3) uint8, for methods that look at them
+
+    def ignored_in(self, row: int) -> np.ndarray:
+        """(i, 4) of a photograph."""
+        if self.ignored is None:
+            return np.zeros((0, 4), np.float32)
+        own = self.ignored[row]
+        return own[(own[:, 2:] > own[:, :2]).all(axis=1)]
 
 
 @runtime_checkable
@@ -94,7 +104,9 @@ def examples_of(
     images = np.asarray(photographs.images)
     sights, features = finder.study(images, photographs.boxes, photographs.shown, on_chunk)
     boxes, labels = photographs.boxes[image, slot], photographs.labels[image, slot]
-    return Examples(features[image, slot], boxes, labels, image, sights, sizes)
+    crowd = np.asarray(photographs.crowd) & photographs.shown
+    ignored = np.where(crowd[..., None], photographs.boxes, np.float32(0)) if crowd.any() else None
+    return Examples(features[image, slot], boxes, labels, image, sights, sizes, ignored, images)
 
 
 class RegionFinder:
@@ -195,6 +207,8 @@ class RegionFinder:
             jnp.asarray(image.astype(np.int32)),
             Regions(*(jnp.asarray(leaf[image]) for leaf in shown.sights)),
             jnp.full(ways, -1, jnp.int32),  # new classes, whatever their names
+            None if shown.images is None or not self.method.images else jnp.asarray(shown.images[image]),
+            None if shown.ignored is None else jnp.asarray(shown.ignored[image]),
         )
 
 

@@ -64,9 +64,11 @@ def conv(x: Float[Array, "B H W C"], w: Float[Array, "k k C D"], stride: int = 1
     return (seen @ w.reshape(-1, w.shape[3])).reshape(batch, rows, columns, -1)
 
 
-def conv3x3(params: Mapping[str, Array], x: Float[Array, "B H W C"]) -> Float[Array, "B H W D"]:
+def conv3x3(
+    params: Mapping[str, Array], x: Float[Array, "B H W C"], stride: int = 1
+) -> Float[Array, "B h w D"]:
     """A 3x3 convolution, padded by 1, plus a bias."""
-    return conv(x, params["kernel"]) + params["bias"][None, None, None]
+    return conv(x, params["kernel"], stride) + params["bias"][None, None, None]
 
 
 def upsampled(x: Float[Array, "B h w C"], height: int, width: int) -> Float[Array, "B H W C"]:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
-from ..repmet import RepMetConfig, apart_loss as between, representatives
+from ..repmet_model import RepMetConfig, apart_loss as between, representatives
 from .anchors import anchors
 from .boxes import pairwise_iou
 from .detector import Net, box_codes, feature_maps, pool, propose, rpn, trunk
@@ -31,7 +31,9 @@ class Truth(NamedTuple):
 
     boxes: Float[Array, "*batch G 4"]  # half-open pixels
     labels: Int[Array, "*batch G"]  # 0 to N - 1
-    shown: Bool[Array, "*batch G"]  # False: padding
+    shown: Bool[Array, "*batch G"]  # False: padding, or to be ignored
+    # Boxes that are not shown, but crowds or difficult: what lies on them is no background. None: none are.
+    ignored: Bool[Array, "*batch G"] | None = None
 
 
 class Losses(NamedTuple):
@@ -70,17 +72,19 @@ def detector_loss(
     found = rpn(params, net, maps)
     places = anchors(*size, config.anchors)
 
-    def of_anchors(key: Array, logits: Array, codes: Array, boxes: Array, shown: Array) -> Any:
-        return rpn_sums(key, config, places, logits, codes, boxes, shown, size)
+    def of_anchors(
+        key: Array, logits: Array, codes: Array, boxes: Array, shown: Array, ignored: Array | None
+    ) -> Any:
+        return rpn_sums(key, config, places, logits, codes, boxes, shown, size, ignored)
 
     keys = jax.random.split(key, len(images))
-    first = jax.vmap(of_anchors)(keys, found.logits, found.codes, truth.boxes, truth.shown)
+    first = jax.vmap(of_anchors)(keys, found.logits, found.codes, truth.boxes, truth.shown, truth.ignored)
     proposals = propose(net, found, *size)
 
-    def of_regions(*one: Array) -> Targets:
+    def of_regions(*one: Any) -> Targets:
         return region_targets(config, classes, *one)
 
-    targets = jax.vmap(of_regions)(proposals.boxes, proposals.mask, truth.boxes, truth.labels, truth.shown)
+    targets = jax.vmap(of_regions)(proposals.boxes, proposals.mask, *truth)
     if config.hardest is not None and config.hardest < targets.mask.shape[1]:
         still, seen = jax.lax.stop_gradient((params, maps))
         ranked = _losses(still, net, seen, targets)

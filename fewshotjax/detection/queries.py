@@ -68,9 +68,10 @@ def mosaic_queries(
 
     def scenes(number: int) -> Scenes:
         rows = drawn.queries[number][drawn.asked[number]]
-        names = [drawn.names[label] for label in drawn.classes[number]]
+        names = [drawn.names[label] for label in drawn.members[number].reshape(-1)]
         own = photographs.take(rows).only(names)
-        return query_scenes(np.random.default_rng([seed, number]), own, distractors, config, others=others)
+        rng = np.random.default_rng([seed, number])
+        return query_scenes(rng, own, distractors, config, others=others, parts=drawn.parts)
 
     def images(numbers: Int[np.ndarray, " n"]) -> QueryImages:
         built = [scenes(int(number)) for number in numbers]
@@ -82,7 +83,8 @@ def mosaic_queries(
         boxes, labels, shown = (
             np.stack([getattr(one.images, name) for one in built]) for name in ("boxes", "labels", "shown")
         )
-        return QueryImages(regions, boxes, labels, shown, frames, pixels if keep_images else None)
+        ways = labels // drawn.parts  # merged classes follow each other
+        return QueryImages(regions, boxes, ways, shown, frames, pixels if keep_images else None)
 
     if not drawn.asked.all():
         raise ValueError("drawn has episodes of different numbers of queries: scenes need equally many")

@@ -8,8 +8,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..losses import cross_entropy
 from ..posteriors import Posterior
-from ..repmet import classify, embed, margin_loss, posterior_loss, representatives
-from .assign import assign_proposals, hardest, with_truth
+from ..repmet_model import classify, embed, margin_loss, posterior_loss, representatives
+from .assign import assign_proposals, hardest, on_ignored, with_truth
 from .boxes import encode
 from .config import DetectorConfig
 from .rpn_losses import smooth_l1
@@ -44,13 +44,22 @@ def region_targets(
     truth: Float[Array, "G 4"],
     labels: Int[Array, " G"],
     shown: Bool[Array, " G"],
+    ignored: Bool[Array, " G"] | None = None,
 ) -> Targets:
-    """Of the proposals and, behind them, the true boxes of one image."""
+    """Of the proposals and, behind them, the true boxes of one image.
+
+    Args:
+        ignored: which boxes, none of them shown, are crowds or difficult: regions on them (`on_ignored`) that
+            would be background are not in the mask. None: none is.
+    """
     boxes, there = with_truth(proposals, mask, truth, shown)
     found = assign_proposals(
         boxes, there, truth, labels, shown, background=classes, foreground=config.region_foreground
     )
     foreground = there & (found.label < classes)
+    if ignored is not None:
+        levels = {"inside": config.ignored_overlap, "iou": config.region_foreground}
+        there &= foreground | ~on_ignored(boxes, truth, ignored, **levels)
     codes = encode(truth[found.matched], boxes, config.box_stds)
     wanted = jnp.where(foreground[:, None], codes, 0.0)
     given = jax.lax.stop_gradient((boxes, wanted))

@@ -45,12 +45,13 @@ OnChunk = Callable[[RegionsChunk], Any]
 
 def regions_of(params: Any, net: Net, images: UInt8[Array, "N H W C"]) -> Regions:
     """The regions of a batch of images: a pure function, to be compiled with what follows."""
-    return _on_maps(params, net, feature_maps(params, net, images), *images.shape[1:3])
+    return regions_on(params, net, feature_maps(params, net, images), *images.shape[1:3])
 
 
-def _on_maps(
+def regions_on(
     params: Any, net: Net, maps: tuple[Float[Array, "N _ _ C"], ...], height: int, width: int
 ) -> Regions:
+    """The regions of images of height x width pixels, by their maps."""
     found = propose(net, rpn(params, net, maps), height, width)
     features = region_features(params, net, maps, found.boxes)
 
@@ -166,7 +167,7 @@ def _both(
 ) -> tuple[Regions, Float[Array, "N G F"]]:
     maps = feature_maps(params, net, images)
     own = jnp.where(shown[..., None], region_features(params, net, maps, boxes), 0.0)
-    return _on_maps(params, net, maps, *images.shape[1:3]), own
+    return regions_on(params, net, maps, *images.shape[1:3]), own
 
 
 @partial(jax.jit, static_argnums=(1,))

@@ -16,12 +16,23 @@ METRICS: dict[str, str] = {
     "coco_ap75": "AP75",  # COCO's
     "recall": "recall",  # of any class
     "recall75": "recall75",
+    # Of the background's posterior: how surely it is higher for a region of no class than for one of some.
+    "background_auroc": "AUROC",
     "floor_whole": "floor whole",  # shares of the objects that the whole photograph, as a box, meets
     "floor_whole75": "floor whole75",
     "floor_centred": "floor centred",  # a centred box of 3/4 of its sides
     "floor_centred75": "floor centred75",
 }
-_IN_TABLE = ("repmet_pooled_ap", "voc_ap", "voc_ap_11", "coco_ap", "coco_ap75", "recall", "recall75")
+_IN_TABLE = (
+    "repmet_pooled_ap",
+    "voc_ap",
+    "voc_ap_11",
+    "coco_ap",
+    "coco_ap75",
+    "recall",
+    "recall75",
+    "background_auroc",
+)
 
 
 def result_table(results: Mapping[str, Any], resamples: int) -> str:
@@ -65,7 +76,9 @@ def _floor_lines(result: Any) -> tuple[str, ...]:
 
 
 def str_of(interval: Interval) -> str:
-    """In %, without the interval where it is not known."""
+    """In %, without the interval where it is not known; "-" where there is no figure."""
+    if not np.isfinite(interval.value):
+        return "-"
     value = f"{100 * interval.value:.1f}"
     if not np.isfinite(interval.low):
         return value

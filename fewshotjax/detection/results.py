@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 
 from ..results import Mean, mean_of
 from .episodes import DetectionEpisodes
+from .metrics.auroc import OpenSet, auroc_by_episode
 from .metrics.bootstrap import Interval, bootstrap
 from .metrics.coco import CocoAP, coco_ap
 from .metrics.overlap import paired_iou, pairs
@@ -46,6 +47,8 @@ class DetectionResult:
     missing: np.ndarray  # (E, W) bool, classes of which the method had no usable support
     failed: int  # queries for which the method returned NaN
     settings: dict[str, Any]
+    # All regions of the query images, with what each shows; None: the method knows no background.
+    open_set: OpenSet | None = None
     _kept: dict[Any, Interval] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
@@ -108,6 +111,9 @@ class DetectionResult:
         """
         if name not in METRICS:
             raise ValueError(f"name must be one of {', '.join(METRICS)}, got {name!r}")
+        if name == "background_auroc":
+            # Positive: regions that meet no object of the episode's classes at IoU .5.
+            return _unknown if self.open_set is None else auroc_by_episode(self.open_set)
         if name == "repmet_pooled_ap":
             return by_episode([self.pooled.curve], self.episode_of)
         if name in ("voc_ap", "voc_ap_11"):
@@ -248,6 +254,10 @@ class DetectionComparison:
                 }
             methods[name] = {**result.to_json(resamples=resamples), "minus_best": gaps}
         return {"schema": SCHEMA_COMPARISON, "best": best, "methods": methods}
+
+
+def _unknown(weights: Float[np.ndarray, " E"]) -> float:
+    return float("nan")
 
 
 def _known(value: float) -> float | None:

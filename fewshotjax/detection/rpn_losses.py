@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .assign import FOREGROUND, assign_anchors, sample_balanced
+from .assign import BACKGROUND, FOREGROUND, IGNORE, assign_anchors, on_ignored, sample_balanced
 from .boxes import encode, inside
 from .config import DetectorConfig
+
+_LEAST = 1e-6  # IoU: boxes that do not overlap never count as one on the other
 
 
 class RpnSums(NamedTuple):
@@ -39,6 +41,7 @@ def rpn_sums(
     truth: Float[Array, "G 4"],
     shown: Bool[Array, " G"],
     size: tuple[int, int],
+    ignored: Bool[Array, " G"] | None = None,
 ) -> RpnSums:
     """Objectness and box loss of `config.rpn_samples` anchors, at most `rpn_share` of them foreground.
 
@@ -46,6 +49,8 @@ def rpn_sums(
         codes: of the boxes relative to their anchors, without target deviations.
         shown: which true boxes exist; an image without any has background alone.
         size: height and width of the image, pixels.
+        ignored: which boxes, none of them shown, are crowds or difficult: anchors on them (`on_ignored`) that
+            would be background do not count. None: none is.
     """
     border = config.rpn_border
     found = assign_anchors(
@@ -56,6 +61,12 @@ def rpn_sums(
         background=config.rpn_background,
         mask=None if border is None else inside(anchors, *size, border),
     )
+    if ignored is not None:
+        # From the IoU on at which an anchor of an object is no longer background.
+        near = on_ignored(
+            anchors, truth, ignored, inside=config.ignored_overlap, iou=max(config.rpn_background, _LEAST)
+        )
+        found = found._replace(label=jnp.where(near & (found.label == BACKGROUND), IGNORE, found.label))
     chosen = sample_balanced(key, found.label, config.rpn_samples, config.rpn_share)
     rows, one = chosen.indices, jnp.float32(1.0)
     front = chosen.valid & (found.label[rows] == FOREGROUND)

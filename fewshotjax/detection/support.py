@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ..distances import l2_normalize
-from ..repmet import RepMetConfig, embed, representatives
+from ..repmet_model import RepMetConfig, embed, representatives
 from ..representatives import Representatives, fit_representatives
 from .boxes import pairwise_iou
 from .chosen import Chosen, choose
@@ -79,8 +79,11 @@ class SupportBoxes(NamedTuple):
     labels: Int[Array, " B"]  # 0 to W - 1; W: padding
     photograph: Int[Array, " B"]  # any number; equal where two boxes are in one photograph
     regions: Regions  # (B, R, ...) of each box's photograph
-    classes: Int[Array, " W"]  # number of each among the classes that the detector was trained on; -1: new
-    images: Any = None  # (B, H, W, C) uint8, each box's photograph, for tuning whole networks
+    # Number of each among the classes that the detector was trained on, -1: new; (W, P) of merged ones.
+    classes: Int[Array, "W ..."]
+    images: Any = None  # (B, H, W, C) uint8, each box's photograph, for tuning that looks at them
+    # (B, I, 4) crowds and difficult boxes of each box's photograph, 0: padding; None: there are none
+    ignored: Any = None
 
 
 class Support(NamedTuple):

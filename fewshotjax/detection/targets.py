@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .assign import assign_proposals
+from .assign import assign_proposals, on_ignored
 from .boxes import encode
 from .config import DetectorConfig
 from .region_losses import Targets
@@ -29,7 +29,8 @@ def support_targets(
     """(B, R + 1) for each support box: the regions of its photograph, labelled by all support boxes there,
     and the box itself.
 
-    What else is in the photograph was not shown, and counts as background.
+    What else is in the photograph was not shown, and counts as background, but for what lies on crowds and
+    difficult objects (`on_ignored`), which is not in the mask.
 
     Args:
         background: its label; None: W.
@@ -37,7 +38,9 @@ def support_targets(
     there = shown.labels < ways
     none = ways if background is None else background
 
-    def one(proposals: Any, mask: Any, box: Array, exists: Array, photograph: Array) -> Targets:
+    def one(
+        proposals: Any, mask: Any, box: Array, exists: Array, photograph: Array, ignored: Array | None
+    ) -> Targets:
         boxes = jnp.concatenate([proposals, box[None]])
         inside = jnp.append(mask, True) & exists
         same = there & (shown.photograph == photograph)
@@ -51,12 +54,15 @@ def support_targets(
             foreground=config.region_foreground,
         )
         front = inside & (found.label < ways)
+        if ignored is not None:
+            levels = {"inside": config.ignored_overlap, "iou": config.region_foreground}
+            inside &= front | ~on_ignored(boxes, ignored, jnp.ones(len(ignored), bool), **levels)
         codes = encode(shown.boxes[found.matched], boxes, config.box_stds)
         labels = jnp.where(inside, found.label, none)
         return Targets(boxes, labels, jnp.where(front[:, None], codes, 0.0), front, inside)
 
     regions = shown.regions
-    return jax.vmap(one)(regions.proposals, regions.mask, shown.boxes, there, shown.photograph)
+    return jax.vmap(one)(regions.proposals, regions.mask, shown.boxes, there, shown.photograph, shown.ignored)
 
 
 def joined_features(shown: SupportBoxes) -> Float[Array, "B N F"]:

@@ -29,6 +29,7 @@ def evaluate_detection(
     ways: int = 5,
     shots: int = 1,
     queries: int = 10,
+    parts: int = 1,
     episodes: int = 500,
     classes: Sequence[str] | None = None,
     drawn: DetectionEpisodes | None = None,
@@ -43,7 +44,7 @@ def evaluate_detection(
         key: decides the episodes, which are the same for every method, and what a method draws.
         method: of `detection.methods`, any `DetectionMethod`, or a name for `detection_method`.
         pool: the detector's view of the photographs.
-        ways, shots, queries, episodes, classes: as of `draw_detection_episodes`.
+        ways, shots, queries, parts, episodes, classes: as of `draw_detection_episodes`.
         drawn: episodes to use in place of drawing (`listed_episodes`, another result's).
         asked: query images in place of the photographs, such as `mosaic_queries`; support stays single.
         scoring: suppression and cap; None: those of the detector's config.
@@ -57,7 +58,6 @@ def evaluate_detection(
     A photograph that is both support and query is not refused, as lists may have such, but counted: in the
     table's notes and as `queries_in_support` of the settings.
     """
-    options = {"ways": ways, "shots": shots, "queries": queries, "episodes": episodes, "classes": classes}
     found = compare_detection(
         key,
         {"": method},
@@ -67,7 +67,12 @@ def evaluate_detection(
         scoring=scoring,
         chunk=chunk,
         on_chunk=on_chunk,
-        **options,
+        ways=ways,
+        shots=shots,
+        queries=queries,
+        parts=parts,
+        episodes=episodes,
+        classes=classes,
     )
     return found[""]
 
@@ -117,8 +122,9 @@ def compare_detection(
             run = runs[name]
             if held is not run.pool or arrays is None:
                 arrays = None  # freed before the next are there
-                again = any(one.method.regions is not None for one in runs.values() if one.pool is run.pool)
-                arrays, held = on_device(run.pool, again), run.pool
+                looks = [one.method for one in runs.values() if one.pool is run.pool]
+                looked_at = any(method.images or method.regions is not None for method in looks)
+                arrays, held = on_device(run.pool, looked_at), run.pool
             run.step(key, numbers, block, arrays, given.get(id(run.asked)))
             if on_chunk is not None:
                 on_chunk(EpisodesChunk(min(first + block, total), total, name))

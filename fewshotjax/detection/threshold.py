@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from .finder import Examples, Finder, Seen
-from .metrics.overlap import table_iou
+from .metrics.overlap import on_crowds, table_iou
 
 IOU = 0.5  # from which on a detection has found a box
 CLEAR = 0.3  # IoU up to which a detection overlaps with no support box, of whatever class
@@ -62,6 +62,7 @@ def leave_photographs_out(
         hit = _matched(seen, shown.boxes[here], shown.labels[here])
         # A class that no other photograph shows cannot be found, and one not shown here may well be there.
         counted = np.asarray(seen.found.valid) & (np.asarray(seen.found.labels) < ways)
+        counted &= hit | ~_on_crowds(seen, shown, row)  # what lies on a crowd is neither right nor false
         scores += np.asarray(seen.found.scores)[counted].tolist()
         right += hit[counted].tolist()
     return LeftOut(np.array(scores, np.float64), np.array(right, bool), boxes, len(rows))
@@ -99,7 +100,8 @@ def choose_threshold(
         seen = _seen(finder, model, known, shown, row, ways)
         boxes = shown.boxes[shown.image == row]
         clear = table_iou(np.asarray(seen.found.boxes), boxes).max(axis=1, initial=0.0) <= CLEAR
-        beside += np.asarray(seen.found.scores)[np.asarray(seen.found.valid) & clear].tolist()
+        clear &= np.asarray(seen.found.valid) & ~_on_crowds(seen, shown, row)
+        beside += np.asarray(seen.found.scores)[clear].tolist()
     highest = max(beside)
     score = EVEN if highest < EVEN else min(float(np.nextafter(np.float32(highest), np.float32(np.inf))), 1.0)
     reason = "no class is in two photographs" if not out.photographs else "nothing left out was found again"
@@ -115,6 +117,10 @@ def _seen(finder: Finder, model: object, known: Known, shown: Examples, row: int
             f"scores in support photograph {row} are NaN: use another method, tuning or detector"
         )
     return seen
+
+
+def _on_crowds(seen: Seen, shown: Examples, row: int) -> Bool[np.ndarray, " K"]:
+    return on_crowds(np.asarray(seen.found.boxes), shown.ignored_in(row), inside=IOU, iou=IOU)
 
 
 def _matched(seen: Seen, boxes: Float[np.ndarray, "G 4"], labels: np.ndarray) -> Bool[np.ndarray, " K"]:

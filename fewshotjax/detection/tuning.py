@@ -3,7 +3,8 @@
 The authors' released code does it for 5 epochs at a rate of 5e-4, with the linear loss off. Here the loss is
 the detector's on regions (posterior, embedding, box), with the representatives of the episode as a start.
 Tuned is the head alone, on features that are known already, or, on images, what regions go through or the
-whole network. The authors' code can also hold backbone, FPN and proposal network still: "regions".
+whole network. The authors' code can also hold backbone, FPN and proposal network still: "regions". With an
+augmentation every epoch sees the photographs turned, shifted, zoomed and mirrored anew.
 """
 
 import math
@@ -17,9 +18,10 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ..distances import l2_normalize
-from ..repmet import classify, embed, margin_loss, posterior_loss
+from ..repmet_model import classify, embed, margin_loss, posterior_loss
 from ..representatives import Representatives
 from .assign import hardest
+from .augmentation import Augmentation, augmented
 from .detector import Net, box_codes, feature_maps
 from .region_losses import Targets
 from .regions import region_features
@@ -49,6 +51,9 @@ class DetectionTuning:
     embedding: bool = True  # of "head": False: the representatives alone
     box: bool = False  # of "head": the box head, too
     offsets_rate: float = 0.01  # of the deformable offsets, in learning rates; authors
+    # Of the photographs, anew in each epoch, with their boxes; what is looked for in these views are regions
+    # of their own. `AUTHORS_AUGMENTATION` is the authors' option; None: none, their default.
+    augmentation: Augmentation | None = None
 
     def __post_init__(self):
         if self.what not in ("head", "regions", "all"):
@@ -60,6 +65,11 @@ class DetectionTuning:
             raise ValueError(
                 "learning_rate must be above 0 and momentum in [0, 1), "
                 f"got {self.learning_rate} and {self.momentum}"
+            )
+        if self.augmentation is not None and not isinstance(self.augmentation, Augmentation):
+            raise ValueError(
+                f"augmentation must be an Augmentation, such as AUTHORS_AUGMENTATION, or None, got "
+                f"{self.augmentation!r}"
             )
         if not 0 <= self.offsets_rate < float("inf"):
             raise ValueError(f"offsets_rate must not be negative, got {self.offsets_rate}")
@@ -90,9 +100,14 @@ def tune(
         found: of the episode, where it starts.
 
     Raises:
-        ValueError: "regions" or "all" without images.
+        ValueError: "regions", "all" or an augmentation without images.
     """
     config, head = net.config, net.config.head
+    epochs = 1  # whose boxes are rows of their own
+    if tuning.augmentation is not None:
+        k_views, key = jax.random.split(key)
+        epochs = tuning.epochs
+        shown = augmented(k_views, params, net, shown, ways, tuning.augmentation, epochs)
     targets = support_targets(shown, ways, config, len(found.modes))
     looks, repmet = tuning.what != "head", params["repmet"]
     start: dict[str, Any] = {"modes": found.modes}
@@ -127,7 +142,7 @@ def tune(
         own = {**params, **model.params}
         return _loss(own, net, model.found, features_of(own, rows), some)
 
-    return place(_descend(key, tuning, loss, start, jnp.any(targets.mask, axis=1)))
+    return place(_descend(key, tuning, loss, start, jnp.any(targets.mask, axis=1), epochs))
 
 
 def _features_of(
@@ -182,14 +197,19 @@ def _descend(
     loss: Callable[[Any, Array], Array],
     start: Any,
     there: Bool[Array, " B"],
+    views: int = 1,
 ) -> Any:
-    """Epochs over boxes 0 to B - 1 in an order of their own each; those that are not there have no step."""
-    total = len(there)
+    """Epochs over boxes 0 to B - 1 in an order of their own each; those that are not there have no step.
+
+    Args:
+        views: the boxes of so many epochs stand one behind the other; 1: all epochs have the same.
+    """
+    total = len(there) // views
     size = min(tuning.per_step, total)
     steps = math.ceil(total / size)
 
     def ordered(epoch: Array) -> Int[Array, "steps size"]:
-        order = jax.random.permutation(jax.random.fold_in(key, epoch), total)
+        order = jax.random.permutation(jax.random.fold_in(key, epoch), total) + epoch % views * total
         # The last step is filled up with the first boxes.
         return jnp.concatenate([order, order[: steps * size - total]]).reshape(steps, size)
 

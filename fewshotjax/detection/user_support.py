@@ -104,7 +104,7 @@ def show(support: BoxedImages, category_ids: tuple[int, ...], pixels: int) -> Sh
     crowd = np.asarray(support.crowd) & support.shown
     kept = support.shown & ~crowd
     if crowd.any():
-        notes.append(f"{int(crowd.sum())} boxes of crowds are no examples: they were left out")
+        notes.append(f"{int(crowd.sum())} boxes of crowds are no examples, and no background either")
     counts = np.bincount(support.labels[kept], minlength=len(support.classes))
     empty = [name for name, count in zip(support.classes, counts.tolist(), strict=True) if not count]
     if empty:

@@ -23,14 +23,16 @@ from ..backbones import Preprocess
 from ..distances import l2_normalize
 from ..files import digest_of
 from .boxes import areas, clip, usable
+from .config import DetectorConfig
 from .finder import LEAST, Examples, OnChunk, Seen, is_nan
-from .metrics.overlap import table_iou
+from .metrics.overlap import on_crowds, table_iou
 from .pyramids import Pyramid
 from .regions import RegionsChunk
 from .roi import roi_align
 from .score import Scoring, suppress
 from .sliding import WindowConfig, shapes_of, sliding
 
+IGNORED = DetectorConfig().ignored_overlap  # share of a window on a crowd from which on it is no background
 Maps = tuple[Float[np.ndarray, "N _ _ _"], ...]
 
 
@@ -157,7 +159,9 @@ class WindowFinder:
             own = shown.boxes[shown.image == row]
             best = table_iou(windows, own).max(axis=1)
             inside = (windows[:, 2] <= width) & (windows[:, 3] <= height)
-            rows = np.flatnonzero(inside & (best <= self.config.apart))
+            crowds = shown.ignored_in(row)  # no background
+            clear = ~on_crowds(windows, crowds, inside=IGNORED, iou=max(self.config.apart, 1e-6))
+            rows = np.flatnonzero(inside & clear & (best <= self.config.apart))
             rows = rows[np.linspace(0, len(rows) - 1, min(quota, len(rows))).astype(int)]
             boxes[row, : len(rows)], there[row, : len(rows)] = windows[rows], True
         return _unit(self._read(shown.sights, boxes)), there

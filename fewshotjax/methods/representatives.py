@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..distances import l2_normalize
 from ..posteriors import Posterior
-from ..repmet import RepMetConfig, classify, embed as head, margin_loss, posterior_loss
+from ..repmet_model import RepMetConfig, classify, embed as head, margin_loss, posterior_loss
 from ..representatives import Representatives, fit_representatives
 from .method import Labels, Method
 

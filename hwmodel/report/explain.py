@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from ..bits import INT8, Bits
 from ..checks import check, checked_placement
 from ..chip import Chip
-from ..latency import SCHEDULES
+from ..operation_latency import SCHEDULES
 from ..tensors import WEIGHT, Tensor, aligned, occupancy, tensors
 from ..workload import Workload
 from .breakdown import Breakdown, breakdown

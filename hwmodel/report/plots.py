@@ -19,6 +19,7 @@ from .explain import Explanation, Peak
 COMPUTE, OVER, GREY = "#555555", "#B00020", "#8C8C8C"
 LEVELS = ("#D55E00", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")
 _MOST_NAMES = 64  # of operations along an axis
+_LONGEST_NAME = 20  # characters of each
 _LABELLED = 5  # of the longest operations where there are more
 _NEAR = 3.0  # a capacity within this factor of the peak is drawn, one beyond it is written
 
@@ -264,10 +265,19 @@ def _name_axis(axes: Axes, explanation: Explanation) -> None:
     """Names under the bars where there is room, else numbers of steps."""
     count = len(explanation.operations)
     if count <= _MOST_NAMES:
-        axes.set_xticks(np.arange(count) + 0.5, explanation.operations, rotation=90, fontsize=7)
+        names = [_short(name) for name in explanation.operations]
+        axes.set_xticks(np.arange(count) + 0.5, names, rotation=90, fontsize=7)
         axes.tick_params(axis="x", length=0)
     else:
         _step_axis(axes)
+
+
+def _short(name: str) -> str:
+    """The end of a path that would leave no room for the bars."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    cut = name[1 - _LONGEST_NAME :]
+    return "…" + cut[cut.find("/", 0, _LONGEST_NAME // 2) + 1 :]
 
 
 def _step_axis(axes: Axes) -> None:

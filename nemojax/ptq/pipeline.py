@@ -29,7 +29,7 @@ def improve(
     inputs: Inputs,
     config: PTQConfig | None = None,
     *,
-    on_step: OnUnit | None = None,
+    on_chunk: OnUnit | None = None,
 ) -> QuantizedNetwork:
     """A network whose `quantized_logits(bits, x)` is closer to full precision.
 
@@ -40,7 +40,7 @@ def improve(
         inputs: calibration samples, disjoint from those of search and report.
         config: which steps, and how long; default: biases corrected, blocks
             reconstructed, nothing equalized.
-        on_step: called after each unit of a reconstruction.
+        on_chunk: called after each unit of a reconstruction.
 
     Raises:
         ValueError: inputs that the network was not traced for, or none; bits that do not fit the network, the
@@ -59,7 +59,7 @@ def improve(
     if config.correct_bias:
         network = correct_bias(network, bits, inputs)
     if config.reconstruct is not None:
-        network = reconstruct(key, network, bits, inputs, config, on_step, before)
+        network = reconstruct(key, network, bits, inputs, config, on_chunk, before)
     return network
 
 

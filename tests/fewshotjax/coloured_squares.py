@@ -13,7 +13,7 @@ from fewshotjax.detection.data import boxed
 from fewshotjax.detection.detector import init_detector
 from fewshotjax.detection.pyramids import pyramid_from_function
 from fewshotjax.detection.windows import WindowConfig, Windows
-from fewshotjax.repmet import RepMetConfig
+from fewshotjax.repmet_model import RepMetConfig
 
 RED, BLUE, GREEN = (220, 30, 30), (30, 30, 220), (30, 200, 30)
 STRIDES = (4, 8)

@@ -184,6 +184,11 @@ def test_detect_refuses(place, tmp_path, monkeypatch, capsys, change, message):
     assert not (tmp_path / "found").exists()
 
 
+def test_augmenting_without_tuning_is_refused(place, tmp_path, capsys):
+    given = ("--support", place / "support/boxes.json", "--images", place / "photos", "--out", tmp_path / "y")
+    assert "--augment is of fine-tuning: give --tune EPOCHS" in refused(capsys, "detect", *given, "--augment")
+
+
 def test_what_loaded_classes_do_not_ask_for_is_refused(place, tmp_path, capsys):
     given = (
         "detect",

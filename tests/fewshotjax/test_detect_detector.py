@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fewshotjax.backbones import Preprocess
-from fewshotjax.detection import detect as detect_module
+from fewshotjax.detection import AUTHORS_AUGMENTATION, detect as detect_module
 from fewshotjax.detection.data import boxed
 from fewshotjax.detection.detect import detect, detector
 from fewshotjax.detection.drawing import PANEL
@@ -129,7 +129,7 @@ def test_a_method_or_tuning_of_ones_own(trained, plain, tmp_path):
     assert made.representatives.modes.shape[:2] == (2, 1)
     with pytest.raises(ValueError, match="cannot be saved"):
         save_new_classes(tmp_path / "x.safetensors", made)
-    tuning = DetectionTuning(epochs=1, learning_rate=0.1, box=True)
+    tuning = DetectionTuning(epochs=1, learning_rate=0.1, box=True, augmentation=AUTHORS_AUGMENTATION)
     tuned = new_classes(KEY, trained, support(), tuning=tuning, threshold=0.0)
     assert not np.allclose(tuned.representatives.modes, plain.representatives.modes)
     save_new_classes(tmp_path / "tuned.safetensors", tuned)

@@ -93,6 +93,24 @@ def test_the_threshold_has_the_best_f1_of_photographs_left_out():
     assert chosen.score == pytest.approx((0.3 + 0.2) / 2)  # half way to the next
 
 
+def test_what_lies_on_a_crowd_is_neither_right_nor_false():
+    crowd = np.zeros((2, 1, 4), np.float32)
+    crowd[0, 0] = [28, 28, 64, 64]
+    shown = Examples(
+        np.zeros((2, 1), np.float32),
+        np.array([BOX, BOX], np.float32),
+        np.zeros(2, np.int32),
+        np.arange(2, dtype=np.int32),
+        np.arange(2),
+        np.full((2, 2), 64, np.float32),
+        crowd,
+    )
+    finder = Scripted([seen((BOX, 0, 0.9), (FAR, 0, 0.8)), seen((FAR, 0, 0.7), (BOX, 0, 0.6))])
+    out = threshold_module.leave_photographs_out(KEY, finder, KNOWN, shown, 1)
+    right = dict(zip(out.scores.round(1).tolist(), out.right.tolist(), strict=True))
+    assert right == {0.9: True, 0.7: False, 0.6: True}
+
+
 def test_the_threshold_of_one_photograph_is_above_all_beside_its_boxes():
     shown = Examples(
         np.zeros((1, 1), np.float32),

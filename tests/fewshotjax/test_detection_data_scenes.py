@@ -195,6 +195,20 @@ def test_query_scenes_have_the_query_others_and_distractors():
         query_scenes(np.random.default_rng(0), queries, distractors, MosaicConfig(), others=2.0)
 
 
+def test_other_tiles_of_merged_classes_are_of_another_way():
+    """Photographs of one brightness a class: 0 and 1 are one way, 2 and 3 the other."""
+    tones = np.array([10, 60, 110, 160] * 4, np.uint8)
+    images = np.broadcast_to(tones[:, None, None, None], (16, 8, 8, 3)).copy()
+    queries = boxed(images, [np.array([[1, 1, 7, 7]])] * 16, [[i % 4] for i in range(16)], list("abcd"))
+    config = MosaicConfig(jitter=False, crop=False)
+    none = boxed(images[:4], [np.array([[1, 1, 7, 7]])] * 4, [[0]] * 4, ["z"])
+    for parts, ways in ((2, lambda label: label // 2), (1, lambda label: label)):
+        found = query_scenes(np.random.default_rng(0), queries, none, config, others=1.0, parts=parts).images
+        own = [sorted(ways(found.labels[i]).tolist()).count(ways(i % 4)) for i in range(16)]
+        assert own == [1] * 16  # the anchor alone
+    assert (found.labels // 2 == np.arange(16)[:, None] % 4 // 2).sum() > 16  # else such are there
+
+
 def test_floors_by_hand():
     images = np.zeros((4, 8, 8, 3), np.uint8)
     boxes = [[0, 0, 8, 8], [0, 0, 8, 4], [1, 1, 7, 7], [0, 0, 2, 2]]

@@ -30,7 +30,7 @@ from fewshotjax.detection.region_losses import (
     region_targets,
 )
 from fewshotjax.detection.rpn_losses import rpn_sums, smooth_l1
-from fewshotjax.repmet import RepMetConfig, init_repmet
+from fewshotjax.repmet_model import RepMetConfig, init_repmet
 
 SIDE, N = 32, 3  # pixels; classes
 HEAD = RepMetConfig(
@@ -188,7 +188,7 @@ def test_anchors_losses_are_those_of_a_loop():
         logits = jax.random.normal(jax.random.key(seed), (len(places),))
         codes = 0.3 * jax.random.normal(jax.random.key(seed + 9), (len(places), 4))
         for row in range(3):
-            boxes, _, shown = (one[row] for one in truth)
+            boxes, _, shown = (one[row] for one in truth[:3])
             args = (logits, codes, boxes, shown)
             key = jax.random.key(row)
             found = sums(key, CONFIG, jnp.asarray(places), *args, (SIDE, SIDE))
@@ -212,7 +212,7 @@ def test_regions_losses_are_those_of_a_loop(seed):
     _, truth = batch_of(seed)
     params = init_repmet(jax.random.key(seed), HEAD, 8, N)
     for row in range(3):
-        boxes, labels, shown = (np.asarray(one[row]) for one in truth)
+        boxes, labels, shown = (np.asarray(one[row]) for one in truth[:3])
         low = rng.integers(0, 16, (9, 2))
         proposals = np.concatenate([low, low + rng.integers(4, 17, (9, 2))], 1).astype(np.float32)
         proposals[:2], mask = boxes[1] + np.float32([[0], [1]]), np.arange(9) < 7
@@ -293,7 +293,7 @@ def test_the_whole_loss_is_that_of_a_loop(detector, mined):
         alone = jax.jit(detector_loss, static_argnums=2)
         loss, told = alone(jax.random.key(0), params, net, images, truth)
     found, proposals, features, codes = jax.tree.map(np.asarray, seen_by(params, net, images, truth))
-    boxes, labels, shown = map(np.asarray, truth)
+    boxes, labels, shown = map(np.asarray, truth[:3])
     places, first, regions, fronts, met, right, lost = (
         np.asarray(anchors(SIDE, SIDE, CONFIG.anchors)),
         0,

@@ -114,6 +114,31 @@ def test_the_pyramid_is_laid_together_as_lin_et_al_have_it(small, images):
         np.testing.assert_allclose(found[level][0], convolved(here, out["kernel"], out["bias"]), atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["subsample", "conv"])
+def test_one_more_level_for_proposals_alone(small, images, kind):
+    """36 x 52 pixels at stride 32: 2 x 2 cells."""
+    anchored = AnchorConfig(strides=(*STRIDES, 32))
+    more = a_detector(replace(SMALL, p6=kind, anchors=anchored))
+    assert ("p6" in more.params["fpn"]) == (kind == "conv")
+    params = {**more.params, "fpn": {**more.params["fpn"], **small.params["fpn"]}}
+    found = jax.jit(feature_maps, static_argnums=1)(params, more.net, jnp.asarray(images))
+    assert [m.shape[1:3] for m in found] == list(level_shapes(36, 52, anchored))
+    plain = jax.jit(feature_maps, static_argnums=1)(small.params, small.net, jnp.asarray(images))
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), found[:3], plain)
+    if kind == "subsample":
+        wanted = plain[-1][:, ::2, ::2]
+    else:
+        inputs = more.net.apply(params["pyramid"], more.net.preprocess.normalize(jnp.asarray(images)))
+        layer = jax.tree.map(np.asarray, params["fpn"]["p6"])
+        wanted = np.stack([convolved(np.asarray(x), **layer)[::2, ::2] for x in inputs[-1]])
+    np.testing.assert_allclose(found[-1], wanted, atol=1e-4)
+    shapes = jax.eval_shape(lambda params: rpn(params, more.net, found), params)
+    assert shapes.logits.shape == (2, len(anchors(36, 52, anchored)))
+    boxes = jnp.asarray([[0.0, 0.0, 52.0, 36.0], [3.0, 3.0, 9.0, 9.0]])
+    seen = pool(params, more.net, [m[0] for m in found], boxes)
+    np.testing.assert_array_equal(seen, pool(params, small.net, [m[0] for m in found[:3]], boxes))
+
+
 def test_outputs_of_the_rpn_are_in_the_order_of_the_anchors(small):
     """Each cell tells its centre and stride, and each ratio itself, through a network that hands them on."""
     height, width = 36, 52
@@ -297,6 +322,7 @@ def test_convolutions_of_few_cells_are_the_same(cells, stride):
         ({"proposal_nms": 1.5}, "proposal_nms must be 0 to 1, got 1.5"),
         ({"rpn_background": 0.8}, r"rpn_background must be 0 to rpn_foreground \(0.7\), got 0.8"),
         ({"region_foreground": 0.0}, "region_foreground must be above 0"),
+        ({"ignored_overlap": 1.5}, "ignored_overlap must be above 0 and at most 1, got 1.5"),
         ({"canonical": 0.0}, "canonical must be above 0"),
         ({"box_stds": (0.1, 0.1, 0.0, 0.2)}, r"box_stds\[2\] must be above 0, got 0.0"),
         ({"box_weight": -1.0}, "box_weight must not be negative"),
@@ -314,12 +340,15 @@ def test_values_of_other_types_are_refused(as_users_have_it):
         DetectorConfig(box_stds=(0.1, 0.1))
     with pytest.raises(ValueError, match="roi must be align or deformable, got 'crop'"):
         DetectorConfig(roi="crop")
+    with pytest.raises(ValueError, match="p6 must be subsample, conv or None, got 'max'"):
+        DetectorConfig(p6="max")
 
 
 @pytest.mark.parametrize(
     ("config", "classes", "message"),
     [
         (DetectorConfig(), ("a",), r"anchors.strides must be those of function, \(4, 8, 16\)"),
+        (replace(SMALL, p6="conv"), ("a",), r"that of p6='conv', \(4, 8, 16, 32\), got \(4, 8, 16\)"),
         (SMALL, (), "classes must be one or more different names"),
         (SMALL, ("a", "b", "a"), "different names, got 'a', 'b', 'a'"),
     ],

@@ -14,7 +14,7 @@ from fewshotjax.detection.detector import Net
 from fewshotjax.detection.regions import Regions
 from fewshotjax.detection.score import Scoring, score_regions, scoring_of, suppress
 from fewshotjax.detection.support import SupportBoxes, SupportConfig
-from fewshotjax.repmet import RepMetConfig, init_repmet
+from fewshotjax.repmet_model import RepMetConfig, init_repmet
 
 WAYS, SHOTS, R, F, D, BASE, IMAGES, K = 3, 2, 20, 6, 4, 5, 4, 12
 HEAD = RepMetConfig(modes=2, embedding=D, posterior="softmax", background=True)

@@ -18,7 +18,7 @@ from fewshotjax.detection.support import (
     representatives_of,
     support_features,
 )
-from fewshotjax.repmet import RepMetConfig, embed, init_repmet, representatives
+from fewshotjax.repmet_model import RepMetConfig, embed, init_repmet, representatives
 
 WAYS, SHOTS, R, F, D, BASE = 3, 4, 12, 6, 5, 7
 HEAD = RepMetConfig(modes=2, embedding=D, posterior="softmax", background=True)

@@ -14,17 +14,24 @@ from fewshotjax.detection.config import DetectorConfig
 from fewshotjax.detection.data import DetectionEpisode, MosaicConfig, SupportBox, floors
 from fewshotjax.detection.data.boxed import BoxedImages, boxed
 from fewshotjax.detection.detector import Detector, Net
-from fewshotjax.detection.episode_program import on_device
-from fewshotjax.detection.episodes import _SPLITS, FIT, draw_detection_episodes, listed_episodes
+from fewshotjax.detection.episode_program import _met, on_device
+from fewshotjax.detection.episode_truth import LEFT_OUT, NOTHING, OBJECT
+from fewshotjax.detection.episodes import (
+    _SPLITS,
+    FIT,
+    DetectionEpisodes,
+    draw_detection_episodes,
+    listed_episodes,
+)
 from fewshotjax.detection.metrics import class_agnostic_recall, coco_ap, repmet_pooled_ap, voc_ap
 from fewshotjax.detection.pool import DetectionPool, external_pool
 from fewshotjax.detection.queries import centred, mosaic_queries
 from fewshotjax.detection.regions import Regions
 from fewshotjax.detection.results import METRICS
 from fewshotjax.detection.score import Scoring
-from fewshotjax.detection.support import SupportConfig
+from fewshotjax.detection.support import SupportBoxes, SupportConfig
 from fewshotjax.detection.task import compare_detection, evaluate_detection
-from fewshotjax.repmet import RepMetConfig
+from fewshotjax.repmet_model import RepMetConfig, representatives
 
 WAYS, SHOTS, QUERIES, EPISODES = 3, 2, 3, 7
 N, C, R, F, SIDE, K = 60, 6, 6, 5, 32, 8
@@ -139,6 +146,118 @@ def test_it_equals_a_plain_loop(result):
         result.truth.labels.reshape(EPISODES, WAYS, QUERIES),
         np.broadcast_to(result.episodes.classes[..., None], (EPISODES, WAYS, QUERIES)),
     )
+
+
+def test_the_background_is_measured_on_all_regions(result):
+    """Those with IoU .5 on an object of the episode against the others, whatever was suppressed."""
+    rows, drawn, found = [], result.episodes, result.open_set
+    for e in range(EPISODES):
+        own = POOL.features[drawn.support[e], drawn.slots[e]].astype(np.float64)
+        means = unit(unit(own).mean(axis=1))
+        for photo in drawn.queries[e]:
+            x = unit(POOL.regions.features[photo].astype(np.float64))
+            p = np.exp(-2 * ((x[:, None] - means[None]) ** 2).sum(axis=2))
+            logits = 15 * np.concatenate([p, 1 - p.max(axis=1, keepdims=True)], axis=1)
+            none = logits[:, -1] - np.log(np.exp(logits).sum(axis=1))
+            for r in np.flatnonzero(POOL.regions.mask[photo]):
+                met = iou(POOL.regions.boxes[photo, r], POOL.photographs.boxes[photo, 0]) >= 0.5
+                rows.append((e, none[r], met))
+    episode, none, known = map(np.array, zip(*rows, strict=True))
+    np.testing.assert_array_equal(found.episode, episode)
+    np.testing.assert_allclose(found.background, none, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found.known, known)
+    unknown, of_class = found.background[~known][:, None], found.background[known]
+    won = ((unknown > of_class) + (unknown == of_class) / 2).mean()
+    interval = result.figure("background_auroc", resamples=20)
+    assert interval.value == pytest.approx(won)
+    assert interval.low < won < interval.high
+    silent = replace(result, open_set=None)
+    assert np.isnan(silent.figure("background_auroc", resamples=20)).all()
+    assert silent.to_json(resamples=2)["figures"]["background_auroc"] == [None] * 3
+    assert silent.table(resamples=0).splitlines()[1].split()[-1] == "-"
+
+
+def test_regions_on_crowds_tell_nothing_of_the_background():
+    boxes = jnp.asarray([[0.0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50], [0, 0, 10, 10]])
+    truth = jnp.asarray([[0.0, 0, 10, 9], [19, 19, 40, 40]])
+    mask, kind = jnp.asarray([True, True, True, False]), jnp.asarray([OBJECT, LEFT_OUT], jnp.int8)
+    assert _met(boxes, mask, truth, kind, 0.7).tolist() == [OBJECT, LEFT_OUT, NOTHING, LEFT_OUT]
+
+
+@pytest.mark.parametrize("pool", [POOL, BUSY])
+def test_merged_classes_have_support_and_queries_of_each_part(pool):
+    photographs = pool.photographs
+    shape = {"ways": 3, "shots": 1, "queries": 2, "parts": 2, "episodes": 12}
+    drawn = draw_detection_episodes(jax.random.key(0), photographs, **shape)
+    assert drawn.parts == 2
+    assert (drawn.support.shape, drawn.queries.shape) == ((12, 3, 2), (12, 12))
+    np.testing.assert_array_equal(drawn.classes, drawn.members[..., 0])
+    for e in range(12):
+        assert sorted(drawn.members[e].reshape(-1)) == list(range(6))  # no class twice
+        flat = drawn.support[e].reshape(-1)
+        assert len(set(flat.tolist())) == 6
+        assert not set(flat.tolist()) & set(drawn.queries[e].tolist())
+        labels = photographs.labels[drawn.support[e], drawn.slots[e]]
+        np.testing.assert_array_equal(labels, drawn.members[e])
+        for i, row in enumerate(drawn.queries[e]):
+            label = drawn.members[e].reshape(-1)[i // 2]
+            assert label in photographs.labels[row][photographs.shown[row]]
+    assert len({tuple(row) for row in drawn.members.reshape(12, -1)}) > 6  # at random
+    # The same draw as of so many classes, two of which follow each other.
+    apart = draw_detection_episodes(jax.random.key(0), photographs, **{**shape, "ways": 6, "parts": 1})
+    np.testing.assert_array_equal(apart.members.reshape(12, 3, 2), drawn.members)
+    np.testing.assert_array_equal(apart.support.reshape(12, 3, 2), drawn.support)
+    np.testing.assert_array_equal(apart.queries, drawn.queries)
+    assert not apart.same(drawn)
+    assert drawn.take([3]).parts == 2
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+def test_merged_classes_that_cannot_be_are_refused():
+    shape = {"ways": 3, "shots": 1, "queries": 2, "parts": 2, "episodes": 2}
+    with pytest.raises(ValueError, match="ways is 4 of 2 parts, but 6 of 6 classes have"):
+        draw_detection_episodes(jax.random.key(0), POOL.photographs, **{**shape, "ways": 4})
+    with pytest.raises(ValueError, match="parts must be at least 1"):
+        draw_detection_episodes(jax.random.key(0), POOL.photographs, **{**shape, "parts": 0})
+    numbers, there = np.zeros((1, 2), np.int32), np.ones((1, 2, 1), bool)
+    with pytest.raises(ValueError, match="members must begin with classes"):
+        DetectionEpisodes(
+            *(numbers, numbers[..., None], numbers[..., None], there, numbers, there[..., 0], ("a", "b")),
+            members=np.ones((1, 2, 2), np.int32),
+        )
+
+
+def test_merged_classes_are_found_as_one():
+    found = evaluate_detection(
+        jax.random.key(1), METHOD, BUSY, ways=3, shots=1, queries=1, parts=2, episodes=2
+    )
+    drawn, photographs = found.episodes, BUSY.photographs
+    rows = []
+    for e in range(2):
+        way = {int(label): w for w in range(3) for label in drawn.members[e, w]}
+        for q, photo in enumerate(drawn.queries[e]):
+            for slot in np.flatnonzero(photographs.shown[photo]):
+                label = drawn.classes[e, way[int(photographs.labels[photo, slot])]]
+                rows.append((e * 6 + q, label, *photographs.boxes[photo, slot]))
+    truth = found.truth
+    got = np.column_stack([truth.image_index, truth.labels, truth.boxes])
+    np.testing.assert_array_equal(got, np.array(rows))
+    assert set(found.detections.labels.tolist()) <= set(drawn.classes.reshape(-1).tolist())
+    assert (found.settings["parts"], found.settings["shots"]) == (2, 1)
+
+
+def test_trained_representatives_of_merged_classes_are_those_of_all_parts():
+    modes = jnp.asarray(np.random.default_rng(0).normal(size=(6, 2, F)), jnp.float32)
+    params = {"repmet": {"modes": modes}}
+    shown = SupportBoxes(*[None] * 5, jnp.asarray([[0, 3], [5, 1]]))
+    every = representatives(params["repmet"], NET.config.head).modes
+    for keep_base in (False, True):
+        method = methods.trained(NET, keep_base=keep_base)
+        model = method.fit(jax.random.key(0), params, shown, 2)
+        np.testing.assert_array_equal(model.mask[:2].sum(axis=1), [4, 4])
+        np.testing.assert_array_equal(model.modes[0], jnp.concatenate([every[0], every[3]]))
+        np.testing.assert_array_equal(model.modes[1], jnp.concatenate([every[5], every[1]]))
+        assert model.mask[2:].any(axis=1).tolist() == [False, False, True, False, True, False] * keep_base
 
 
 def test_chunks_change_nothing_and_one_program_serves_all_calls(result, monkeypatch):

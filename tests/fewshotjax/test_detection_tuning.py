@@ -10,6 +10,13 @@ import pytest
 from fewshotjax.backbones import Preprocess
 from fewshotjax.detection import methods
 from fewshotjax.detection.anchors import AnchorConfig
+from fewshotjax.detection.augmentation import (
+    AUTHORS_AUGMENTATION,
+    augmented,
+    draw_warp,
+    warped_boxes,
+    warped_image,
+)
 from fewshotjax.detection.config import DetectorConfig
 from fewshotjax.detection.data.boxed import boxed
 from fewshotjax.detection.detector import Net, init_detector
@@ -17,12 +24,12 @@ from fewshotjax.detection.episodes import draw_detection_episodes
 from fewshotjax.detection.pool import detection_pool, floor_pool
 from fewshotjax.detection.pyramids import pyramid_from_function
 from fewshotjax.detection.queries import centred, frame_regions, mosaic_queries
-from fewshotjax.detection.regions import Regions
+from fewshotjax.detection.regions import Regions, box_features, find_regions
 from fewshotjax.detection.support import SupportBoxes, SupportConfig
 from fewshotjax.detection.targets import support_targets
 from fewshotjax.detection.task import compare_detection
 from fewshotjax.detection.tuning import DetectionTuning, _descend, tune
-from fewshotjax.repmet import RepMetConfig, init_repmet
+from fewshotjax.repmet_model import RepMetConfig, init_repmet
 from fewshotjax.representatives import Representatives
 
 WAYS, SHOTS, R, F, D = 2, 2, 6, 4, 3
@@ -429,6 +436,65 @@ def test_what_regions_go_through_is_tuned_with_its_gradient(scene):
         jax.eval_shape(lambda: method.fit(jax.random.key(0), params, shown._replace(images=None), 2))
 
 
+def test_views_are_of_photographs_that_were_moved_with_their_boxes(scene):
+    (_, shown), params, net = two_of(scene), scene.detector.params, scene.detector.net
+    # Two boxes in one photograph, a third one, at the corner, in another.
+    given = jax.tree.map(lambda leaf: leaf[jnp.asarray([0, 0, 1])], shown._replace(classes=None))
+    given = given._replace(
+        boxes=jnp.asarray([[6.0, 6.0, 20.0, 22.0], [1.0, 2.0, 12.0, 20.0], [0.0, 0.0, 4.5, 5.0]]),
+        labels=jnp.asarray([0, 1, 1]),
+        photograph=jnp.asarray([7, 7, 2]),
+        ignored=jnp.asarray([[[4.0, 4.0, 20.0, 20.0], [0.0] * 4]] * 3),
+        classes=shown.classes,
+    )
+    key, config, side = jax.random.key(3), AUTHORS_AUGMENTATION, scene.size[0]
+    found = jax.device_get(jax.jit(lambda given: augmented(key, params, net, given, 2, config, 3))(given))
+    assert found.photograph.tolist() == [7, 7, 2, 15, 15, 10, 23, 23, 18]
+    np.testing.assert_array_equal(found.images[0], found.images[1])
+    assert (found.images[0] != found.images[3]).any()  # another view
+    lost = []
+    for view, own in enumerate(jax.random.split(key, 3)):
+        warps = [draw_warp(one, config, side, side) for one in jax.random.split(own, 3)]
+        for b, warp in enumerate((warps[0], warps[0], warps[2])):
+            at = 3 * view + b
+            # A value half way between two is rounded either way.
+            away = found.images[at].astype(int) - np.asarray(warped_image(given.images[b], warp))
+            assert np.abs(away).max() <= 1
+            moved = warped_boxes(jnp.stack([given.boxes[b], given.ignored[b, 0]]), warp, side, side)
+            np.testing.assert_allclose(found.ignored[at], [moved[1], [0] * 4], atol=1e-4)
+            left = min(moved[0][2] - moved[0][0], moved[0][3] - moved[0][1])
+            lost.append(bool(left < net.config.least_side))
+            assert found.labels[at] == (2 if lost[-1] else given.labels[b])
+            if not lost[-1]:
+                np.testing.assert_allclose(found.boxes[at], moved[0], atol=1e-4)
+    assert 0 < sum(lost) < 4
+    seen = find_regions(scene.detector, found.images)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), found.regions, seen)
+    own = box_features(scene.detector, found.images, found.boxes[:, None], np.ones((9, 1), bool))[:, 0]
+    np.testing.assert_allclose(found.features[~np.array(lost)], own[~np.array(lost)], atol=1e-3)
+
+
+def test_every_epoch_has_its_own_view():
+    tuning = DetectionTuning(epochs=3, learning_rate=0.5, momentum=0.0, augmentation=AUTHORS_AUGMENTATION)
+    loss = lambda moved, rows: moved["modes"] * jnp.sum(rows).astype(jnp.float32)  # noqa: E731
+    for views, wanted in ((1, 3 * sum(range(4))), (3, sum(range(12)))):
+        there = jnp.ones(4 * views, bool)
+        found = _descend(jax.random.key(0), tuning, loss, {"modes": jnp.zeros(())}, there, views)
+        np.testing.assert_allclose(found["modes"], -0.5 * wanted)
+
+
+def test_an_augmentation_needs_photographs(scene):
+    (_, shown), params = two_of(scene), scene.detector.params
+    tuning = DetectionTuning(epochs=2, augmentation=AUTHORS_AUGMENTATION)
+    method = methods.repmet(scene.detector.net, tuning=tuning)
+    assert method.images
+    assert not methods.repmet(scene.detector.net, tuning=DetectionTuning()).images
+    own = jax.eval_shape(lambda: method.fit(jax.random.key(0), params, shown, 2).own)
+    assert set(own) == {"repmet"}
+    with pytest.raises(ValueError, match="augmentation is of photographs, but there are no images"):
+        jax.eval_shape(lambda: method.fit(jax.random.key(0), params, shown._replace(images=None), 2))
+
+
 def test_offsets_move_at_a_rate_of_their_own():
     start = {"offsets": {"bias": jnp.ones(2)}, "box": jnp.ones(2)}
     loss = lambda moved, rows: jnp.sum(moved["offsets"]["bias"]) + jnp.sum(moved["box"])  # noqa: E731
@@ -456,6 +522,7 @@ def test_every_part_of_a_whole_network_moves(scene):
         ({"offsets_rate": -1.0}, "offsets_rate must not be negative"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"momentum": 1.0}, "learning_rate must be above 0 and momentum in"),
+        ({"augmentation": "authors"}, "augmentation must be an Augmentation, such as AUTHORS_AUGMENTATION"),
     ],
 )
 @pytest.mark.usefixtures("as_users_have_it")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fewshotjax as fs
-from fewshotjax.repmet import init_repmet
+from fewshotjax.repmet_model import init_repmet
 
 WAYS = 3
 KEY = jax.random.key(0)

@@ -10,7 +10,7 @@ from fewshotjax import refresh
 from fewshotjax.backbones import Backbone, Preprocess
 from fewshotjax.data.labelled import LabelledImages
 from fewshotjax.refresh import kmeans_refresh, kmeans_refresh_head
-from fewshotjax.repmet import RepMetConfig, init_repmet, repmet_objective
+from fewshotjax.repmet_model import RepMetConfig, init_repmet, repmet_objective
 from fewshotjax.training import TrainConfig, train, train_head
 
 PLAIN = RepMetConfig(modes=2, embedding=None, normalize_embedding=False, normalize_representatives=False)

@@ -14,7 +14,7 @@ from fewshotjax import (
     repmet_objective,
     softmax_objective,
 )
-from fewshotjax.repmet import embed, representatives
+from fewshotjax.repmet_model import embed, representatives
 
 FEATURES = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
 LABELS = np.arange(8, dtype=np.int32) % 3

@@ -124,6 +124,15 @@ def test_any_number_of_operations_can_be_drawn(operations):
         assert drawn(figure).startswith(b"\x89PNG")
 
 
+def test_of_long_names_the_end_is_shown():
+    found = explained(3)
+    names = ("stem", "model/encoder/layers_0/attention/query", "a" * 60)
+    long = replace(found, operations=names)
+    axes = plot_placement(long)
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["stem", "…attention/query", "…" + "a" * 19]
+    assert drawn(axes.get_figure(root=True)).startswith(b"\x89PNG")  # warns where names leave no room
+
+
 def test_a_network_without_arithmetic_can_be_drawn():
     found = explained(5, macs=(0, 0))
     assert drawn(plot_roofline(found).get_figure(root=True)).startswith(b"\x89PNG")

@@ -12,6 +12,8 @@ from PIL import Image
 import nemojax as nemo
 from nemojax import cli
 
+from .report_cases import data_of
+
 BASE = [
     "--resolution",
     "16",
@@ -26,6 +28,8 @@ BASE = [
     "--species",
     "continuous,floor",
     "--warm-start",
+    "none",
+    "--chip",
     "none",
 ]
 
@@ -92,8 +96,8 @@ def finished(tmp_path_factory):
 def test_search_leaves_all_files(finished):
     names = {file.name for file in finished.iterdir()}
     assert names == {
-        "front.csv", "front.json", "front.png", "knee.json", "knee.png", "progress.png",
-        "report.csv", "report.json",
+        "course.json", "front.csv", "front.json", "front.png", "knee.json", "knee.png", "progress.png",
+        "report.csv", "report.html", "report.json",
         "search.ckpt", "settings.json",
     }  # fmt: skip
     for name in ("front.png", "knee.png", "progress.png"):
@@ -114,6 +118,22 @@ def test_search_leaves_all_files(finished):
     assert [of_search[row.tobytes()] for row in again.bits] == again.costs[:, 0].tolist()
     bits = json.loads((finished / "knee.json").read_text())["bits"]
     assert list(bits) == list(front.names)
+
+
+@pytest.mark.long
+def test_show_makes_the_report_again_and_with_a_chip(finished, tmp_path, capsys):
+    pages = [finished / "report.html", tmp_path / "same.html", tmp_path / "chip.html"]
+    for page, chip in zip(pages[1:], ("none", "nnp_i_tight"), strict=True):
+        assert run(capsys, "show", finished, "--report", page, "--chip", chip)[0] == 0
+    first, same, other = (data_of(page) for page in pages)
+    assert first == same
+    front = nemo.Front.from_json(finished / "front.json")
+    assert first["front"]["bits"] == front.bits.tolist()
+    assert first["history"]["evaluations"][-1] <= 24
+    assert list(first["baselines"][0]["values"]) == ["report_kl", "model_ratio", "bitops_max"]
+    (chip,) = other["chips"]
+    assert set(chip["points"]) == {str(row) for row in range(len(front))} or len(front) > 24
+    assert all(point["fits"] for point in chip["points"].values())
 
 
 @pytest.mark.long

@@ -167,7 +167,7 @@ def test_what_was_learned_by_heart_is_not_taken():
     def learned(x, held_out):
         reports = []
         config = PTQConfig(reconstruct="layer", steps=300, held_out=held_out)
-        found = improve(jax.random.key(0), net, bits, x, config, on_step=lambda *a: reports.append(a[2]))
+        found = improve(jax.random.key(0), net, bits, x, config, on_chunk=lambda *a: reports.append(a[2]))
         return np.asarray(found.folded.kernels["w"]), reports[0]
 
     def error(kernel, inputs):
@@ -195,7 +195,7 @@ def test_improve_lowers_the_error_and_repeats_itself(network, images, mode):
         drop=0.25,
     )
     seen, others = [], np.asarray(jax.random.normal(jax.random.key(7), (64, 8, 8, 3))) * 2
-    better = improve(jax.random.key(0), network, bits, others, config, on_step=lambda *a: seen.append(a))
+    better = improve(jax.random.key(0), network, bits, others, config, on_chunk=lambda *a: seen.append(a))
     assert [k for k, _, _ in seen] == list(range(seen[0][1]))
     assert all(report.after <= report.before for _, _, report in seen)
     right = np.asarray(network.logits(images))

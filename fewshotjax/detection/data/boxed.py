@@ -89,6 +89,16 @@ class BoxedImages:
             return np.broadcast_to(np.array(self.images.shape[1:3]), (len(self), 2))
         return np.array([image.shape[:2] for image in self.images], np.int64).reshape(-1, 2)
 
+    @property
+    def to_ignore(self) -> np.ndarray:
+        """(N, G) bool: crowds and difficult boxes, which are neither examples nor background."""
+        return self.shown & (np.asarray(self.crowd) | np.asarray(self.difficult))
+
+    def ignored_boxes(self) -> np.ndarray | None:
+        """(N, G, 4), those of `to_ignore`, 0 elsewhere; None where there are none at all."""
+        ignored = self.to_ignore
+        return np.where(ignored[..., None], self.boxes, np.float32(0)) if ignored.any() else None
+
     def where(self, row: int) -> str:
         """The name of an image, for messages."""
         return self.files[row] if self.files else f"image {row}"

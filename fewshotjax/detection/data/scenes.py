@@ -72,6 +72,7 @@ def query_scenes(
     config: MosaicConfig,
     *,
     others: float = 0.5,
+    parts: int = 1,
 ) -> Scenes:
     """For each query photograph a scene with it in a random cell.
 
@@ -81,6 +82,7 @@ def query_scenes(
     Args:
         queries: the episode's query photographs; `classes` are those of the episode, in its order.
         distractors: photographs of other classes; those of the episode's (by name) are passed over.
+        parts: so many classes that follow each other are merged to one, and are not another class of it.
 
     Raises:
         ValueError: photographs with no or several boxes, of different sizes; too few to fill a scene.
@@ -98,7 +100,7 @@ def query_scenes(
     for i in range(len(queries)):
         cells = rng.permutation(tiles)
         same = rng.random(tiles - 1) < others
-        another = np.flatnonzero(labels != labels[i])
+        another = np.flatnonzero(labels // parts != labels[i] // parts)
         for name, pool, need in (
             ("queries of another class", another, int(same.sum())),
             ("distractors", outside, int((~same).sum())),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ...distances import l2_normalize, squared_distances
-from ...repmet import classify, embed as embedded
+from ...repmet_model import classify, embed as embedded
 from ...representatives import Representatives
 from ..detector import Net
 from ..support import Support, SupportBoxes, SupportConfig, class_modes, support_features

@@ -29,6 +29,7 @@ class DetectionMethod(NamedTuple):
     # params, model, images (B, H, W, C) -> regions, by a network of the model's own; None: the detector's
     regions: Callable[[Any, Any, Array], Regions] | None = None
     missing: Callable[[Any], Bool[Array, " W"]] | None = None  # model -> classes that it has no support of
+    images: bool = False  # `fit` looks at the support's photographs
     trained: bool = False  # knows only classes that the detector was trained on
     # One episode after the other instead of many at once: for convolutions with weights of each episode's
     # own, which XLA:CPU runs some 20 times slower when they are vmapped.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ...repmet import classify, embed, representatives
+from ...repmet_model import classify, embed, representatives
 from ...representatives import Representatives
 from ..detector import Net, box_codes
 from ..regions import Regions, regions_of
@@ -77,13 +77,14 @@ def _repmet(net: Net, config: SupportConfig, tuning: DetectionTuning | None) -> 
         codes if own_boxes else None,
         regions if looks_again else None,
         missing=lambda model: model.missing,
+        images=tuning is not None and (looks_again or tuning.augmentation is not None),
         sequential=tuning is not None and tuning.what == "all",
     )
 
 
 def trained(net: Net, *, keep_base: bool = False) -> DetectionMethod:
     """The representatives that training learned, of classes that the detector was trained on; support is not
-    looked at.
+    looked at. Merged classes have the modes of all their parts.
 
     Args:
         keep_base: its other classes compete, too; else only the episode's are looked for.
@@ -95,11 +96,17 @@ def trained(net: Net, *, keep_base: bool = False) -> DetectionMethod:
 def _trained(net: Net, keep_base: bool) -> DetectionMethod:
     def fit(key: PRNGKeyArray, params: Any, shown: SupportBoxes, ways: int) -> Representatives:
         every = representatives(params["repmet"], net.config.head)
-        own = jax.tree.map(lambda leaf: leaf[shown.classes], every)
+        members = shown.classes.reshape(ways, -1)  # (W, P)
+        modes, mask = every.modes[members], every.mask[members]
+        own = Representatives(modes.reshape(ways, -1, modes.shape[-1]), mask.reshape(ways, -1))
         if not keep_base:
             return own
-        twice = jnp.any(jnp.arange(len(every.modes))[:, None] == shown.classes[None], axis=1)
+        twice = jnp.any(jnp.arange(len(every.modes))[:, None] == members.reshape(1, -1), axis=1)
         rest = every._replace(mask=every.mask & ~twice[:, None])
+        more = own.mask.shape[1] - rest.mask.shape[1]
+        rest = Representatives(
+            jnp.pad(rest.modes, ((0, 0), (0, more), (0, 0))), jnp.pad(rest.mask, ((0, 0), (0, more)))
+        )
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), own, rest)
 
     def predict(params: Any, model: Representatives, features: Array, objectness: Array) -> Scores:

@@ -26,10 +26,24 @@ def pairs(detection: Int[np.ndarray, " D"], truth: Int[np.ndarray, " M"]) -> Pai
     return Pairs(rows, order[np.repeat(first, count) + within])
 
 
-def table_iou(a: Float[np.ndarray, "A 4"], b: Float[np.ndarray, "B 4"]) -> Float[np.ndarray, "A B"]:
-    """`paired_iou` of every a with every b, on the host; `boxes.pairwise_iou` is for programs."""
-    shape = (len(a), len(b))
-    return paired_iou(np.repeat(a, len(b), axis=0), np.tile(b, (len(a), 1))).reshape(shape)
+def table_iou(
+    a: Float[np.ndarray, "A 4"], b: Float[np.ndarray, "B 4"], *, crowd: bool = False
+) -> Float[np.ndarray, "A B"]:
+    """`paired_iou` of every a with every b, on the host; `boxes.pairwise_iou` is for programs.
+
+    Args:
+        crowd: every b is one.
+    """
+    first, second = np.repeat(a, len(b), axis=0), np.tile(b, (len(a), 1))
+    return paired_iou(first, second, crowd=np.full(len(first), crowd)).reshape(len(a), len(b))
+
+
+def on_crowds(
+    boxes: Float[np.ndarray, "N 4"], crowds: Float[np.ndarray, "I 4"], inside: float, iou: float
+) -> Bool[np.ndarray, " N"]:
+    """`assign.on_ignored` on the host."""
+    over = (table_iou(boxes, crowds, crowd=True) >= inside) | (table_iou(boxes, crowds) >= iou)
+    return np.asarray(over.any(axis=1))
 
 
 def paired_iou(

@@ -130,7 +130,8 @@ def fit(
 
 
 def _on_device(found: Any) -> Images:
-    truth = Truth(*(jnp.asarray(one) for one in (found.boxes, found.labels, found.shown)))
+    given = found.boxes, found.labels, found.shown, found.ignored
+    truth = Truth(*jax.tree.map(jnp.asarray, given))
     return Images(jnp.asarray(found.images), truth)
 
 

@@ -6,7 +6,7 @@ a training that goes on after a stop sees what it would have seen.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -16,12 +16,13 @@ from ..data import BoxedImages, MosaicConfig, check_no_novel, training_scenes
 
 
 class Drawn(NamedTuple):
-    """N images with their boxes, padded to G; where `shown` is False the rest is 0."""
+    """N images with their boxes, padded to G; where `shown` and `ignored` are False the rest is 0."""
 
     images: UInt8[np.ndarray, "N H W C"]
     boxes: Float[np.ndarray, "N G 4"]
     labels: Int[np.ndarray, "N G"]
     shown: Bool[np.ndarray, "N G"]
+    ignored: Bool[np.ndarray, "N G"] | None = None  # crowds and difficult boxes, see `Truth`; None: none are
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,15 +37,22 @@ class Source:
     told: Mapping[str, Any]  # settings and a digest of the data, JSON values
 
 
-def fixed(images: BoxedImages, *, balanced: bool = False, novel: Sequence[str] = ()) -> Source:
+def fixed(
+    images: BoxedImages,
+    *,
+    balanced: bool = False,
+    novel: Sequence[str] = (),
+    difficult: Literal["ignore", "train"] = "ignore",
+) -> Source:
     """A set as it is, all images once, shuffled, before any comes again.
 
     Args:
-        images: of one size. Boxes marked crowd are left out, those marked difficult are not. Departs from
-            COCO, which ignores what lies on a crowd: here it is background, as all without a box.
+        images: of one size. Boxes marked crowd are no objects, and what lies on them is no background either
+            (`on_ignored`).
         balanced: draws a class, all with boxes alike, and then one of the images that show it. Images
             without boxes never come then.
         novel: class names that must not occur.
+        difficult: boxes marked difficult are ignored as crowds are, or trained as all others.
 
     Raises:
         ValueError: a novel class, images of different sizes, or nothing to draw from.
@@ -55,11 +63,13 @@ def fixed(images: BoxedImages, *, balanced: bool = False, novel: Sequence[str] =
         raise ValueError("images are of different sizes: fit them to one with `fitted`")
     if not len(images):
         raise ValueError("images are none: give some")
-    # Anchors and regions on a crowd are trained as background: there is no mask of what to ignore.
-    shown = images.shown & ~np.asarray(images.crowd)
+    if difficult not in ("ignore", "train"):
+        raise ValueError(f"difficult must be 'ignore' or 'train', got {difficult!r}")
+    ignored = images.to_ignore if difficult == "ignore" else images.shown & np.asarray(images.crowd)
+    shown = images.shown & ~ignored
     if balanced and not shown.any():
         raise ValueError("balanced draws a class first, but no image has a box: set balanced=False")
-    boxes = np.where(shown[..., None], images.boxes, np.float32(0))
+    boxes = images.boxes  # 0 where it is padding
     labels = np.where(shown, images.labels, np.int32(0))
     members = [np.flatnonzero((shown & (labels == c)).any(axis=1)) for c in range(len(images.classes))]
     members = [rows for rows in members if len(rows)]
@@ -71,9 +81,10 @@ def fixed(images: BoxedImages, *, balanced: bool = False, novel: Sequence[str] =
             rows = np.array([members[kind][rng.integers(len(members[kind]))] for kind in kinds])
         else:
             rows = shuffled(seed, number * count, count, len(pictures))
-        return Drawn(pictures[rows], boxes[rows], labels[rows], shown[rows])
+        left_out = ignored[rows] if ignored.any() else None  # None: a program without them
+        return Drawn(pictures[rows], boxes[rows], labels[rows], shown[rows], left_out)
 
-    data = digest_of([pictures, boxes, labels, shown])
+    data = digest_of([pictures, boxes, labels, shown, *([ignored] if ignored.any() else [])])
     told = {"source": "fixed", "balanced": balanced, "classes": list(images.classes), "data": data}
     height, width, channels = pictures.shape[1:]
     return Source(images.classes, len(images), 1, (height, width, channels), draw, told)

@@ -103,7 +103,8 @@ def mirrored(
     width = float(images.shape[2])
     x1, y1, x2, y2 = jnp.moveaxis(truth.boxes, -1, 0)
     turned = jnp.stack([width - x2, y1, width - x1, y2], axis=-1)
-    moved = jnp.where((flip[:, None] & truth.shown)[..., None], turned, truth.boxes)
+    there = truth.shown if truth.ignored is None else truth.shown | truth.ignored
+    moved = jnp.where((flip[:, None] & there)[..., None], turned, truth.boxes)
     pictures = jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
     return pictures, truth._replace(boxes=moved)
 
