@@ -7,7 +7,7 @@ from . import boltzmann as boltzmann, decisions as decisions, ssne as ssne
 from .acting import act as act, act_greedily as act_greedily
 from .at_bits import allowed_levels as allowed_levels, environment_at as environment_at
 from .boltzmann import Boltzmann as Boltzmann, BoltzmannRates as BoltzmannRates
-from .checkpoint import load_state as load_state, save_state as save_state
+from .checkpoint import Keep as Keep, load_state as load_state, save_state as save_state
 from .config import (
     PRESETS as PRESETS,
     EGRLConfig as EGRLConfig,
@@ -23,6 +23,15 @@ from .environment import (
     environment as environment,
     exact_latency as exact_latency,
     measure as measure,
+)
+from .external import (
+    Command as Command,
+    External as External,
+    ExternalConfig as ExternalConfig,
+    ExternalError as ExternalError,
+    command as command,
+    evaluate_all as evaluate_all,
+    external as external,
 )
 from .genomes import Genome as Genome, genome as genome
 from .graph_layers import (

@@ -1,13 +1,16 @@
 """Saving and restoring the state of a search or a training, with the settings it was started with.
 
-A file is one line of JSON (format, schema version, settings, length and SHA-256), a line break, and
-the state as msgpack. Nothing in it is executed on loading.
+A file is one line of JSON (format, schema version, what wrote it, settings, the arrays with their types and
+shapes, length, and the SHA-256 of all that), a line break, and the state as msgpack. Nothing in it is
+executed on loading. Version 1, whose checksum does not cover the rest of the line, is read as well.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,37 +21,80 @@ from flax import serialization
 
 from hwmodel import write_bytes
 
-FORMAT, SCHEMA = "frugaljax state", 1
+FORMAT, SCHEMA = "frugaljax state", 2
+AGAIN = "start the search anew, or restore the file from a copy"
 State = TypeVar("State")
 
 
-def save_state(path: str | os.PathLike, state: Any, settings: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class Keep:
+    """The path of a checkpoint of which the last `count` stay: `checkpoint=Keep("run.ckpt", 3)`.
+
+    run.ckpt is the newest, run.ckpt.1 the one before it, and so on. Should the newest be damaged, rename the
+    one before: a run goes on from an older checkpoint to the very same result.
+    """
+
+    path: str | os.PathLike[str]
+    count: int = 2
+
+    def __post_init__(self) -> None:
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or not 1 <= self.count <= 1000:
+            raise ValueError(f"count must be a whole number of [1, 1000], got {self.count!r}")
+        if not isinstance(self.path, str | os.PathLike):
+            raise ValueError(f"path must be a path, got {self.path!r}")
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+    def __str__(self) -> str:
+        return os.fspath(self.path)
+
+    def older(self, age: int) -> Path:
+        """Where the checkpoint before the newest is (age 1), the one before that (2), ..."""
+        return Path(f"{os.fspath(self.path)}.{age}")
+
+    def rotate(self) -> None:
+        """Each file becomes one older; the newest stays until another takes its place."""
+        newest = Path(self.path)
+        if self.count == 1 or not newest.exists():
+            return
+        for age in range(self.count - 1, 1, -1):
+            if self.older(age - 1).exists():
+                os.replace(self.older(age - 1), self.older(age))
+        write_bytes(self.older(1), newest.read_bytes())
+
+
+def save_state(path: str | os.PathLike[str], state: Any, settings: Mapping[str, Any]) -> None:
     """Write `state` to `path`, whole or not at all.
 
     A reader or a crash finds the old file or the new one. A folder that is missing is made.
 
     Args:
+        path: or a `Keep`, which keeps the files before it, too.
         settings: what the run depends on, as JSON values; `load_state` insists on the same.
 
     Raises:
         ValueError: settings that JSON cannot hold.
     """
-    path = Path(path)
-    payload = serialization.to_bytes(jax.device_get(serialization.to_state_dict(state)))
-    settings_text = _canonical(dict(settings))
+    tree = jax.device_get(serialization.to_state_dict(state))
+    payload = serialization.to_bytes(tree)
     header = {
         "format": FORMAT,
         "schema": SCHEMA,
-        "settings": json.loads(settings_text),
+        "written_by": _versions(),
+        "settings": json.loads(_canonical(dict(settings))),
+        "arrays": _inventory(tree),
         "length": len(payload),
-        "sha256": _digest(settings_text, payload),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    header["sha256"] = _digest(_canonical(header), payload)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(path, Keep):
+        path.rotate()
     write_bytes(path, json.dumps(header).encode() + b"\n" + payload)
 
 
 def load_state(
-    path: str | os.PathLike, like: State, settings: Mapping[str, Any], *, part: bool = False
+    path: str | os.PathLike[str], like: State, settings: Mapping[str, Any], *, part: bool = False
 ) -> State:
     """The state saved in `path`, as a pytree of the structure, shapes and types of `like`.
 
@@ -62,30 +108,83 @@ def load_state(
         ValueError: not such a file, of another version, cut short, damaged, written with other
             settings, or of another shape than `like`; the message says which, and what to do.
     """
-    first, _, payload = Path(path).read_bytes().partition(b"\n")
-    again = "start the search anew, or restore the file from a copy"
-    try:
-        header = json.loads(first)
-        known = header["format"] == FORMAT
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise ValueError(f"{path} is not a saved search state; give a file that save_state wrote")
-    if header.get("schema") != SCHEMA:
-        raise ValueError(
-            f"{path} has schema version {header.get('schema')}, this library reads {SCHEMA}; "
-            "load it with the library that wrote it"
-        )
-    if len(payload) != header.get("length"):
-        raise ValueError(f"{path} holds {len(payload)} of {header.get('length')} bytes: cut short; {again}")
-    if _digest(_canonical(header.get("settings")), payload) != header.get("sha256"):
-        raise ValueError(f"{path} does not match its checksum: damaged; {again}")
+    header, payload = _checked(path)
     _compare(str(path), header["settings"], json.loads(_canonical(dict(settings))))
-    saved = jax.tree.map(jnp.asarray, serialization.msgpack_restore(payload))
+    saved = _restored(path, payload)
     if part:
         saved = {name: saved[name] for name in like if name in saved}  # type: ignore[attr-defined]
     _check_shapes(str(path), saved, serialization.to_state_dict(like))
     return serialization.from_state_dict(like, saved)
+
+
+def _checked(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bytes]:
+    """Header and payload of a whole file of a version that is read."""
+    first, _, payload = Path(path).read_bytes().partition(b"\n")
+    again = AGAIN + "".join(f"; {old} is older" for old in [Path(f"{os.fspath(path)}.1")] if old.exists())
+    try:
+        header = json.loads(first)
+        known = header["format"] == FORMAT
+    except (ValueError, KeyError, TypeError, RecursionError):
+        known = False
+    if not known:
+        raise ValueError(f"{path} is not a saved search state; give a file that save_state wrote")
+    if header.get("schema") not in (1, SCHEMA) or isinstance(header["schema"], bool):
+        raise ValueError(
+            f"{path} has schema version {header.get('schema')!r:.40}, this library reads 1 to {SCHEMA}; "
+            "load it with the library that wrote it"
+        )
+    if len(payload) != header.get("length"):
+        told = f"{header.get('length')!r:.40}"
+        raise ValueError(f"{path} holds {len(payload)} of {told} bytes: cut short; {again}")
+    settings, checksum = header.get("settings"), header.pop("sha256", None)
+    covered = settings if header["schema"] == 1 else header
+    if not isinstance(settings, dict) or _digest(_canonical(covered), payload) != checksum:
+        raise ValueError(f"{path} does not match its checksum: damaged; {again}")
+    return header, payload
+
+
+def _one_line(name: str) -> str:
+    return name if name.isprintable() else repr(name)
+
+
+def _restored(path: str | os.PathLike[str], payload: bytes) -> Any:
+    """Nested dicts of arrays; a checksum that fits does not make a forged payload one."""
+    try:
+        saved = jax.tree.map(jnp.asarray, serialization.msgpack_restore(payload))
+    except Exception as error:  # msgpack, flax, NumPy and JAX raise a dozen types
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} holds no arrays ({reason:.80}); {AGAIN}") from None
+    if not isinstance(saved, dict) or not _plain_arrays(saved):
+        raise ValueError(f"{path} holds something else than arrays by name; {AGAIN}")
+    return saved
+
+
+def _plain_arrays(tree: Any) -> bool:
+    if isinstance(tree, dict):
+        return all(isinstance(name, str) and _plain_arrays(one) for name, one in tree.items())
+    return tree is None or isinstance(tree, jax.Array)
+
+
+def _inventory(tree: Any) -> dict[str, list[Any]]:
+    """Name -> [type, shape] of the arrays, for whoever looks into a file."""
+    return {
+        jax.tree_util.keystr(where, simple=True, separator="/"): [
+            str(np.asarray(leaf).dtype),
+            list(np.shape(leaf)),
+        ]
+        for where, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _versions() -> dict[str, str]:
+    """What wrote a file: for people, and for telling which library reads it."""
+    found = {}
+    for name in ("frugaljax", "jax"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # not installed, but run from its folder
+            found[name] = "unknown"
+    return found
 
 
 def digest(tree: Any) -> str:
@@ -130,7 +229,7 @@ def _compare(path: str, written: dict, wanted: dict) -> None:
     """Raise if two settings differ, naming each difference."""
     absent = "nothing"
     differences = [
-        f"{name} was {written.get(name, absent)!r} and is now {wanted.get(name, absent)!r}"
+        f"{_one_line(name)} was {written.get(name, absent)!r} and is now {wanted.get(name, absent)!r}"
         for name in sorted(written.keys() | wanted.keys())
         if written.get(name, absent) != wanted.get(name, absent)
     ]

@@ -5,6 +5,8 @@ from typing import Literal, get_args
 
 from evosax.algorithms import algorithms
 
+from hwmodel import check_fields
+
 from .acting import Acting
 from .boltzmann import T_MAX, T_MIN, BoltzmannRates, Temperatures
 from .critics import CriticKind
@@ -42,6 +44,7 @@ class LearnerConfig:
         return self.critic == "model" or self.critic_steps > 0
 
     def __post_init__(self) -> None:
+        check_fields(self, "learner.")
         if self.critic not in get_args(CriticKind):
             raise ValueError(f"learner.critic must be one of {get_args(CriticKind)}, got {self.critic!r}")
         for name in ("critic_steps", "actor_steps"):
@@ -101,6 +104,7 @@ class EGRLConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         least = {"budget": 1, "screen": 1, "tournament": 1, "policies": 0, "chromosomes": 0}
         least |= {"guests": 0, "rollouts": 0, "migrate_every": 0, "seed_every": 0, "seeds": 0}
         for name, low in least.items():

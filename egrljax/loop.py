@@ -15,7 +15,7 @@ from .egrl import EGRL
 from .environment import Environment, Measured, measure
 from .state import EGRLState, Metrics, Ticket, keys_of, live
 
-# maps (M, N, 2) int32 -> seconds (M,); NaN or infinite: the measurement failed.
+# maps (M, N, 2) int32 -> seconds (M,); NaN or infinite: the measurement failed. See `external`.
 Board = Callable[[Int[np.ndarray, "M N 2"]], Any]
 OnChunk = Callable[[EGRLState, Metrics], Any]
 
@@ -55,10 +55,11 @@ def run(
         every: generations between two calls of `on_chunk`; the last chunk may be shorter.
         on_chunk: called with the state and the chunk's metrics (NumPy): progress, logging, checkpoints.
             True or "stop" ends the run.
-        board: measures in the model's place, one map after the other or all at once, on the host. It is
-            asked for feasible placements only: what the compiler leaves of a map, and under the fitness
-            "strict" only of maps that fit. `env.noise` and `env.contention` are not looked at then;
-            `env.reference_s` should be the board's own, so that rewards are of order `reward.scale`.
+        board: measures in the model's place, on the host, the maps of a generation at once; `external` makes
+            one of a program or of a function of a single map. It is asked for feasible placements only: what
+            the compiler leaves of a map, and under the fitness "strict" only of maps that fit. `env.noise`
+            and `env.contention` are not looked at then; `env.reference_s` should be the board's own, so that
+            rewards are of order `reward.scale`.
 
     Returns:
         The state and all metrics, NumPy arrays with the generations along the first axis; None where the
@@ -154,7 +155,7 @@ def _host_chunk(
 
 
 def measured_by(board: Board, placements: Int[np.ndarray, "M N 2"]) -> Float[np.ndarray, " M"]:
-    """A board's answer, checked; what is not above 0 is NaN: failed.
+    """A board's answer, checked; what is not above 0, or infinite, is NaN: failed.
 
     Raises:
         ValueError: another number of latencies than of placements.
@@ -163,4 +164,4 @@ def measured_by(board: Board, placements: Int[np.ndarray, "M N 2"]) -> Float[np.
     if seconds.shape != (len(placements),):
         count = len(placements)
         raise ValueError(f"board must answer {count} latencies for {count} maps, got shape {seconds.shape}")
-    return np.where(seconds > 0, seconds, np.nan)
+    return np.where((seconds > 0) & np.isfinite(seconds), seconds, np.nan)

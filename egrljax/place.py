@@ -72,7 +72,7 @@ def place(
         contention: see `hwmodel.contended_latency`; None or 0: the linear model.
         noise: sigma of the measurements' log; above 0 EGRL ranks maps by its critic, and "auto" searches, as
             it would on a board. The latencies here are without noise, and so is what "auto" compares.
-        board: measures placements in the model's place, see `run`; the rules first.
+        board: measures placements in the model's place, see `run` and `external`; the rules first.
         config: of EGRL, in the place of `budget` and what it decides by `noise`.
         policy: trained on other workloads or chips, see `train_policy`; EGRL starts from it.
         solver_s: seconds for the integer program, which also gives the bound; 0: none.

@@ -1,6 +1,7 @@
 """What `egrljax map` leaves in a folder."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from .placed import Placed
 SCHEMA, VERSION = "frugaljax.map", 1
 
 
-def write_placed(folder: Path, placed: Placed) -> tuple[list[str], str]:
+def write_placed(folder: str | os.PathLike[str], placed: Placed) -> tuple[list[str], str]:
     """Writes everything, each file whole or not at all.
 
     - placement.json, placement.csv: level, address, bytes and lifetime of every tensor (extra `addresses`)
@@ -32,6 +33,7 @@ def write_placed(folder: Path, placed: Placed) -> tuple[list[str], str]:
     """
     from .plots import plot_course  # takes a second to import
 
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     before, after = placed.before(), placed.explain()
     allocation, packing = _addresses(folder, placed)

@@ -17,11 +17,14 @@ import jax.numpy as jnp
 import jraph
 from jaxtyping import Array, Float, Int
 
+from hwmodel import check_fields
+
 from .genomes import Genome
 from .graph_layers import GraphAttention, GraphConvolution, real_nodes
 from .unet import GraphUNet
 
 Block = Literal["gcn", "unet", "gat", "mlp"]
+MOST_POOLINGS = 64  # halving, a graph of 10^19 nodes: more is a slip, and each is traced
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,14 @@ class PolicyConfig:
     add_self_edges: bool = True  # of graph_layers; False for graphs known to have them, the U-Net always adds
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.block not in get_args(Block):
             raise ValueError(f"block must be one of {get_args(Block)}, got {self.block!r}")
         for name in ("hidden", "heads", "depth", "choices", "decisions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.depth > MOST_POOLINGS:
+            raise ValueError(f"depth must be at most {MOST_POOLINGS}, got {self.depth}")
         if self.hidden % self.heads:
             raise ValueError(f"heads must divide hidden {self.hidden}, got {self.heads}")
         if not 0 < self.ratio <= 1:

@@ -16,6 +16,8 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hwmodel import check_fields
+
 Fitness = Literal["rectified", "strict"]
 
 
@@ -33,6 +35,7 @@ class RewardConfig:
     penalty: float = 0.0  # ours; of "rectified"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.fitness not in get_args(Fitness):
             raise ValueError(f"fitness must be one of {get_args(Fitness)}, got {self.fitness!r}")
         for name in ("scale", "power"):

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 import hwmodel as hw
+from hwmodel import check_fields
 
 from .acting import Acting, act, act_greedily
 from .checkpoint import load_state, save_state
@@ -23,6 +24,7 @@ from .starts import Start
 from .state import EGRLState
 
 _KIND = "policy of egrljax"
+MOST_FEATURES = 4096  # of a node; hwmodel has a few dozen
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +43,14 @@ class TrainedPolicy:
     trained_on: tuple[str, ...] = field(default=())  # "resnet50 on nnp_i_tight"
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if not 1 <= self.features <= MOST_FEATURES:
+            raise ValueError(f"features must be 1 to {MOST_FEATURES}, got {self.features}")
         size = self.algorithm.genome.size
         if self.vector.shape != (size,):
             raise ValueError(f"vector must be {size} numbers for this policy, got shape {self.vector.shape}")
+        if self.vector.dtype.kind != "f":
+            raise ValueError(f"vector must be floats, got {self.vector.dtype}")
         if not np.isfinite(self.vector).all():
             raise ValueError("vector must be finite, got NaN or infinite numbers")
 
@@ -166,7 +173,7 @@ def load_policy(path: str | os.PathLike[str]) -> TrainedPolicy:
         settings = json.loads(first)["settings"]
         known = settings["kind"] == _KIND
         shape = PolicyConfig(**settings["policy"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(wrong) from error
     if not known:
         raise ValueError(wrong)
@@ -180,7 +187,7 @@ def load_policy(path: str | os.PathLike[str]) -> TrainedPolicy:
             settings["acting"],
             tuple(settings["trained_on"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, OverflowError) as error:
         raise ValueError(wrong) from error
 
 

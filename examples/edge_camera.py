@@ -59,7 +59,7 @@ class Settings:
     tests: int = 40  # pictures a class
     budget: int = 240  # configurations of bits
     species: tuple[str, ...] = nemo.PRESETS["guided"].species
-    maps: int = 1_500  # placements measured, for each chip
+    maps: int = 1_000  # placements measured, for each chip
     most_kl: float = 0.05  # nat: how far a compressed classifier may be from the whole one
     learner: str = "repmet"
     seed: int = 0
@@ -79,8 +79,10 @@ class Pictures:
 
 def crops(rng: np.random.Generator, file: str, part: int, count: int, pixels: int) -> np.ndarray:
     """Squares of the left (0), the middle (1) or the right third of a picture of scikit-image."""
-    folder = (find_spec("skimage") or SystemExit("pip install 'frugaljax[pretrained]'")).origin
-    with Image.open(Path(folder).parent / "data" / file) as opened:
+    package = find_spec("skimage")
+    if package is None or package.origin is None:
+        raise SystemExit("the sample pictures are scikit-image's: pip install 'frugaljax[pretrained]'")
+    with Image.open(Path(package.origin).parent / "data" / file) as opened:
         picture = opened.convert("RGB")
     third = picture.width // 3
     found = []

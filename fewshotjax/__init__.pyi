@@ -69,6 +69,7 @@ from .episodes import (
     left_out as left_out,
 )
 from .evaluation import EpisodesChunk as EpisodesChunk, compare as compare, evaluate as evaluate
+from .files import Keep as Keep
 from .kmeans import Clusters as Clusters, kmeans as kmeans
 from .losses import (
     cross_entropy as cross_entropy,

@@ -29,7 +29,8 @@ def check_classes(labels: np.ndarray, classes: Sequence[str]) -> None:
     if empty:
         more = ", ..." if len(empty) > NAMED else ""
         raise ValueError(
-            f"support has no examples of {', '.join(empty[:NAMED])}{more}: add one each, or leave these out"
+            f"support has no examples of {', '.join(empty[:NAMED])}{more}: add one each, or leave these "
+            "out (`only` does)"
         )
 
 

@@ -69,7 +69,7 @@ def load_classifier(path: str | os.PathLike[str], backbone: Backbone | None = No
     damaged = f"{path}: is damaged: save it again"
     try:
         found = _rebuilt(json.loads(metadata["classifier"]), tensors)
-    except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError):
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError, json.JSONDecodeError):
         raise ValueError(damaged) from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -144,4 +144,5 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, np.nd
             names: list[Any] = list(file.keys())
             return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, TypeError) as error:  # TypeError: a type that NumPy lacks
-        raise ValueError(f"{path}: is no .safetensors file, or damaged ({error}): save it again") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: is no .safetensors file, or damaged ({reason}): save it again") from None

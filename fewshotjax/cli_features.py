@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 import uuid
 import zipfile
@@ -11,6 +12,9 @@ from typing import Any
 import numpy as np
 
 from .data import LabelledFeatures, feature_table
+
+MAX_BYTES = 8 * 2**30  # of an array
+MAX_RATIO = 100  # of unpacked to packed bytes
 
 
 def read_features(path: Path, option: str) -> LabelledFeatures:
@@ -27,14 +31,34 @@ def read_features(path: Path, option: str) -> LabelledFeatures:
     if kind == ".csv":
         return feature_table(path)
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            features, labels = stored["features"], stored["labels"]
-            names = stored.get("classes")
-    except KeyError:
-        raise ValueError(f"{option} {path}: must hold the arrays features and labels") from None
-    except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{option} {path}: is no .npz of plain arrays ({error}): save it again") from None
-    return _labelled(f"{option} {path}", features, labels, names)
+        with zipfile.ZipFile(path) as archive:
+            known = archive.namelist()
+            wanted = [name for name in ("features", "labels", "classes") if f"{name}.npy" in known]
+            found = {name: _array(archive, archive.getinfo(f"{name}.npy")) for name in wanted}
+    except Exception as error:  # NumPy's parser of headers raises errors of a dozen types on damage
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{option} {path}: is no .npz of plain arrays ({reason}): save it again") from None
+    if not {"features", "labels"} <= found.keys():
+        raise ValueError(f"{option} {path}: must hold the arrays features and labels")
+    return _labelled(f"{option} {path}", found["features"], found["labels"], found.get("classes"))
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """An array of numbers or text, never more bytes than the archive says, nor many more than it packs."""
+    packed, size = member.compress_size, member.file_size
+    if size > MAX_BYTES or size > MAX_RATIO * packed + 2**20:
+        raise ValueError(f"{member.filename} unpacks from {packed} to {size} bytes")
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, _, kind = header[version](file)
+    if kind.hasobject or kind.names or math.prod(shape) * kind.itemsize > size:
+        raise ValueError(f"{member.filename} is {kind} of {shape} in {size} bytes")
+    with archive.open(member) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    if kind.kind == "U" and (np.frombuffer(array.tobytes(), f"{kind.str[0]}u4") > 0x10FFFF).any():
+        raise ValueError(f"{member.filename} holds what is no text")
+    return array
 
 
 def _labelled(where: str, features: Any, labels: Any, names: Any) -> LabelledFeatures:

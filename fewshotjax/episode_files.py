@@ -34,7 +34,7 @@ def load_episodes(path: str | os.PathLike[str]) -> Episode:
         record = json.loads(Path(path).read_text("utf-8"))
         known = record["schema"] == SCHEMA
         arrays = {name: _whole(record[name]) for name in _FIELDS}
-    except (ValueError, KeyError, TypeError, OverflowError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise ValueError(f"{path}: is no list of episodes: give a file that save_episodes wrote") from None
     if not known:
         raise ValueError(f"{path}: has schema {record['schema']!r}, this library reads {SCHEMA!r}")

@@ -15,6 +15,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt32
 
+from .fields import check_fields
+
 FIT = 2  # folded into an episode's key it is the key of a method's `fit`; draw splits it in two
 
 
@@ -32,6 +34,7 @@ class EpisodeConfig:
     )
 
     def __post_init__(self):
+        check_fields(self)
         pair = self.shots if isinstance(self.shots, tuple) else (self.shots,)
         if len(pair) > 2 or not all(isinstance(n, int) for n in (self.ways, self.queries, self.parts, *pair)):
             raise ValueError(

@@ -16,6 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .distances import l2_normalize, root, squared_distances
+from .fields import check_fields
 from .losses import cross_entropy, embedding_loss, representative_loss
 from .objectives import Objective
 from .posteriors import Form, Posterior, log_modes, posterior
@@ -52,6 +53,7 @@ class RepMetConfig:
     linear_weight: float = 0.0  # of a softmax classifier on the features, used in training alone
 
     def __post_init__(self):
+        check_fields(self)
         if not isinstance(self.hidden, tuple):
             raise ValueError(f"hidden must be a tuple such as (512,), got {self.hidden!r}")
         if self.modes < 1 or self.modes != int(self.modes):

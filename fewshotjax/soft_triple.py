@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .distances import l2_normalize
+from .fields import check_fields
 from .objectives import Objective
 
 
@@ -30,6 +31,7 @@ class SoftTripleConfig:
     regularizer: float = 0.0  # τ, pulls a class's centres together, so that it keeps no more than it needs
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("la", "gamma"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}")

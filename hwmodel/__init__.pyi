@@ -48,6 +48,7 @@ from .costs import bit_operations_ratio as bit_operations_ratio, model_ratio as 
 from .coverage import Coverage as Coverage, Unquantized as Unquantized, coverage as coverage
 from .energy import energy_j as energy_j
 from .features import feature_names as feature_names, features as features
+from .fields import check_fields as check_fields
 from .gradient import (
     GradientConfig as GradientConfig,
     GradientPlacement as GradientPlacement,

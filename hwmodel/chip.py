@@ -133,7 +133,13 @@ class Chip:
                 raise ValueError(f"{where}: {name} must be true or false, got {getattr(self, name)!r}")
         if self.external_io is not None and self.external_io not in names:
             raise ValueError(f"{where}: external_io must be one of {names}, got {self.external_io!r}")
-        for kind, share in self.efficiency:
+        for name in ("efficiency", "warnings"):
+            if not isinstance(getattr(self, name), tuple):
+                raise ValueError(f"{where}: {name} must be a tuple, got {short(getattr(self, name))}")
+        for entry in self.efficiency:
+            if not isinstance(entry, tuple) or len(entry) != 2:
+                raise ValueError(f"{where}: efficiency must hold (kind, share), got {short(entry)}")
+            kind, share = entry
             if kind not in KINDS:
                 raise ValueError(f"{where}: efficiency names {kind!r}, which is none of {', '.join(KINDS)}")
             _number(where, f"efficiency of {kind}", share, low=_SLOWEST, high=1.0)

@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from .baselines import density
+from .fields import check_fields
 from .placements import evaluate, latency
 from .problem import Problem
 from .soft import Temperature, soft_latency
@@ -42,6 +43,7 @@ class GradientConfig:
     straight_through: bool = False
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("steps", "restarts", "round_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

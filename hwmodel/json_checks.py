@@ -51,7 +51,7 @@ def short(value: Any) -> str:
     """The value for a message of one line; of a container its kind and length."""
     if isinstance(value, list | dict):
         return f"a {'list' if isinstance(value, list) else 'table'} of {len(value)}"
-    text = repr(value)
+    text = " ".join(repr(value).split())  # of an array in one line
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, get_args
 import jraph
 import numpy as np
 
+from .fields import check_fields
 from .tracing.program import NO_PROGRAM, Program
 
 LARGEST = 2**53  # of all counts: beyond it float64, and so a solver, no longer holds every whole number
@@ -97,6 +98,7 @@ class Workload:
     name: str = "network"
 
     def __post_init__(self):
+        check_fields(self)
         self.validate()
 
     def __repr__(self) -> str:

@@ -35,6 +35,7 @@ from .cosearch import (
     searched_jointly as searched_jointly,
     searched_placements as searched_placements,
 )
+from .custom_error import HostCost as HostCost
 from .evaluation import (
     Evaluation as Evaluation,
     evaluate_batches as evaluate_batches,
@@ -43,7 +44,19 @@ from .evaluation import (
 from .evaluator import Evaluator as Evaluator, scores as scores
 from .features import efficientnet_lite0_features as efficientnet_lite0_features
 from .first_generation import initial_bits as initial_bits, uniform_bits as uniform_bits
-from .from_below import coverage as coverage, load_state as load_state, save_state as save_state
+from .from_below import (
+    Command as Command,
+    External as External,
+    ExternalConfig as ExternalConfig,
+    ExternalError as ExternalError,
+    Keep as Keep,
+    command as command,
+    coverage as coverage,
+    evaluate_all as evaluate_all,
+    external as external,
+    load_state as load_state,
+    save_state as save_state,
+)
 from .front import Front as Front
 from .headless import headless as headless, quantized_features as quantized_features
 from .images import (

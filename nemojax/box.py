@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from hwmodel import check_fields
+
 
 @runtime_checkable
 class Space(Protocol):
@@ -73,6 +75,7 @@ class Box:
     names: tuple[str, ...] = ()  # one per axis; "x1", "x2", ... where none are given
 
     def __post_init__(self):
+        check_fields(self)
         for field in ("low", "high"):
             object.__setattr__(self, field, _frozen(getattr(self, field), field))
         names = tuple(self.names) or tuple(f"x{i + 1}" for i in range(len(self.low)))
@@ -149,7 +152,10 @@ class Box:
 
 def _frozen(bounds: Any, name: str) -> np.ndarray:
     """(n,) float32, read-only."""
-    values = np.array(bounds, np.float32)
+    try:
+        values = np.array(bounds, np.float32)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name} must be a row of numbers, one per axis, got {bounds!r:.60}") from None
     if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
         raise ValueError(f"{name} must be a row of finite numbers, one per axis, got {bounds}")
     values.flags.writeable = False

@@ -19,7 +19,8 @@ class Budgeted:
         if not np.isfinite(self._limits).any():
             return self._evaluator(bits), np.zeros(len(bits), np.float32)
         cheap = np.asarray(self._costs(jnp.asarray(bits)))
-        costs = np.column_stack([np.full(len(bits), np.inf, np.float32), cheap])
+        known = np.where(np.isneginf(cheap), np.inf, cheap)  # of the host: not known before it is measured
+        costs = np.column_stack([np.full(len(bits), np.inf, np.float32), known])
         over = np.array(violation(cheap, self._limits[1:], self._scale[1:]))
         within = over <= 0
         if within.any():

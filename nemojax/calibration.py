@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from hwmodel import check_fields
+
 from .batches import Inputs, count
 from .interpreter import Folded
 from .observers import Histograms, histograms, image_extremes
@@ -44,6 +46,7 @@ class QuantizerConfig:
     quantize_pooled_input: bool = True  # O: see hwmodel.trace
 
     def __post_init__(self):
+        check_fields(self)
         for field in ("weight_range", "activation_range"):
             if getattr(self, field) not in OBSERVERS:
                 raise ValueError(f"{field} must be one of {OBSERVERS}, got {getattr(self, field)!r}")

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 import hwmodel as hw
+from hwmodel import check_fields
 
 NO_POINT = -1
 
@@ -79,6 +80,7 @@ class Widths:
     unquantized: int | None = None  # bits of tensors without a point; None: the chip's widest activations
 
     def __post_init__(self):
+        check_fields(self)
         for name, choices in (("storage", ("packed", "native")), ("unsupported", ("next", "inf"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")

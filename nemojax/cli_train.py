@@ -204,7 +204,7 @@ def _seen_before(file: Path) -> tuple[list[Epoch], float]:
     try:
         seen = json.loads(file.read_text(encoding="utf-8"))
         return [Epoch(**entry) for entry in seen["epochs"]], float(seen["training_seconds"])
-    except (ValueError, TypeError, KeyError, OSError):
+    except (ValueError, TypeError, KeyError, OSError, RecursionError):
         raise ValueError(f"{file} is damaged: delete it, which costs the curve its first part") from None
 
 

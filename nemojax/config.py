@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hwmodel import check_fields
+
 RULES = ("ucb", "equal")
 UTILITIES = ("r2", "r2_equal", "hypervolume", "front")
 APPORTIONMENTS = ("deterministic", "roulette")
@@ -46,6 +48,7 @@ class Resize:
     draws: int = 8  # O: subsets of r2_equal
 
     def __post_init__(self):
+        check_fields(self, "resize.")
         _one_of("resize.rule", self.rule, RULES)
         _one_of("resize.utility", self.utility, UTILITIES)
         _one_of("resize.apportionment", self.apportionment, APPORTIONMENTS)
@@ -75,6 +78,7 @@ class Direct:
     floor_top: float = 0.0  # P: 0, so that the highest width needs a gene of exactly that value
 
     def __post_init__(self):
+        check_fields(self, "direct.")
         for name in ("eta_crossover", "eta_mutation", "floor_top"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"direct.{name} must be at least 0, got {getattr(self, name)}")
@@ -105,6 +109,7 @@ class Graph:
     chunk: int = 16  # policies alive at once; never changes a result
 
     def __post_init__(self):
+        check_fields(self, "graph.")
         _one_of("graph.operators", self.operators, OPERATORS)
         _one_of("graph.decision", self.decision, DECISIONS)
         _one_of("graph.edges", self.edges, EDGES)
@@ -137,6 +142,7 @@ class NemoConfig:
     graph: Graph = field(default_factory=Graph)
 
     def __post_init__(self):
+        check_fields(self)
         if not self.species:
             raise ValueError("species is empty: give at least one name")
         if len(set(self.species)) != len(self.species):

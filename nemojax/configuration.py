@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hwmodel import check_fields
 from nemojax.front_io import Document, write_json
 from nemojax.front_table import number_text, text_table
 from nemojax.quantizers import FULL_BITS
@@ -42,6 +43,7 @@ class Configuration:
     index: int | None = None  # row of the front that it was taken from
 
     def __post_init__(self):
+        check_fields(self)
         names = checked_names(self.names, "names")
         put(self, "names", names)
         put(self, "bits", checked_bits(np.asarray(self.bits)[None], names)[0])

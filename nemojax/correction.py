@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from hwmodel import check_fields
+
 from .prices import Prices
 from .space import BitSpace
 
@@ -32,6 +34,7 @@ class Prior:
     error: float = 0.1  # of what the model leaves of an error
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("quantizer", "width", "error"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"prior.{name} must be a positive number, got {getattr(self, name)}")

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from egrljax import Keep
+
 from .sensitivity import Sensitivity
 
 OPTIONS = (
@@ -56,7 +58,8 @@ def of_round(options: Mapping[str, Any], number: int) -> dict[str, Any]:
     for name in ("checkpoint", "cache"):
         if own.get(name) is not None:
             path = Path(os.fspath(own[name]))
-            own[name] = path.with_name(f"{path.name}.round{number}")
+            file = path.with_name(f"{path.name}.round{number}")
+            own[name] = replace(own[name], path=file) if isinstance(own[name], Keep) else file
     table = own.get("warm_start")
     if number and isinstance(table, Sensitivity):
         own["warm_start"] = replace(table, evaluations=0)

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .custom_error import ErrorOfBits, ErrorOfOutputs
+from .custom_error import ErrorOfBits, ErrorOfOutputs, HostCost
 from .objectives import Score
 from .quantized import compiled_logits
 from .task import Task
@@ -17,17 +17,42 @@ from .task import Task
 Rows = Int[np.ndarray, "N n"]
 
 
-def _costs(task: Task, bits: Array) -> Array:
+def _costs(task: Task, bits: Array, count: int) -> Array:
+    """Of a block, whose first `count` rows are wanted; without what a `_HostPart` measures afterwards."""
     score = task.score
     if isinstance(score, ErrorOfBits):
         if not score.host:
             return _costs_of_bits(task, bits)
-        points = len(task.network.workload.points)
-        return _costs_of_errors(task, bits, score.errors(np.asarray(bits)[:, :points]))
+        return _costs_of_errors(task, bits, np.zeros(len(bits), np.float32))
     outputs = compiled_logits(task.network, bits, task.inputs)
     if isinstance(score, ErrorOfOutputs) and score.host:
-        return _costs_of_errors(task, bits, score.errors(np.asarray(outputs), task.target))
+        errors = score.errors(np.asarray(outputs)[:count], task.target)
+        errors = np.pad(errors, (0, len(bits) - count), constant_values=np.inf)
+        return _costs_of_errors(task, bits, errors)
     return _costs_of_logits(task, bits, outputs)
+
+
+class _HostPart(NamedTuple):
+    """An objective of the bits that the host measures when what is compiled is known."""
+
+    column: int  # among the task's objectives
+    points: int  # so many of a configuration's entries it is given
+    measure: ErrorOfBits | HostCost
+
+
+def _split(task: Task) -> tuple[Task, list[_HostPart]]:
+    """The task with compiled costs only, and the rest."""
+    parts, compiled = [], []
+    if isinstance(task.score, ErrorOfBits) and task.score.host:
+        parts.append(_HostPart(0, len(task.network.workload.points), task.score))
+    for column, (name, cost) in enumerate(task.costs_of_bits, 1):
+        if isinstance(cost, HostCost):
+            parts.append(_HostPart(column, task.space.size, cost))
+        else:
+            compiled.append((name, cost))
+    if len(compiled) == len(task.costs_of_bits):
+        return task, parts
+    return task.replace(costs_of_bits=tuple(compiled)), parts  # type: ignore[attr-defined]
 
 
 # Apart from the network's own compilation, which is long, so that every score shares that one.
@@ -60,11 +85,16 @@ class Evaluator:
     """
 
     def __init__(self, task: Task, *, block: int = 1, on_evaluated: Callable[[int], None] | None = None):
-        """`block` configurations go to the device in one call: 1 wastes nothing, more may suit a GPU."""
+        """`block` configurations go to the device in one call: 1 wastes nothing, more may suit a GPU.
+
+        What the host measures of bits gets all configurations of a call at once, whatever the block; an error
+        of outputs on the host gets a block's.
+        """
         if block < 1:
             raise ValueError(f"block must be at least 1, got {block}")
         self.task, self.block, self.on_evaluated = task, block, on_evaluated
-        self.evaluations = self.asked = 0
+        self._compiled, self._host = _split(task)
+        self.evaluations = self.asked = self._kept = 0
         self._costs: dict[bytes, np.ndarray] = {}  # of what was asked for, in that order
         self._counted: dict[bytes, bool] = {}
         self._stock: dict[bytes, tuple[np.ndarray, bool]] = {}  # known from elsewhere, and whether for free
@@ -85,19 +115,54 @@ class Evaluator:
             raise ValueError("bits holds a configuration that the task's space does not allow")
         todo = [(key, row) for key, row in new.items() if key not in self._stock]
         found: dict[bytes, np.ndarray] = {}
-        for start in range(0, len(todo), self.block):
-            part = todo[start : start + self.block]
-            batch = np.stack([row for _, row in part])
-            batch = np.pad(batch, ((0, self.block - len(part)), (0, 0)), mode="edge")
-            costs = np.asarray(_costs(self.task, jnp.asarray(batch)))
-            found.update({key: cost for (key, _), cost in zip(part, costs, strict=False)})
-            if self.on_evaluated is not None:
-                self.on_evaluated(self.evaluations + len(found))
+        if todo:
+            costs = self._evaluated(np.stack([row for _, row in todo]))
+            found = {key: cost for (key, _), cost in zip(todo, costs, strict=True)}
+            for key in found:
+                self._stock.pop(key, None)  # kept there in case the others had not come to their end
         for key in new:
             self._costs[key], free = self._stock.get(key) or (found[key], False)
             self._counted[key] = not free
             self.evaluations += not free
         return np.array([self._costs[key] for key in keys], np.float32).reshape(-1, len(self.task.objectives))
+
+    def _evaluated(self, rows: Rows) -> Float[np.ndarray, "N M"]:
+        """What is compiled, block after block; then what the host measures, where all else is finite."""
+        blocks, self._kept = [], 0
+        for start in range(0, len(rows), self.block):
+            own = rows[start : start + self.block]
+            batch = np.pad(own, ((0, self.block - len(own)), (0, 0)), mode="edge")
+            blocks.append(np.asarray(_costs(self._compiled, jnp.asarray(batch), len(own)))[: len(own)])
+            if not self._host:
+                self._tell(start + len(own))
+        costs = np.concatenate(blocks)
+        for part in self._host:
+            if part.column:  # column 0, the error, is there already
+                costs = np.insert(costs, part.column, 0.0, axis=1)
+        for i, (column, points, measure) in enumerate(self._host, 1):
+            alive = np.flatnonzero(np.isfinite(costs).all(axis=1))
+            if len(alive):
+                keep = (
+                    partial(self._keep, rows[alive], costs[alive], column) if i == len(self._host) else None
+                )
+                costs[alive, column] = measure.errors(rows[alive, :points], keep)
+        if self._host:
+            costs[~np.isfinite(costs).all(axis=1)] = np.inf
+            self._tell(len(rows))
+        return costs
+
+    def _keep(self, rows: Rows, costs: np.ndarray, column: int, i: int, found: float) -> None:
+        """A measurement may have taken minutes: it is not lost if the next one is interrupted."""
+        with np.errstate(over="ignore"):
+            costs[i, column] = found
+        row = costs[i] if np.isfinite(costs[i]).all() else np.full_like(costs[i], np.inf)
+        self._stock[rows[i].tobytes()] = (row, False)
+        self._kept += 1
+        self._tell(self._kept)
+
+    def _tell(self, count: int) -> None:
+        if self.on_evaluated is not None:
+            self.on_evaluated(self.evaluations + count)
 
     @property
     def distinct(self) -> int:

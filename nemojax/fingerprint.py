@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .custom_error import ErrorOfBits, ErrorOfOutputs
+from egrljax import External
+
+from .custom_error import ErrorOfBits, ErrorOfOutputs, HostCost
 from .quantized import compiled_logits
 from .quantizers import FULL_BITS
 from .task import Task
@@ -25,7 +27,12 @@ def fingerprint(task: Task) -> str:
     configurations drawn once. So is an error of one's own, whose function is called for it: one of bits at
     every width and at three drawn configurations; one of outputs, for which the network is run, at full
     precision, the lowest and the highest width and those three. Such a function must give the same number for
-    the same configuration.
+    the same configuration. A cost of the host's is told apart as an error of bits is.
+
+    An `external` is not called, for that may take long and fail: its `identity` tells it apart.
+
+    Raises:
+        ValueError: an external function without an identity.
     """
     digest = hashlib.sha256()
     rng = np.random.default_rng(0)
@@ -38,8 +45,15 @@ def fingerprint(task: Task) -> str:
         few = rows[len(uniform) : len(uniform) + _DRAWN_OF_ERRORS]
         full = np.full_like(few[:1], FULL_BITS)
         some = [uniform] if isinstance(score, ErrorOfBits) else [full, uniform[:1], uniform[-1:]]
-        errors = _errors(task, np.concatenate([*some, few])[:, : len(task.network.workload.points)])
-        digest.update(errors.tobytes() + repr((float(score.worst), score.host)).encode())
+        at = np.concatenate([*some, few])[:, : len(task.network.workload.points)]
+        own = score.function
+        errors = _identity(own) if isinstance(own, External) else _errors(task, at).tobytes()
+        digest.update(errors + repr((float(score.worst), score.host)).encode())
+    few = np.concatenate([uniform, rows[len(uniform) :][:_DRAWN_OF_ERRORS]])
+    for _, cost in task.costs_of_bits:
+        if isinstance(cost, HostCost):
+            own = cost.function
+            digest.update(_identity(own) if isinstance(own, External) else cost.errors(few).tobytes())
     for leaf in jax.tree.leaves(task):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     network = task.network
@@ -47,6 +61,15 @@ def fingerprint(task: Task) -> str:
     text = (*names, network.config, network.name, network.traced.lowering)
     digest.update(repr(text).encode())
     return digest.hexdigest()[:16]
+
+
+def _identity(function: External) -> bytes:
+    if function.identity is None:
+        raise ValueError(
+            f"external function {function.name} has no name by which checkpoints and caches could tell it "
+            "from others: give external(..., identity='board A, firmware 3')"
+        )
+    return b"external " + function.identity.encode()
 
 
 def _errors(task: Task, rows: Int[np.ndarray, "K n"]) -> Float[np.ndarray, " K"]:

@@ -49,7 +49,7 @@ def seeds_of(path: str | os.PathLike[str], space: BitSpace) -> Int[np.ndarray, "
     """
     try:
         schema = json.loads(Path(path).read_text(encoding="utf-8")).get("schema", "")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise ValueError(f"{path} is no JSON of save_bits or Front.to_json") from None
     if schema == BITS_SCHEMA:
         return load_bits(path, space.names).bits[None]

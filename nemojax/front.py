@@ -15,6 +15,7 @@ import jax
 import moocore
 import numpy as np
 
+from hwmodel import check_fields
 from nemojax.configuration import (
     Configuration,
     checked_bits,
@@ -49,8 +50,11 @@ class Front:
     held_out: Mapping[str, np.ndarray] = field(default_factory=dict)  # column -> (K,), not searched on
 
     def __post_init__(self):
+        check_fields(self)
         objectives, names = checked_names(self.objectives, "objectives"), checked_names(self.names, "names")
         bits, costs = checked_bits(np.asarray(self.bits), names), np.asarray(self.costs)
+        if costs.dtype.kind not in "fiu":
+            raise ValueError(f"costs must be numbers, got {costs.dtype}")
         if costs.shape != (len(bits), len(objectives)) or not len(bits):
             raise ValueError(
                 f"costs must be {len(bits)} rows (of bits) by {len(objectives)} objectives and not empty, "

@@ -18,6 +18,7 @@ import numpy as np
 from hwmodel import write_bytes
 
 _LARGEST = float(np.finfo(np.float64).max)
+MOST_BYTES = 2**28  # of a file that is read
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -71,6 +72,9 @@ class Document:
         """Raises ValueError: no JSON object, another schema, a missing, unknown or repeated field."""
         document = cls(os.fspath(path), writer, {})
         try:
+            size = Path(path).stat().st_size
+            if size > MOST_BYTES:
+                raise ValueError(f"{size} bytes, {MOST_BYTES} at most are read")
             data = json.loads(
                 Path(path).read_bytes().decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_unique
             )

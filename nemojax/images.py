@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from hwmodel import check_fields
 from nemojax.data.entries import SUFFIXES, is_picture, labelled_entries
 from nemojax.preprocess import Preprocess, decode
 from nemojax.sources import Source
@@ -24,6 +25,7 @@ class ImageSet:
     names: tuple[str, ...]  # N file names, relative to where they were read
 
     def __post_init__(self):
+        check_fields(self)
         count = len(self.names)
         if len(self.images) != count or (self.labels is not None and len(self.labels) != count):
             labels = "no" if self.labels is None else len(self.labels)

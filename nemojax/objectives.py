@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from hwmodel import check_fields
+
 
 @runtime_checkable
 class Score(Protocol):
@@ -37,6 +39,7 @@ class TopKError:
     k: int
 
     def __post_init__(self):
+        check_fields(self)
         if self.k < 1:
             raise ValueError(f"k must be at least 1, got {self.k}")
 

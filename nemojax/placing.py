@@ -18,6 +18,7 @@ from jaxtyping import Array, Int
 import egrljax as egrl
 import hwmodel as hw
 from egrljax import baselines
+from hwmodel import check_fields
 
 Placement = Int[Array, "N 2"]
 
@@ -78,6 +79,7 @@ class Rule:
     name: str = "best"
 
     def __post_init__(self):
+        check_fields(self)
         if self.name not in (*RULES, "best"):
             raise ValueError(f"placement must be one of {(*RULES, 'best')}, got {self.name!r}")
 
@@ -152,6 +154,7 @@ class Evolved:
     config: baselines.EAMarginsConfig | None = None  # None: `small_evolution`
 
     def __post_init__(self):
+        check_fields(self)
         if self.budget < 1:
             raise ValueError(f"budget must be at least 1, got {self.budget}")
 
@@ -182,6 +185,7 @@ class Descended:
     penalty: float = 1.0  # of the mean overflow, where all tensors in level 0 take 1
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("steps", "roundings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

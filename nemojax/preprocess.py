@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 
+from hwmodel import check_fields
+
 MAX_PIXELS = 80_000_000  # a larger picture is refused: decoded it takes 3 bytes a pixel, several times over
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # decoders of Pillow that run no other program
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
@@ -43,6 +45,7 @@ class Preprocess:
     fit: str = "shorter_side"  # one of FITS
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("mean", "scale"):
             object.__setattr__(self, name, _per_channel(name, getattr(self, name)))
         if not 8 <= self.resolution <= 4096:
@@ -136,7 +139,7 @@ def _centre(picture: Image.Image, side: int, rounding: Callable[[float], int]) -
 
 def _per_channel(name: str, value: float | Sequence[float]) -> float | tuple[float, ...]:
     """A float, or a tuple of three; ValueError for anything else."""
-    if isinstance(value, int | float):
+    if isinstance(value, int | float | np.number):
         numbers: tuple[float, ...] = (float(value),)
     else:
         numbers = tuple(float(number) for number in value)

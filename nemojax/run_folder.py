@@ -178,12 +178,13 @@ def _check_settings(file: Path, settings: RunSettings) -> None:
         before = dict(stored["settings"])
         if stored["schema"] != _SCHEMA:
             raise ValueError(f"schema {stored['schema']!r} is not {_SCHEMA!r}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} is damaged ({error}): give another --out") from None
     now = settings.as_dict()
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
+            told = name if name.isprintable() else repr(name)
             raise ValueError(
-                f"{file.parent} was made with {name}={before.get(name)!r}, now it is {now.get(name)!r}: "
+                f"{file.parent} was made with {told}={before.get(name)!r}, now it is {now.get(name)!r}: "
                 f"resume with the same settings, or give another --out"
             )

@@ -31,7 +31,7 @@ class Files:
     def __init__(
         self, checkpoint: Place, cache: Place, identity: Mapping[str, Any], task: Task, free: bool = True
     ):
-        self._checkpoint = None if checkpoint is None else Path(checkpoint)
+        self._checkpoint = checkpoint
         self._cache = None if cache is None else Path(cache)
         self._identity, self._known = identity, {"task": identity["task"]}
         self._stock, self._free = Evaluator(task).everything(), free
@@ -45,7 +45,7 @@ class Files:
         if self._cache is not None and self._cache.exists():
             self._stock = load_state(self._cache, self._stock, self._known)
         marks = None
-        if self._checkpoint is not None and self._checkpoint.exists():
+        if self._checkpoint is not None and Path(self._checkpoint).exists():
             saved: Any = load_state(
                 self._checkpoint,
                 {"marks": np.zeros(3, np.int32), "cache": evaluator.table(), "history": history.table()},
@@ -64,7 +64,7 @@ class Files:
 
     def state(self, like: NemoState) -> NemoState:
         """The checkpoint's state, or `like` where there is none."""
-        if self._checkpoint is None or not self._checkpoint.exists():
+        if self._checkpoint is None or not Path(self._checkpoint).exists():
             return like
         saved: Any = load_state(self._checkpoint, {"state": like}, self._identity, part=True)
         return saved["state"]

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from hwmodel import check_fields
+
 from .configuration import checked_names
 from .front_io import Document, write_json
 from .front_table import number_text, text_table
@@ -39,6 +41,7 @@ class Sensitivity:
     seconds: float = 0.0  # that it took, compilation included
 
     def __post_init__(self):
+        check_fields(self)
         names = checked_names(self.names, "names")
         table = np.array(self.table, np.float64)
         whole = all(isinstance(b, int) and LOWEST_BITS <= b <= HIGHEST_BITS for b in self.widths)

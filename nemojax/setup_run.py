@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hwmodel import Workload, trace
+from hwmodel import Workload, check_fields, trace
 
 from .calibration import QuantizerConfig
 from .config import GUIDED, NemoConfig
@@ -56,6 +56,7 @@ class RunSettings:
     seed: int = 0
 
     def __post_init__(self):
+        check_fields(self)
         if self.network not in NETWORKS:
             raise ValueError(f"network is {self.network!r}: the known ones are {', '.join(NETWORKS)}")
         if self.top_k < 1:
@@ -109,6 +110,8 @@ class RunSettings:
         Raises:
             ValueError: a field that there is not, or a value that it cannot have.
         """
+        if not isinstance(fields, Mapping):
+            raise ValueError(f"the settings of the run are damaged: they are no object but {fields!r:.60}")
         unknown = sorted(fields.keys() - {field.name for field in dataclass_fields(cls)})
         if unknown:
             raise ValueError(f"the settings hold {unknown[0]!r}, which this version does not know")

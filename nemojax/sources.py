@@ -73,6 +73,8 @@ class Source:
 
 def _open_folder(place: Path) -> _Contents:
     def read(name: str, limit: int) -> bytes:
+        if not (place / name).is_file():  # to open a pipe would wait for ever
+            raise OSError("it is no plain file, or a broken link")
         with open(place / name, "rb") as file:
             return file.read(limit)
 
@@ -90,6 +92,8 @@ def _open_archive(place: Path) -> _Contents:
             raise ValueError(f"{place}: is neither folder nor zip file nor tar file: {hint}") from None
         folders = [name.split("/")[0] for name in tar.names if "/" in name]
         return _Contents(tar.names, folders, tar.read, tar.close)
+    except (NotImplementedError, ValueError) as error:
+        raise ValueError(f"{place}: is no zip file that can be read ({error}): pack it anew") from None
 
     def read(name: str, limit: int) -> bytes:
         with archive.open(name) as file:

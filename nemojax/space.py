@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from hwmodel import check_fields
+
 from .space_pairs import Sets, check_links, feeders, leaders, narrow
 from .space_rules import (
     HIGHEST_BITS as HIGHEST_BITS,
@@ -42,6 +44,7 @@ class BitSpace:
     pairs: Pairs = ()  # allowed (weight bits, activation bits); (): all
 
     def __post_init__(self):
+        check_fields(self)
         if not self.names:
             raise ValueError("names is empty: a search space needs at least one quantizer")
         if len(self.names) != len(self.allowed):

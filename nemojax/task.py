@@ -1,7 +1,7 @@
 """A task: what a search minimises over the bit-widths of a network's quantizers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -11,11 +11,12 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from egrljax import External
 from hwmodel import Workload, bit_operations_ratio, model_ratio
 
 from .batches import Inputs, count, fitting, take
 from .chip_costs import ChipCost
-from .custom_error import ErrorOfBits, ErrorOfOutputs
+from .custom_error import ErrorOfBits, ErrorOfOutputs, HostCost
 from .objectives import Disagreement, KLDivergence, Score, TopKError
 from .quantized import QuantizedNetwork, compiled_logits
 from .quantizers import FULL_BITS
@@ -26,7 +27,7 @@ _WORKLOAD_COSTS: dict[str, Callable[..., Array]] = {
     "bitops_max": partial(bit_operations_ratio, definition="max"),
     "bitops_product": partial(bit_operations_ratio, definition="product"),
 }
-CostOfBits = Callable[[Array], Array]  # bits (n,) -> (), any JAX function
+CostOfBits = Callable[[Array], Any]  # bits (n,) -> (), any JAX function; or a HostCost
 DEFAULT_COSTS = ("model_ratio", "bitops_max")
 
 
@@ -75,8 +76,12 @@ class Task:
         return jnp.where(jnp.isfinite(row).all(), row, jnp.inf)
 
     def costs_by_bits(self, bits: Int[Array, " n"]) -> Float[Array, " K"]:
-        """The objectives of one configuration that need no input: all but the first."""
-        return jnp.stack([jnp.asarray(cost(bits), jnp.float32) for _, cost in self.costs_of_bits])
+        """The objectives of one configuration that need no input: all but the first.
+
+        Those of the host are -inf: nothing is known of them before they are measured.
+        """
+        costs = [-jnp.inf if isinstance(c, HostCost) else c(bits) for _, c in self.costs_of_bits]
+        return jnp.stack([jnp.asarray(cost, jnp.float32) for cost in costs])
 
     def costs(
         self, bits: Int[Array | np.ndarray, "N n"], *, chunk: int | None = None, members: int | None = None
@@ -87,6 +92,9 @@ class Task:
             bits: (N, n) bit-widths, 2-16 or 32.
             chunk: samples alive at once; members: configurations alive at once (vmapped; the default is one
                 after the other, because XLA makes slow grouped convolutions of vmapped weights on a CPU).
+
+        Raises:
+            ValueError: an objective runs on the host; an `Evaluator` measures those.
         """
 
         def one(row: Array) -> Array:
@@ -177,8 +185,9 @@ def features_task(
     Args:
         network: whose outputs the error reads: features, say of `headless(network)`.
         inputs: N samples; the network runs them in chunks, one configuration after the other.
-        error: (outputs (N, ...), target) -> a number; a JAX function, or with `host` any function, which is
-            then given NumPy arrays between two compiled programs and cannot run inside `Task.costs`.
+        error: (outputs (N, ...), target) -> a number; a JAX function, or with `host`, or as an `external`,
+            any function, which is then given NumPy arrays between two compiled programs and cannot run inside
+            `Task.costs`.
         target: whatever the error needs besides, a pytree of arrays: labels, drawn episodes.
         name: of the objective.
         worst: the error that still counts in a hypervolume, 1 for shares.
@@ -188,7 +197,7 @@ def features_task(
     """
     inputs = fitting(inputs, network.traced.sample)
     target = jax.tree.map(jnp.asarray, target)
-    score = ErrorOfOutputs(name, error, worst, host)
+    score = ErrorOfOutputs(name, error, worst, host or isinstance(error, External))
     outputs = jax.eval_shape(network.logits, inputs)
     score.check(outputs, target)
     return _task(network, inputs, target, score, space, costs)
@@ -209,7 +218,7 @@ def bits_task(
 
     Args:
         network: whose points the bit-widths are of; it is not run.
-        error: a JAX function, or with `host` any function of a NumPy array.
+        error: a JAX function, or with `host`, or as an `external`, any function of a NumPy array.
         inputs: only for a warm start, which measures the network on them; without, `search` needs
             `warm_start=None` or a table.
         name, worst: as of `features_task`.
@@ -218,7 +227,7 @@ def bits_task(
         ValueError: the error is no such function, or gives more than one number.
     """
     inputs = fitting(inputs, network.traced.sample) if jax.tree.leaves(inputs) else ()
-    score = ErrorOfBits(name, error, worst, host)
+    score = ErrorOfBits(name, error, worst, host or isinstance(error, External))
     score.check(len(network.workload.points))
     return _task(network, inputs, None, score, space, costs)
 
@@ -269,10 +278,19 @@ def _task(
         raise ValueError("costs is empty: a multi-objective search needs one besides the error")
     if score.name in costs:
         raise ValueError(f"costs holds {score.name!r}, which is the error's name: choose another")
+    costs = {name: _of_host(name, cost, space) for name, cost in costs.items()}
     for name, cost in costs.items():
-        if known.get(name) != cost:
+        if known.get(name) != cost and not isinstance(cost, HostCost):
             _check_cost(name, cost, space)
     return Task(network, inputs, target, score, tuple(costs.items()), space)
+
+
+def _of_host(name: str, cost: CostOfBits, space: BitSpace) -> CostOfBits:
+    """One that is not JAX under its name in the task; any other as it is."""
+    cost = HostCost(cost) if isinstance(cost, External) else cost
+    if not isinstance(cost, HostCost):
+        return cost
+    return replace(cost, name=name, highest=tuple(space.uniform(space.widths[-1]).tolist()))
 
 
 def _check_cost(name: str, cost: CostOfBits, space: BitSpace) -> None:
@@ -284,7 +302,8 @@ def _check_cost(name: str, cost: CostOfBits, space: BitSpace) -> None:
     except (TypeError, ValueError, IndexError, AttributeError, jax.errors.JAXTypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"costs[{name!r}] must be a JAX function of bits ({space.size},): {reason}"
+            f"costs[{name!r}] must be a JAX function of bits ({space.size},): {reason}. "
+            "One that is not can be HostCost(function), or external(function)"
         ) from error
     if np.shape(found) != ():
         raise ValueError(f"costs[{name!r}] must give one number, got shape {np.shape(found)}: reduce it")

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from hwmodel import check_fields
+
 from ..decisions import draw
 from ..environment import Environment
 from ..operators import tournament, uniform_index
@@ -31,6 +33,7 @@ class EADirectConfig:
     start: FirstMaps = "uniform"  # "rules": the compilers' maps are among the first
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 1 <= self.elites < self.population:
             raise ValueError(
                 f"elites must lie in [1, population - 1 = {self.population - 1}], got {self.elites}"

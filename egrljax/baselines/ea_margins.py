@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from hwmodel import check_fields
+
 from ..acting import act_greedily
 from ..environment import Environment
 from ..operators import repeats, tournament, uniform_index
@@ -38,6 +40,7 @@ class EAMarginsConfig:
     start_std: float = 0.3  # of the first scores around the start
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("population", "children", "tournament"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

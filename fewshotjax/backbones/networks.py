@@ -127,13 +127,14 @@ def _scaled(channels: int, width: float) -> int:
 
 
 def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value!r}")
 
 
 def _above_zero(name: str, value: float) -> None:
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be above 0, got {value}")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be above 0, got {value!r}")
 
 
 def _known_output(output: str) -> None:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from ..fields import check_fields
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -24,6 +26,7 @@ class Preprocess:
     scale: float | tuple[float, ...] = 64.0  # likewise
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("pixels", "channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

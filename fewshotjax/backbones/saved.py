@@ -70,11 +70,12 @@ def load_backbone(path: str | os.PathLike[str]) -> Backbone:
         fields: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in told["preprocess"].items()}
         preprocess = Preprocess(**fields)
         module = build(name, options)
-    except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError):
+        wanted = flax.traverse_util.flatten_dict(shapes(module, preprocess))
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError, json.JSONDecodeError):
         raise ValueError(f"{path}: its metadata are damaged: save it again with save_backbone") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    wanted = {"/".join(k): v for k, v in flax.traverse_util.flatten_dict(shapes(module, preprocess)).items()}
+    wanted = {"/".join(place): leaf for place, leaf in wanted.items()}
     for label, names in (
         ("missing", wanted.keys() - tensors.keys()),
         ("unexpected", tensors.keys() - wanted.keys()),
@@ -104,7 +105,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, np.nd
                 raise ValueError(f"{path}: tensor {name!r} is of type {kind}: save it as F32")
             return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: is no .safetensors file, or damaged ({error}): save it again") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: is no .safetensors file, or damaged ({reason}): save it again") from None
 
 
 def _check_finite(path: str | os.PathLike[str], name: str, array: np.ndarray) -> None:

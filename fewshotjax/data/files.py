@@ -24,6 +24,7 @@ _DAMAGED = (
     EOFError,
     UnicodeError,
     OverflowError,
+    NotImplementedError,
 )
 _OF_THE_SYSTEM = ("__MACOSX", "Thumbs.db", "desktop.ini")
 

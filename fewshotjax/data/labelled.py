@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from ..fields import check_fields
+
 NAMED = 5  # files that a message lists
 
 
@@ -35,6 +37,7 @@ class LabelledImages:
     files: tuple[str, ...] = ()  # N names for messages, or none
 
     def __post_init__(self):
+        check_fields(self)
         check_images(self.images)
         if not isinstance(self.labels, np.ndarray) or self.labels.dtype != np.int32 or self.labels.ndim != 1:
             raise ValueError(f"labels must be a (N,) int32 array, got {_kind(self.labels)}: use from_arrays")

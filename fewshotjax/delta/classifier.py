@@ -17,6 +17,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from ..fields import check_fields
+
 Kind = Literal["adam", "ridge", "lbfgs", "means"]
 # index (b,) int32 -> the examples of that index (b, D), from memory or made anew
 Rows = Callable[[Int[Array, " b"]], Float[Array, "b D"]]
@@ -40,6 +42,7 @@ class ClassifierConfig:
     keep_epochs: bool = False  # also the weights after each epoch of adam
 
     def __post_init__(self):
+        check_fields(self)
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {self.kind!r}")
         for name in ("epochs", "batch", "iterations"):

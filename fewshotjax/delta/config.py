@@ -6,10 +6,13 @@ Defaults are the authors' released code's, but where a line says otherwise; the 
 import math
 from dataclasses import dataclass
 
+from ..fields import check_fields
+
 LOSSES = ("weighted", "l1", "l2")
 PAIRS = ("random", "no_self", "nearest", "shuffled_labels")
 SCALINGS = ("none", "l2", "standard")
 KEEPS = ("last", "best")
+MOST_LAYERS = 1000  # each is traced by itself
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,13 @@ class DeltaConfig:
     scaling: str = "none"  # of features, by statistics of the base classes; "l2", "standard": ours
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("hidden", "code", "layers"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value}")
+        if self.layers > MOST_LAYERS:
+            raise ValueError(f"layers must be at most {MOST_LAYERS}, got {self.layers}")
         for name in ("slope", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
@@ -57,6 +63,7 @@ class DeltaTrainConfig:
     keep: str = "last"  # ours, "best": of the epoch with the least validation error, the first of equals
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("batch", "epochs"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:

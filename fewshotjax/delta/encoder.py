@@ -126,7 +126,7 @@ def load_delta(path: str | os.PathLike[str]) -> DeltaEncoder:
         told = json.loads(metadata["delta"])
         config, width, kind = DeltaConfig(**told["config"]), int(told["width"]), str(told["scaling"])
         like = jax.eval_shape(lambda key: init_delta(key, config, width), jax.random.key(0))
-    except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError):
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError, json.JSONDecodeError):
         raise ValueError(f"{path}: its metadata are damaged: save it again with save_delta") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -174,7 +174,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, np.nd
             names: list[Any] = list(file.keys())
             return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, TypeError) as error:  # TypeError: a type that NumPy lacks
-        raise ValueError(f"{path}: is no .safetensors file, or damaged ({error}): save it again") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: is no .safetensors file, or damaged ({reason}): save it again") from None
 
 
 def _check(right: Any, path: str | os.PathLike[str], message: str) -> None:

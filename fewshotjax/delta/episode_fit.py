@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ..fields import check_fields
 from ..methods.method import Labels
 from .classifier import ClassifierConfig, LinearFit, fit_linear, fit_rows
 
@@ -34,6 +35,7 @@ class EpisodeFit:
     memory: Memory = "blocks"
 
     def __post_init__(self):
+        check_fields(self)
         if not isinstance(self.samples, int) or self.samples < 0:
             raise ValueError(f"samples must be a whole number that is not negative, got {self.samples}")
         if not self.samples and not self.include_seeds:

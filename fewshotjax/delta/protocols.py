@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..episode_task import EpisodeTask, episode_task
 from ..episodes import FIT, Episode
+from ..fields import check_fields
 from ..files import digest_of, write_bytes
 from .encoder import DeltaEncoder
 from .episode_fit import EpisodeFit, fit_episode
@@ -44,6 +45,7 @@ class Authors:
     episodes: int | None = None  # the first so many alone, 10 in the authors' log; None: all
 
     def __post_init__(self):
+        check_fields(self)
         if self.episodes is not None and self.episodes < 2:
             raise ValueError(f"episodes must be at least 2, or None for all, got {self.episodes}")
 
@@ -121,7 +123,7 @@ def load_choice(file: str | os.PathLike[str]) -> Choice:
             _ = _rows(choice), choice.settings["fit"], choice.settings["codes"]
     except FileNotFoundError:
         raise ValueError(f"{file}: there is no such choice: {again}") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         choice = None
     if choice is None:
         raise ValueError(f"{file}: is no choice on validation: {again}")

@@ -19,7 +19,8 @@ class Scaling:
     std: Any  # (D,) float32; ones but for "standard"
     kind: str = struct.field(pytree_node=False, default="none")  # "none", "l2" or "standard"
 
-    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B D"]:
+    def __call__(self, x: Float[Array | np.ndarray, "B D"]) -> Float[Array, "B D"]:
+        x = jnp.asarray(x)
         if self.kind == "l2":
             return l2_normalize(x)
         if self.kind == "standard":

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..fields import check_fields
+
 
 @dataclass(frozen=True)
 class AnchorConfig:
@@ -16,6 +18,7 @@ class AnchorConfig:
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width, at the same area
 
     def __post_init__(self):
+        check_fields(self)
         if not self.strides or any(stride < 1 for stride in self.strides):
             raise ValueError(f"strides must be one or more numbers of at least 1, got {self.strides}")
         if not 0 < self.scale < float("inf"):

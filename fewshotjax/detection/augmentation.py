@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
+from ..fields import check_fields
 from .boxes import clip, usable
 from .detector import Net, feature_maps
 from .regions import region_features, regions_on
@@ -34,6 +35,7 @@ class Augmentation:
     mirror: bool = True  # half of them, left to right; authors
 
     def __post_init__(self):
+        check_fields(self)
         if not 0 <= self.rotation <= 180:
             raise ValueError(f"rotation must be 0 to 180 degrees, got {self.rotation}")
         for name in ("shift", "zoom"):

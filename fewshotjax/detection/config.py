@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ..fields import check_fields
 from ..repmet_model import RepMetConfig
 from .anchors import AnchorConfig
 from .boxes import AUTHORS_STDS, Stds
@@ -73,6 +74,7 @@ class DetectorConfig:
     ignored_overlap: float = 0.7  # share of a box inside of one; Detectron (Girshick et al. 2018)
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("channels", "before_nms", "proposals", "roi_size", "per_image", "rpn_samples"):
             _whole(name, getattr(self, name))
         if self.hardest is not None:

@@ -86,7 +86,7 @@ def load_detector(path: str | os.PathLike[str]) -> Detector:
         key = jax.random.key(0)
         wanted = jax.eval_shape(lambda: draw_params(key, config, pyramid.widths, len(classes)))
         wanted["pyramid"] = pyramid.variables
-    except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError):
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError, json.JSONDecodeError):
         raise ValueError(f"{path}: its metadata are damaged: save it again with save_detector") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -153,7 +153,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, np.nd
                 raise ValueError(f"{path}: tensor {name!r} is of type {kind}: save it as F32")
             return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: is no .safetensors file, or damaged ({error}): save it again") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: is no .safetensors file, or damaged ({reason}): save it again") from None
 
 
 def _flat(params: Any) -> dict[tuple[str, ...], Any]:

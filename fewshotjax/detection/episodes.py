@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from ..fields import check_fields
 from .chosen import choose
 from .data.boxed import BoxedImages
 from .data.episode_files import DetectionEpisode
@@ -48,8 +49,11 @@ class DetectionEpisodes:
     members: Any = None
 
     def __post_init__(self):
+        check_fields(self)
         if self.members is None:
-            object.__setattr__(self, "members", self.classes[..., None])
+            object.__setattr__(self, "members", np.asarray(self.classes)[..., None])
+        if np.ndim(self.members) != 3:
+            raise ValueError(f"members must be (E, W, P), or None, got shape {np.shape(self.members)}")
         if not np.array_equal(self.members[..., 0], self.classes):
             raise ValueError("members must begin with classes: give both, or members=None")
 

@@ -83,7 +83,15 @@ def load_new_classes(path: str | os.PathLike[str], detector: Detector | Windows)
         )
     try:
         return _rebuilt(json.loads(metadata["classes"]), tensors, detector)
-    except (KeyError, TypeError, AttributeError, IndexError, RecursionError, json.JSONDecodeError):
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+        OverflowError,
+        json.JSONDecodeError,
+    ):
         raise ValueError(f"{path}: is damaged: save it again") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -186,4 +194,5 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, np.nd
             names: list[Any] = list(file.keys())
             return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, TypeError) as error:  # TypeError: a type that NumPy lacks
-        raise ValueError(f"{path}: is no .safetensors file, or damaged ({error}): save it again") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: is no .safetensors file, or damaged ({reason}): save it again") from None

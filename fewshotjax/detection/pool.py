@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from ..fields import check_fields
 from ..files import digest_of
 from .data.boxed import BoxedImages
 from .data.floors import centred
@@ -32,6 +33,7 @@ class DetectionPool:
     features: np.ndarray  # (N, G, F) float32, of the true boxes
 
     def __post_init__(self):
+        check_fields(self)
         if not isinstance(self.photographs.images, np.ndarray):
             raise ValueError("photographs must be of one size: bring them to it with `fitted`")
         count, boxes = self.photographs.boxes.shape[:2]

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..backbones import BACKBONES, Backbone, Preprocess
 from ..backbones.drawing import draw_plain
+from ..fields import check_fields
 from .resnet import STRIDES, ResNet18Pyramid, ResNet50Pyramid
 
 PYRAMIDS: dict[str, type[ResNet18Pyramid]] = {
@@ -44,6 +45,7 @@ class Pyramid:
     options: Mapping[str, Any] = field(default_factory=dict)  # what it was built with, JSON values
 
     def __post_init__(self):
+        check_fields(self)
         if not self.strides or len(self.strides) != len(self.widths):
             raise ValueError(
                 f"strides and widths must have a number for each map, got {self.strides} and {self.widths}"

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ..fields import check_fields
 from .chosen import choose
 from .config import DetectorConfig
 from .detector import Net, decoded
@@ -27,6 +28,7 @@ class Scoring:
     least_score: float = 0.0  # detections have a score above it; authors
 
     def __post_init__(self):
+        check_fields(self)
         if not 0 <= self.nms <= 1:
             raise ValueError(f"nms must be 0 to 1, got {self.nms}")
         if self.per_image < 1:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from ..fields import check_fields
+
 
 @dataclass(frozen=True)
 class WindowConfig:
@@ -28,6 +30,7 @@ class WindowConfig:
     least_score: float = 0.0
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("shapes", "most", "background", "per_image"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ..distances import l2_normalize
+from ..fields import check_fields
 from ..repmet_model import RepMetConfig, embed, representatives
 from ..representatives import Representatives, fit_representatives
 from .boxes import pairwise_iou
@@ -51,6 +52,7 @@ class SupportConfig:
     compat_support: bool = False  # authors: a box without such a region is passed over, and no box is its own
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("iou", "nms"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be 0 to 1, got {getattr(self, name)}")

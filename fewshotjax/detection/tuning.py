@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ..distances import l2_normalize
+from ..fields import check_fields
 from ..repmet_model import classify, embed, margin_loss, posterior_loss
 from ..representatives import Representatives
 from .assign import hardest
@@ -56,6 +57,7 @@ class DetectionTuning:
     augmentation: Augmentation | None = None
 
     def __post_init__(self):
+        check_fields(self)
         if self.what not in ("head", "regions", "all"):
             raise ValueError(f"what must be head, regions or all, got {self.what!r}")
         for name in ("epochs", "per_step"):

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from ..backbones import Preprocess
 from ..distances import l2_normalize
+from ..fields import check_fields
 from ..files import digest_of
 from .boxes import areas, clip, usable
 from .config import DetectorConfig
@@ -44,6 +45,7 @@ class Windows:
     config: WindowConfig = field(default_factory=WindowConfig)
 
     def __post_init__(self):
+        check_fields(self)
         levels = len(self.pyramid.strides)
         if max(level for level, _ in self.config.bins) >= levels:
             raise ValueError(f"bins are {self.config.bins}, but {self.pyramid.name} has {levels} levels")

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..distances import l2_normalize
+from ..fields import check_fields
 from ..posteriors import Posterior
 from ..repmet_model import RepMetConfig, classify, embed as head, margin_loss, posterior_loss
 from ..representatives import Representatives, fit_representatives
@@ -34,6 +35,7 @@ class Tuning:
     momentum: float = 0.9
 
     def __post_init__(self):
+        check_fields(self)
         if self.what not in ("representatives", "all"):
             raise ValueError(f"what must be representatives or all, got {self.what!r}")
         if self.steps < 1:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ..fields import check_fields
+
 OPTIMIZERS = ("sgd", "adam")
 KEEPS = ("last", "best")
 
@@ -28,6 +30,7 @@ class TrainConfig:
     keep: str = "last"  # "best": of the epoch with the least validation error, the first of equals
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("epochs", "batch", "per_class"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Key, Num, UInt8
 from PIL import Image
 
+from hwmodel import check_fields
 from nemojax.preprocess import INTERPOLATIONS, Preprocess
 
 
@@ -37,6 +38,7 @@ class CropFlip:
     padding: int = 4  # pixels of zeros on every side
 
     def __post_init__(self):
+        check_fields(self)
         if self.padding < 0:
             raise ValueError(f"padding must not be negative, got {self.padding}")
 
@@ -59,6 +61,7 @@ class ResizedCropFlip:
     attempts: int = 10  # crops drawn until one fits into the picture; then the largest centred one is taken
 
     def __post_init__(self):
+        check_fields(self)
         if not 0 < self.area[0] <= self.area[1] <= 1:
             raise ValueError(f"area must be two rising shares in (0, 1], got {self.area}")
         if not 0 < self.ratio[0] <= self.ratio[1]:

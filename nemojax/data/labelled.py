@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
+from hwmodel import check_fields
 from nemojax.data.entries import LABELS, labelled_entries
 from nemojax.preprocess import decode
 from nemojax.sources import Source
@@ -50,6 +51,9 @@ class Pictures:
     classes: tuple[str, ...] = ()  # their names, where they are known
 
     def __post_init__(self):
+        check_fields(self)
+        if not isinstance(self.source, Source):
+            raise ValueError(f"source must be a Source, got a {type(self.source).__name__}")
         if len(self.names) != len(self.labels):
             raise ValueError(f"names and labels differ: {len(self.names)} and {len(self.labels)}")
         if not self.names:

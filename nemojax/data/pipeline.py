@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hwmodel import check_fields
 from nemojax.data.augment import Augment
 from nemojax.data.labelled import ArrayPictures, Labelled, LabelledArrays, default_threads
 from nemojax.preprocess import Preprocess
@@ -40,6 +41,7 @@ class Plan:
     drop_remainder: bool
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("batch", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

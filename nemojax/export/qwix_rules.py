@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from hwmodel import check_fields
+
 from ..front_io import Document, write_json
 from ..quantized import QuantizedNetwork
 from ..quantizers import FULL_BITS
@@ -33,6 +35,7 @@ class QwixRule:
     act_qtype: str | None  # None: activations as they are
 
     def __post_init__(self):
+        check_fields(self)
         try:
             re.compile(self.module_path)
         except re.error as error:

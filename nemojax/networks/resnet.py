@@ -36,7 +36,8 @@ class Config:
     epsilon: float = 1e-5  # of batch norms
 
     def __post_init__(self):
-        if not self.repeats or not all(isinstance(n, int) and n > 0 for n in self.repeats):
+        listed = isinstance(self.repeats, tuple | list) and len(self.repeats) > 0
+        if not listed or not all(isinstance(n, int) and n > 0 for n in self.repeats):
             raise ValueError(f"repeats must be whole numbers above 0, one a stage, got {self.repeats!r}")
         whole(self, "width", "groups", "group_width", "classes", "resolution")
         above_zero(self, "epsilon")

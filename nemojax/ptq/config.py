@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from hwmodel import check_fields
+
 
 @dataclass(frozen=True)
 class PTQConfig:
@@ -29,6 +31,7 @@ class PTQConfig:
     drop: float = 0.0  # share of activations left as they are at random in training; QDrop takes 0.5
 
     def __post_init__(self):
+        check_fields(self)
         if self.reconstruct not in (None, "layer", "block"):
             raise ValueError(f"reconstruct must be None, 'layer' or 'block', got {self.reconstruct!r}")
         for name in ("steps", "batch", "step_elements"):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from hwmodel import check_fields
+
 
 @dataclass(frozen=True)
 class QATConfig:
@@ -17,6 +19,7 @@ class QATConfig:
     chunk: int = 100  # steps between two calls of `on_chunk`
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("steps", "batch", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -11,6 +11,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from hwmodel import check_fields
+
 Cell = str | int | float | None
 _FORMATS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
 _LARGEST_BYTES = 8_000_000
@@ -38,6 +40,7 @@ class Table:
     group: str | None = None  # column whose values share a mark and a colour, say the number of shots
 
     def __post_init__(self):
+        check_fields(self)
         where = f"table {self.title!r}"
         columns = tuple(self.columns)
         rows = tuple(tuple(_cell(where, cell) for cell in row) for row in self.rows)
@@ -79,6 +82,7 @@ class Picture:
     title: str = ""  # pictures that follow each other with the same title stand together
 
     def __post_init__(self):
+        check_fields(self)
         if not any(self.data.startswith(start) for start in _FORMATS):
             raise ValueError(f"picture {self.caption!r} must be PNG or JPEG, starts with {self.data[:8]!r}")
         if len(self.data) > _LARGEST_BYTES:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from hwmodel import check_fields
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -22,6 +24,7 @@ class TrainConfig:
     resolutions: tuple[int, ...] = ()
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("epochs", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -102,7 +102,7 @@ def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
     try:
         entries = safetensors.deserialize(data)
     except safetensors.SafetensorError as error:
-        raise damaged(f"as safetensors: {error}") from None
+        raise damaged(f"as safetensors: {' '.join(str(error).split())}") from None
     out = {}
     for name, entry in entries:
         if entry["dtype"] not in SAFETENSORS:
@@ -116,4 +116,4 @@ def _metadata(data: bytes) -> dict[str, str]:
     """Of a .safetensors file whose header has been checked: length as int64, then JSON."""
     size = int.from_bytes(data[:8], "little")
     found = json.loads(data[8 : 8 + size]).get("__metadata__")
-    return dict(found or {})
+    return found if isinstance(found, dict) else {}

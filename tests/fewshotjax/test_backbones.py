@@ -350,6 +350,8 @@ def test_what_the_registry_refuses(small, tmp_path):
         (("conv4",), {"key": key, "width": 0.5}, "conv4 has no option 'width': it has hidden, output"),
         (("conv4",), {"key": key, "output": "max"}, "output must be one of flatten, mean, got 'max'"),
         (("conv4",), {"key": key, "hidden": 0}, "hidden must be at least 1, got 0"),
+        (("conv4",), {"key": key, "hidden": 2.5}, "hidden must be at least 1, got 2.5"),
+        (("resnet12",), {"key": key, "width": "wide"}, "width must be above 0, got 'wide'"),
         (("resnet12",), {"key": key, "width": 0.0}, "width must be above 0"),
         (("conv4",), {"key": key, "pixels": 8}, "pixels must be at least 16 for conv4"),
         (("conv4",), {"key": key, "pixels": 0}, "pixels must be at least 1"),

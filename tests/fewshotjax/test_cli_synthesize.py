@@ -2,6 +2,7 @@
 
 import csv
 import sys
+import zipfile
 
 import jax
 import numpy as np
@@ -226,6 +227,38 @@ def test_train_delta_refuses(place, tmp_path, capsys):
     assert "number the classes apart, or give names" in told
     assert "hidden must be a whole number of at least 1" in refused(capsys, *given, "--hidden", 0)
     assert not (tmp_path / "d.safetensors").exists()
+
+
+def npz(path, **members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(f"{name}.npy", data)
+
+
+def npy(header, data=b"\0" * 64):
+    text = header.ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        b"no array",
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 4)}"),  # 16 TB, it says
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (4, 4)", b""),  # tokens without an end
+        npy("{'descr': '|O', 'fortran_order': False, 'shape': (8,)}"),
+        npy(
+            "{'descr': '<f4', 'fortran_order': False, 'shape': (16777216, 1)}", bytes(2**26)
+        ),  # 64 MB of 64 KB
+        npy("{'descr': '<U2', 'fortran_order': False, 'shape': (8,)}", b"\xff" * 64),
+    ],
+)
+def test_forged_features_are_refused_before_memory_is_taken(tmp_path, features):
+    labels = npy("{'descr': '<i4', 'fortran_order': False, 'shape': (4,)}", bytes(16))
+    npz(tmp_path / "x.npz", features=features, labels=labels)
+    with pytest.raises(ValueError, match=r"--features .*x\.npz: is no \.npz of plain arrays") as caught:
+        read_features(tmp_path / "x.npz", "--features")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_table_that_fails_leaves_nothing(tmp_path):

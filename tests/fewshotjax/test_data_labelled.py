@@ -29,8 +29,8 @@ def some() -> LabelledImages:
         ({"labels": np.array([0, 1, 2, 3, 0, 0], np.int32)}, "labels: 3.png has 3, outside the 3 classes"),
         ({"labels": np.array([0, -1, 2, 3, 0, 0], np.int32)}, "labels: 1.png has -1, outside"),
         ({"classes": ("a", "b", "a")}, "classes has 'a' twice"),
-        ({"classes": "abc"}, "classes must be a tuple of names, got 'abc'"),
-        ({"classes": ("a", "b", 3)}, "classes must be a tuple of names"),
+        ({"classes": "abc"}, r"classes must be a tuple \(text each\), got 'abc'"),
+        ({"classes": ("a", "b", 3)}, r"classes must be a tuple \(text each\), got \('a', 'b', 3\)"),
         ({"files": ("x.png",)}, "files are 1, images 6"),
     ],
 )

@@ -192,8 +192,8 @@ def test_lbfgs_alone_is_that_of_an_episode_among_others(both):
     ("field", "value", "message"),
     [
         ("kind", "svm", "kind must be one of adam, ridge, lbfgs, means, got 'svm'"),
-        ("epochs", 2.5, "epochs must be a whole number of at least 1, got 2.5"),
-        ("batch", 10.5, "batch must be a whole number of at least 1, got 10.5"),
+        ("epochs", 2.5, "epochs must be a whole number, got 2.5"),
+        ("batch", 10.5, "batch must be a whole number, got 10.5"),
         ("iterations", 0, "iterations must be a whole number of at least 1, got 0"),
         ("learning_rate", float("inf"), "learning_rate must be above 0 and finite, got inf"),
         ("regularization", -1.0, r"regularization must be above 0 and finite, got -1.0"),

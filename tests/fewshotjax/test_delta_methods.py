@@ -245,7 +245,7 @@ def test_means_is_the_nearest_class_mean(support):
     ("options", "message"),
     [
         ({"samples": -1}, "samples must be a whole number that is not negative, got -1"),
-        ({"samples": 10.5}, "samples must be a whole number that is not negative, got 10.5"),
+        ({"samples": 10.5}, "samples must be a whole number, got 10.5"),
         ({"samples": 0, "include_seeds": False}, "nothing to learn from"),
         ({"memory": "disk"}, "memory must be one of blocks, scan, whole, got 'disk'"),
         ({"memory": "scan", "classifier": de.ClassifierConfig("lbfgs")}, "memory='scan' is for adam, ridge"),

@@ -522,7 +522,7 @@ def test_every_part_of_a_whole_network_moves(scene):
         ({"offsets_rate": -1.0}, "offsets_rate must not be negative"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"momentum": 1.0}, "learning_rate must be above 0 and momentum in"),
-        ({"augmentation": "authors"}, "augmentation must be an Augmentation, such as AUTHORS_AUGMENTATION"),
+        ({"augmentation": "authors"}, "augmentation must be of type Augmentation or None, got 'authors'"),
     ],
 )
 @pytest.mark.usefixtures("as_users_have_it")

@@ -1,5 +1,6 @@
 """State files: what comes back, and what is refused."""
 
+import hashlib
 import json
 import os
 
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fewshotjax.files import digest_of, load_state, save_state, write_bytes
+from fewshotjax.files import Keep, digest_of, load_state, save_state, write_bytes
 
 STATE = {"weights": jnp.arange(6.0).reshape(2, 3), "step": jnp.asarray(3, jnp.int32), "rows": np.array([0.1])}
 SETTINGS = {"rate": 0.1, "sizes": [1, 2]}
@@ -47,7 +48,7 @@ def test_what_is_refused(tmp_path):
         (good[:-1] + bytes([good[-1] ^ 1]), "does not match its checksum: damaged"),
         (
             json.dumps({**header, "schema": 9}).encode() + b"\n" + payload,
-            "schema version 9, this library reads 1",
+            "schema version 9, this library reads 1 to 2",
         ),
         (json.dumps({**header, "settings": {}}).encode() + b"\n" + payload, "does not match its checksum"),
         (b"PK\x03\x04\x00", "is not a saved state"),
@@ -59,6 +60,43 @@ def test_what_is_refused(tmp_path):
             load_state(file, STATE, SETTINGS)
     with pytest.raises(FileNotFoundError):
         load_state(tmp_path / "none", STATE, SETTINGS)
+
+
+def sealed(file, payload, schema, settings=SETTINGS):
+    """A file with the checksum that it should have, as this release or release 1 wrote it."""
+    header = {"format": "fewshotjax state", "schema": schema, "settings": settings, "length": len(payload)}
+    covered = settings if schema == 1 else header
+    text = json.dumps(covered, sort_keys=True).encode()
+    digest = hashlib.sha256(text + b"\n" + payload).hexdigest()
+    file.write_bytes(json.dumps({**header, "sha256": digest}).encode() + b"\n" + payload)
+
+
+def test_version_1_is_read_and_a_forged_state_is_refused_though_its_checksum_fits(tmp_path):
+    file = tmp_path / "state"
+    save_state(file, STATE, SETTINGS)
+    header, _, payload = file.read_bytes().partition(b"\n")
+    assert json.loads(header)["arrays"]["weights"] == ["float32", [2, 3]]
+    sealed(file, payload, 1)
+    np.testing.assert_array_equal(load_state(file, STATE, SETTINGS)["weights"], STATE["weights"])
+    for forged in (b"\xc1", b"\x92\x01\x02", b"\x81\xa1a\xa1b", payload.replace(b"float32", b"float3:")):
+        sealed(file, forged, 2)
+        with pytest.raises(ValueError, match=r"holds .*; start anew") as caught:
+            load_state(file, STATE, SETTINGS)
+        assert "\n" not in str(caught.value)
+    sealed(file, payload, 2, None)
+    with pytest.raises(ValueError, match="damaged"):
+        load_state(file, STATE, SETTINGS)
+
+
+def test_the_last_states_are_kept(tmp_path):
+    place = Keep(tmp_path / "run.ckpt", 2)
+    for step in range(3):
+        save_state(place, {"step": np.int32([step])}, {})
+    like = {"step": np.zeros(1, np.int32)}
+    assert [int(load_state(p, like, {})["step"][0]) for p in (place, place.older(1))] == [2, 1]
+    assert sorted(os.listdir(tmp_path)) == ["run.ckpt", "run.ckpt.1"]
+    with pytest.raises(ValueError, match="count must be a whole number"):
+        Keep("x", -1)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

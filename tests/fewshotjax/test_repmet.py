@@ -133,7 +133,7 @@ def test_equal_configs_are_one_objective():
         ({"scale": -1.0}, "scale must be above 0"),
         ({"hidden": [3]}, r"hidden must be a tuple such as \(512,\), got \[3\]"),
         ({"modes": 2.5}, "modes must be a whole number"),
-        ({"margin": float("nan")}, "margin must not be negative, got nan"),
+        ({"margin": float("nan")}, "margin must be a number, got nan"),
         ({"smooth_minimum": 0.0}, "smooth_minimum must be above 0 or None"),
         ({"tied": True, "initialization": "free"}, "tied needs initialization 'separable'"),
         ({"background": True}, "background needs posterior 'maximum' or 'softmax'"),

@@ -155,7 +155,7 @@ def test_equal_configs_share_a_compilation_and_a_key_gives_the_same_start():
     [
         ("la", 0.0, "la must be above 0 .* got 0.0"),
         ("gamma", -0.1, "gamma must be above 0 .* got -0.1"),
-        ("gamma", float("nan"), "gamma must be above 0"),
+        ("gamma", float("nan"), "gamma must be a number, got nan"),
         ("margin", -1.0, "margin must not be negative"),
         ("regularizer", float("inf"), "regularizer must not be negative, and finite"),
         ("centres", 0, "centres must be at least 1, got 0"),

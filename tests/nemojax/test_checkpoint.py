@@ -1,15 +1,17 @@
 """A resumed search equals one that was never stopped, and a bad file says what is wrong with it."""
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, replace
 
 import jax
 import jax.numpy as jnp
+import msgpack
 import numpy as np
 import pytest
 
-from egrljax import checkpoint
+from egrljax import Keep
 from egrljax.checkpoint import load_state, save_state
 from nemojax.config import NemoConfig
 from nemojax.loop import run
@@ -64,7 +66,9 @@ def test_round_trip_and_file_layout(algo, saved):
     path, state = saved
     assert_trees_equal(load_state(path, algo.init(jax.random.key(0)), SETTINGS), state)
     header = json.loads(path.read_bytes().split(b"\n", 1)[0])
-    assert header["schema"] == 1
+    assert header["schema"] == 2
+    assert header["arrays"]["bits"] == ["int32", [1, 10, 4]]
+    assert header["written_by"]["jax"] == jax.__version__
     assert header["settings"]["config"]["population"] == 10
     assert sorted(os.listdir(path.parent)) == ["state.nemo"], "no temporary file is left"
 
@@ -143,10 +147,65 @@ def test_other_files_are_refused(algo, tmp_path, content):
     )
 
 
-def test_another_schema_version_is_named(algo, saved, monkeypatch):
+def test_a_later_version_is_named_and_version_1_is_read(algo, saved):
+    path, state = saved
+    first, _, payload = path.read_bytes().partition(b"\n")
+    header = json.loads(first)
+    path.write_bytes(json.dumps({**header, "schema": 3}).encode() + b"\n" + payload)
+    like = algo.init(jax.random.key(0))
+    assert "has schema version 3, this library reads 1 to 2; load it with the library" in refusal(path, like)
+    # As release 1 wrote it: a checksum of the settings and the state alone.
+    digest = hashlib.sha256(json.dumps(header["settings"], sort_keys=True).encode() + b"\n" + payload)
+    old = {name: header[name] for name in ("format", "settings", "length")}
+    old |= {"schema": 1, "sha256": digest.hexdigest()}
+    path.write_bytes(json.dumps(old).encode() + b"\n" + payload)
+    assert_trees_equal(load_state(path, like, SETTINGS), state)
+
+
+def sealed(path, payload, **fields):
+    """A file of these fields and this payload with the checksum that it should have."""
+    header = json.loads(path.read_bytes().partition(b"\n")[0]) | {"length": len(payload)} | fields
+    del header["sha256"]
+    text = json.dumps(header, sort_keys=True).encode()
+    header["sha256"] = hashlib.sha256(text + b"\n" + payload).hexdigest()
+    path.write_bytes(json.dumps(header).encode() + b"\n" + payload)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        b"\xc1",  # no msgpack
+        msgpack.packb([1, 2]),
+        msgpack.packb({"a": "text"}),
+        msgpack.packb({"a": msgpack.ExtType(1, msgpack.packb([[2], "float3:", b"12345678"]))}),
+        msgpack.packb({"a": msgpack.ExtType(1, msgpack.packb([[2], "V4", b"12345678"]))}),
+        msgpack.packb({"a": msgpack.ExtType(1, msgpack.packb([[10**12], "float32", b"12345678"]))}),
+    ],
+)
+def test_a_forged_state_is_refused_though_its_checksum_fits(algo, saved, tree):
     path, _ = saved
-    monkeypatch.setattr(checkpoint, "SCHEMA", 2)
-    assert "has schema version 1, this library reads 2" in refusal(path, algo.init(jax.random.key(0)))
+    sealed(path, tree)
+    assert "start the search anew" in refusal(path, algo.init(jax.random.key(0)))
+    sealed(path, tree, settings=None)
+    assert "damaged" in refusal(path, algo.init(jax.random.key(0)))
+
+
+def test_the_last_checkpoints_are_kept(tmp_path):
+    place = Keep(tmp_path / "run.ckpt", 3)
+    for step in range(5):
+        save_state(place, {"step": np.int32([step])}, {})
+    like = {"step": np.zeros(1, np.int32)}
+    assert [int(load_state(p, like, {})["step"][0]) for p in (place, place.older(1), place.older(2))] == [
+        4,
+        3,
+        2,
+    ]
+    assert sorted(os.listdir(tmp_path)) == ["run.ckpt", "run.ckpt.1", "run.ckpt.2"]
+    (tmp_path / "run.ckpt").write_bytes((tmp_path / "run.ckpt").read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"cut short; .* copy; .*run\.ckpt\.1 is older"):
+        load_state(place, like, {})
+    with pytest.raises(ValueError, match="count must be a whole number"):
+        Keep("x", 0)
 
 
 def test_a_failed_write_leaves_the_old_file(saved, algo, monkeypatch):

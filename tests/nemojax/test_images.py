@@ -171,6 +171,13 @@ def test_linked_class_folders(tmp_path):
     np.testing.assert_array_equal(found.labels, np.repeat([0, 1], 4))
 
 
+def test_a_pipe_among_pictures_is_refused_and_not_waited_for(tmp_path):
+    (tmp_path / "a").mkdir()
+    os.mkfifo(tmp_path / "a" / "1.png")
+    with pytest.raises(ValueError, match=r"1\.png: cannot be read \(it is no plain file"):
+        load_labelled(tmp_path)
+
+
 @pytest.mark.parametrize("as_zip", [False, True])
 def test_unlabelled(tmp_path, as_zip):
     root = class_folders(tmp_path / "set", classes=("b", "a"), each=2)

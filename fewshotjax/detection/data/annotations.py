@@ -13,6 +13,7 @@ from fewshotjax.data.decode import decode
 from fewshotjax.data.files import Files, leaves
 from fewshotjax.detection.data.boxed import BoxedImages
 from fewshotjax.detection.metrics.records import GroundTruth
+from fewshotjax.fields import check_fields
 
 Faulty = Literal["refuse", "repair"]
 
@@ -33,6 +34,7 @@ class Annotations:
     category_ids: tuple[int, ...]  # one a class
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("files", "classes", "image_ids", "category_ids"):
             value = tuple(getattr(self, name))
             object.__setattr__(self, name, value)

@@ -8,6 +8,7 @@ import numpy as np
 
 from fewshotjax.data.labelled import chosen_classes
 from fewshotjax.detection.metrics.records import GroundTruth
+from fewshotjax.fields import check_fields
 
 NAMED = 5  # classes that a repr lists
 
@@ -33,6 +34,7 @@ class BoxedImages:
     crowd: np.ndarray | None = None  # (N, G) bool
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("classes", "files"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         _check_images(self.images)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fewshotjax.fields import check_fields
 from fewshotjax.files import write_bytes
 
 SCHEMA = "frugaljax.fewshot.detection_episodes/1"
@@ -46,6 +47,7 @@ class DetectionEpisode:
     shared: bool = False  # an image may be both: the authors' episodes have such
 
     def __post_init__(self):
+        check_fields(self)
         if not self.classes or len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes must name each once, and at least one, got {list(self.classes)}")
         for file, label, box in self.support:

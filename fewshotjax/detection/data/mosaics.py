@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from ...fields import check_fields
+
 
 @dataclass(frozen=True)
 class MosaicConfig:
@@ -26,6 +28,7 @@ class MosaicConfig:
     least_scale: float = 0.6  # of jitter, up to 1
 
     def __post_init__(self):
+        check_fields(self)
         if not 1 <= self.grid <= 8:
             raise ValueError(f"grid must be 1-8 photographs a side, got {self.grid}: 2 or 3 are usual")
         if not 0.1 <= self.least_scale <= 1:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ...fields import check_fields
+
 _HALF_OPEN = "boxes are x1, y1, x2, y2 with x2 and y2 past the last pixel"
 
 
@@ -24,6 +26,7 @@ class Detections:
     boxes: np.ndarray  # (D, 4) float64 pixels: x1, y1, x2, y2, half-open
 
     def __post_init__(self):
+        check_fields(self)
         for name, kind in (("image_index", np.int64), ("labels", np.int64), ("scores", np.float64)):
             object.__setattr__(self, name, _column(name, getattr(self, name), kind, len(self.image_index)))
         object.__setattr__(self, "boxes", _boxes(self.boxes, len(self.image_index)))
@@ -55,6 +58,7 @@ class GroundTruth:
     areas: np.ndarray | None = None  # (M,) float64 pixels², COCO's sizes; None: of the boxes
 
     def __post_init__(self):
+        check_fields(self)
         count = len(self.image_index)
         for name in ("image_index", "labels"):
             object.__setattr__(self, name, _column(name, getattr(self, name), np.int64, count))

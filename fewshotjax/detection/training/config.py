@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...fields import check_fields
+
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "step")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -44,6 +46,7 @@ class DetectorTrainConfig:
     keep: Literal["last", "best"] = "last"  # "best": of the epoch with the least validation error
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("epochs", "batch", "draw_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
