@@ -45,9 +45,9 @@ class Preprocess:
     fit: str = "shorter_side"  # one of FITS
 
     def __post_init__(self):
-        check_fields(self)
         for name in ("mean", "scale"):
             object.__setattr__(self, name, _per_channel(name, getattr(self, name)))
+        check_fields(self)
         if not 8 <= self.resolution <= 4096:
             raise ValueError(f"resolution must be 8-4096 pixels, got {self.resolution}")
         if not 1 <= self.crop_ratio <= 4:
@@ -139,10 +139,11 @@ def _centre(picture: Image.Image, side: int, rounding: Callable[[float], int]) -
 
 def _per_channel(name: str, value: float | Sequence[float]) -> float | tuple[float, ...]:
     """A float, or a tuple of three; ValueError for anything else."""
-    if isinstance(value, int | float | np.number):
-        numbers: tuple[float, ...] = (float(value),)
-    else:
-        numbers = tuple(float(number) for number in value)
+    try:
+        given = (value,) if isinstance(value, int | float | np.number) else tuple(value)
+        numbers = tuple(float(number) for number in given)
+    except (TypeError, ValueError, OverflowError):
+        numbers = ()
     if len(numbers) not in (1, 3) or not np.isfinite(numbers).all():
         raise ValueError(f"{name} must be one number or three (red, green, blue), got {value}")
     return numbers[0] if len(numbers) == 1 else numbers

@@ -44,7 +44,9 @@ class BitSpace:
     pairs: Pairs = ()  # allowed (weight bits, activation bits); (): all
 
     def __post_init__(self):
-        check_fields(self)
+        for field in ("names", "allowed"):
+            if not isinstance(getattr(self, field), tuple | list):
+                raise ValueError(f"{field} must be a tuple, got {getattr(self, field)!r:.60}")
         if not self.names:
             raise ValueError("names is empty: a search space needs at least one quantizer")
         if len(self.names) != len(self.allowed):
@@ -54,6 +56,7 @@ class BitSpace:
             raise ValueError(f"names must be unique, got {twice[0]!r} twice")
         for name, bits in zip(self.names, self.allowed, strict=True):
             check_bits(bits, f"allowed bits of {name!r}")
+        check_fields(self)
         check_links(self.size, self.groups, self.feeds, self.pairs)
         given = [Rule(tuple(bits), "allowed") for bits in self.allowed]
         feasible = narrow(self.names, given, self.groups, self.feeds, self.pairs)

@@ -5,6 +5,7 @@ Everything here runs on the host, on tuples, when a space is made. A quantizer i
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import NamedTuple
 
 LOWEST_BITS, HIGHEST_BITS = 2, 16
@@ -25,7 +26,12 @@ def check_bits(bits: Sequence[int], what: str) -> tuple[int, ...]:
     if not bits:
         raise ValueError(f"{what} is empty: give at least one bit-width in {LOWEST_BITS}-{HIGHEST_BITS}")
     for b in bits:
-        if isinstance(b, bool) or int(b) != b or not LOWEST_BITS <= b <= HIGHEST_BITS:
+        if (
+            isinstance(b, bool)
+            or not isinstance(b, Real)
+            or int(b) != b
+            or not LOWEST_BITS <= b <= HIGHEST_BITS
+        ):
             raise ValueError(
                 f"{what} holds {b}: a bit-width is a whole number in {LOWEST_BITS}-{HIGHEST_BITS}"
             )

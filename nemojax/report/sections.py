@@ -32,7 +32,7 @@ class Table:
 
     title: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[Any]]  # each a Cell, or a number of NumPy or JAX
     note: str = ""  # under the table: number of episodes, what the interval is
     value: str | None = None  # the column to draw
     low: str | None = None  # columns of the ends of its interval, not their distance
@@ -40,10 +40,12 @@ class Table:
     group: str | None = None  # column whose values share a mark and a colour, say the number of shots
 
     def __post_init__(self):
-        check_fields(self)
         where = f"table {self.title!r}"
-        columns = tuple(self.columns)
-        rows = tuple(tuple(_cell(where, cell) for cell in row) for row in self.rows)
+        try:
+            columns = tuple(self.columns)
+            rows = tuple(tuple(_cell(where, cell) for cell in row) for row in self.rows)
+        except TypeError:
+            raise ValueError(f"{where}: columns and rows must be rows of cells") from None
         if not columns or not all(isinstance(name, str) for name in columns):
             raise ValueError(f"{where}: columns must be names, at least one, got {self.columns!r}")
         if len(set(columns)) != len(columns):

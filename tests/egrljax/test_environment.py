@@ -137,7 +137,7 @@ def test_reports_print_the_formula(settings, formula):
     [
         ({"fitness": "lenient"}, "fitness must be one of .*got 'lenient'"),
         ({"scale": 0.0}, r"scale must be above 0, got 0\.0"),
-        ({"power": float("nan")}, "power must be above 0, got nan"),
+        ({"power": float("nan")}, "power must be a number, got nan"),
         ({"penalty": -1.0}, r"penalty must be at least 0, got -1\.0"),
     ],
 )

@@ -340,6 +340,19 @@ def test_files_that_are_refused(small, tmp_path):
         save_backbone(file, from_function(lambda x: x.mean((1, 2)), raw(4)))
 
 
+@pytest.mark.usefixtures("as_users_have_it")
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("conv4", {"hidden": 2.5}, "hidden must be at least 1, got 2.5"),
+        ("resnet12", {"width": "wide"}, "width must be above 0, got 'wide'"),
+    ],
+)
+def test_options_of_wrong_types_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        backbone(name, key=jax.random.key(0), **options)
+
+
 def test_what_the_registry_refuses(small, tmp_path):
     file, key = tmp_path / "net.safetensors", jax.random.key(0)
     save_backbone(file, small)
@@ -350,8 +363,6 @@ def test_what_the_registry_refuses(small, tmp_path):
         (("conv4",), {"key": key, "width": 0.5}, "conv4 has no option 'width': it has hidden, output"),
         (("conv4",), {"key": key, "output": "max"}, "output must be one of flatten, mean, got 'max'"),
         (("conv4",), {"key": key, "hidden": 0}, "hidden must be at least 1, got 0"),
-        (("conv4",), {"key": key, "hidden": 2.5}, "hidden must be at least 1, got 2.5"),
-        (("resnet12",), {"key": key, "width": "wide"}, "width must be above 0, got 'wide'"),
         (("resnet12",), {"key": key, "width": 0.0}, "width must be above 0"),
         (("conv4",), {"key": key, "pixels": 8}, "pixels must be at least 16 for conv4"),
         (("conv4",), {"key": key, "pixels": 0}, "pixels must be at least 1"),

@@ -172,6 +172,7 @@ def test_linked_class_folders(tmp_path):
 
 
 def test_a_pipe_among_pictures_is_refused_and_not_waited_for(tmp_path):
+    save(tmp_path / "b" / "1.png", 0)
     (tmp_path / "a").mkdir()
     os.mkfifo(tmp_path / "a" / "1.png")
     with pytest.raises(ValueError, match=r"1\.png: cannot be read \(it is no plain file"):
