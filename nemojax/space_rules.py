@@ -6,7 +6,7 @@ Everything here runs on the host, on tuples, when a space is made. A quantizer i
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 LOWEST_BITS, HIGHEST_BITS = 2, 16
 
@@ -25,19 +25,16 @@ def check_bits(bits: Sequence[int], what: str) -> tuple[int, ...]:
     """Ascending unique integers in 2-16, or a ValueError that says which is not."""
     if not bits:
         raise ValueError(f"{what} is empty: give at least one bit-width in {LOWEST_BITS}-{HIGHEST_BITS}")
-    for b in bits:
-        if (
-            isinstance(b, bool)
-            or not isinstance(b, Real)
-            or int(b) != b
-            or not LOWEST_BITS <= b <= HIGHEST_BITS
-        ):
+    given: Sequence[Any] = bits
+    for b in given:
+        whole = isinstance(b, Real) and not isinstance(b, bool) and int(b) == b
+        if not whole or not LOWEST_BITS <= b <= HIGHEST_BITS:
             raise ValueError(
                 f"{what} holds {b}: a bit-width is a whole number in {LOWEST_BITS}-{HIGHEST_BITS}"
             )
     if list(bits) != sorted(set(bits)):
         raise ValueError(f"{what} must be ascending without repeats, got {list(bits)}")
-    return tuple(int(b) for b in bits)
+    return tuple(int(b) for b in given)
 
 
 def check_pairs(pairs: Iterable[tuple[int, int]] | None) -> Pairs:
