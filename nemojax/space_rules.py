@@ -27,7 +27,7 @@ def check_bits(bits: Sequence[int], what: str) -> tuple[int, ...]:
         raise ValueError(f"{what} is empty: give at least one bit-width in {LOWEST_BITS}-{HIGHEST_BITS}")
     given: Sequence[Any] = bits
     for b in given:
-        whole = isinstance(b, Real) and not isinstance(b, bool) and int(b) == b
+        whole = not isinstance(b, bool) and isinstance(b, Real) and float(b).is_integer()
         if not whole or not LOWEST_BITS <= b <= HIGHEST_BITS:
             raise ValueError(
                 f"{what} holds {b}: a bit-width is a whole number in {LOWEST_BITS}-{HIGHEST_BITS}"
