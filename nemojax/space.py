@@ -55,6 +55,8 @@ class BitSpace:
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise ValueError(f"names must be unique, got {twice[0]!r} twice")
         for name, bits in zip(self.names, self.allowed, strict=True):
+            if not isinstance(bits, tuple | list):
+                raise ValueError(f"allowed bits of {name!r} must be a tuple, got {bits!r:.60}")
             check_bits(bits, f"allowed bits of {name!r}")
         check_fields(self)
         check_links(self.size, self.groups, self.feeds, self.pairs)

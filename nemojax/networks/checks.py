@@ -1,15 +1,14 @@
 """Checks that the configs of networks share; errors name the field and the value."""
 
-import math
 from collections.abc import Collection
 from typing import Any
 
 
 def above_zero(config: Any, *fields: str) -> None:
-    """ValueError unless these fields are finite numbers above 0."""
+    """ValueError unless these fields are numbers above 0 that JAX holds."""
     for name in fields:
         value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**62:
             raise ValueError(f"{name} must be above 0, got {value!r}")
 
 

@@ -127,7 +127,7 @@ class Family:
         for name in sorted(fixed, key=lambda name: isinstance(asked[name], list)):  # tables are told last
             if saved[name] != asked[name]:
                 table = isinstance(asked[name], list)
-                told = f"other {name}" if table else f"{name}={saved[name]}, not {asked[name]}"
+                told = f"other {name}" if table else f"{name}={saved[name]!r:.60}, not {asked[name]!r}"
                 raise ValueError(
                     f"it was saved from a network with {told}: ask for the one it was saved from"
                 )
