@@ -35,11 +35,8 @@ class EpisodeConfig:
 
     def __post_init__(self):
         check_fields(self)
-        pair = self.shots if isinstance(self.shots, tuple) else (self.shots,)
-        if len(pair) > 2 or not all(isinstance(n, int) for n in (self.ways, self.queries, self.parts, *pair)):
-            raise ValueError(
-                f"ways, shots, queries and parts must be whole numbers, shots perhaps a tuple, got {self}"
-            )
+        if isinstance(self.shots, list):
+            raise ValueError(f"shots must be a whole number or a tuple (least, most), got {self.shots}")
         if self.ways < 2:
             raise ValueError(f"ways must be at least 2, got {self.ways}")
         least, most = self.shot_range

@@ -56,7 +56,7 @@ class RepMetConfig:
         check_fields(self)
         if not isinstance(self.hidden, tuple):
             raise ValueError(f"hidden must be a tuple such as (512,), got {self.hidden!r}")
-        if self.modes < 1 or self.modes != int(self.modes):
+        if self.modes < 1:
             raise ValueError(f"modes must be a whole number of at least 1, got {self.modes}")
         if (self.embedding is not None and self.embedding < 1) or any(width < 1 for width in self.hidden):
             raise ValueError(

@@ -11,27 +11,26 @@ import jax.numpy as jnp
 import numpy as np
 import typer
 
-import hwmodel as hw
 from hwmodel import run_app
 
 from . import cli_evaluate as dataset
 from .chip_costs import latency
 from .cli_export import export
+from .cli_show import CHIP, ChipName, Rates, show
+from .cli_texts import parsed_bits, parsed_chip, parsed_names, parsed_pairs, parsed_pins
 from .cli_train import train_network
-from .configuration import Configuration, load_bits, save_bits
+from .configuration import Configuration, load_bits
 from .evaluator import scores
 from .first_generation import seeds_of
-from .front import Front
 from .front_table import number_text, text_table
 from .limits import limits
 from .networks import NETWORKS
-from .outputs import evaluate_outcome, knee, write_outcome, write_run_report
-from .plots import plot_bits
+from .outputs import evaluate_outcome, write_outcome, write_run_report
 from .progress import progress
 from .quantizers import FULL_BITS
 from .run_folder import CHECKPOINT, check_folder, start_folder
 from .search import search as run_search
-from .setup_run import Prepared, RunSettings, prepare, run_settings, workload_of
+from .setup_run import Prepared, RunSettings, prepare, run_settings
 from .space import HIGHEST_BITS, LOWEST_BITS, PAPER_BITS
 from .task import costs_by_name
 
@@ -45,7 +44,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 DEFAULT = RunSettings()
-CHIP = "nnp_i_tight"
 REPORT = "report.html"
 
 Images = Annotated[
@@ -66,17 +64,6 @@ TopK = Annotated[int, typer.Option(help="k of the top-k error on labelled images
 Seed = Annotated[int, typer.Option(help="Decides images, first generation and every draw.")]
 Calibration = Annotated[int, typer.Option(help="Images that set the quantizers' ranges.")]
 Reported = Annotated[int, typer.Option(help="Images of the report, which the search never sees.")]
-ChipName = Annotated[
-    str,
-    typer.Option(
-        help="Chip of the report's panels of memory and time, which the search does not heed: a name that "
-        "`hwmodel chip list` prints, a file, or 'none'."
-    ),
-]
-Rates = Annotated[
-    list[str] | None,
-    typer.Option(help="WxA=OPS_PER_S, say 8x8=1e9: rates of that chip where it has none. Repeatable."),
-]
 Activation = Annotated[str, typer.Option(help="Ranges of activations: minmax, mean_minmax, percentile, mse.")]
 
 
@@ -154,15 +141,15 @@ def search(
         search=search_images,
         report=report,
         top_k=top_k,
-        bits=_bits(bits),
-        pins=_pins(pin or []),
+        bits=parsed_bits(bits),
+        pins=parsed_pins(pin or []),
         sets=tuple(
-            (name, _bits(text, "--bits-of"))
-            for name, text in _named(bits_of or [], "--bits-of", "stem.*=4,8")
+            (name, parsed_bits(text, "--bits-of"))
+            for name, text in parsed_names(bits_of or [], "--bits-of", "stem.*=4,8")
         ),
         ties=tuple(tuple(text.split(",")) for text in tie or []),
-        pairs=_pairs(pairs),
-        limits=tuple(_named(limit or [], "--limit", "bitops_max=0.1")),
+        pairs=parsed_pairs(pairs),
+        limits=tuple(parsed_names(limit or [], "--limit", "bitops_max=0.1")),
         activation_range=activation_range,
         population=population,
         species=tuple(species.split(",")),
@@ -172,7 +159,7 @@ def search(
     )
     if budget < population:
         raise ValueError(f"--budget must be at least the --population, {population}, got {budget}")
-    on_chip = _chip(chip, rate)
+    on_chip = parsed_chip(chip, rate)
     check_folder(out, settings, resume=resume)
     prepared = prepare(settings, _say)
     _say("compiling the network, about 10 s; then one configuration after the other")
@@ -308,50 +295,7 @@ def evaluate(
     print("\n".join(text_table(table)))
 
 
-@app.command()
-def show(
-    result: Annotated[Path, typer.Argument(help="A folder of `nemojax search`, or a front.json.")],
-    pick: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="OBJECTIVE=LIMIT: the most exact point within it, say model_ratio=0.2. Repeatable."
-        ),
-    ] = None,
-    rows: Annotated[int, typer.Option(help="Lines of the table.")] = 12,
-    save: Annotated[
-        Path | None, typer.Option(help="Write the chosen point (default: the knee) as JSON.")
-    ] = None,
-    chart: Annotated[
-        Path | None, typer.Option(help="Draw the chosen point's bits to this .png file.")
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(help="Write the page for a browser, as `search` leaves it, to this .html file."),
-    ] = None,
-    chip: ChipName = CHIP,
-    rate: Rates = None,
-) -> None:
-    """Print a front; choose a point, print its bits by operation, save or draw it; write its report."""
-    for file in (save, chart, report):
-        if file is not None and file.exists():
-            raise ValueError(f"{file} exists: give another name")
-    on_chip = _chip(chip, rate) if report is not None else None
-    front = Front.from_json(result / "front.json" if result.is_dir() else result)
-    balanced = knee(front)
-    print(front.table(rows, knee=balanced.index))
-    chosen = front.pick(**_limits(pick)) if pick else balanced
-    print(f"\n{'The point picked' if pick else 'The knee'}, point {chosen.index}:\n{chosen.table()}")
-    if save is not None:
-        save_bits(save, chosen)
-    if chart is not None:
-        plot_bits(chosen).savefig(chart)
-    if report is not None:
-        workload = None
-        if on_chip is not None and "run" in front.settings:
-            workload = workload_of(run_settings(str(result), front.settings))
-        write_run_report(report, result, workload, on_chip)
-
-
+app.command()(show)
 app.command()(export)
 app.command("train")(train_network)
 
@@ -363,58 +307,6 @@ def main() -> None:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _chip(name: str, rates: list[str] | None) -> hw.Chip | None:
-    """Of --chip and --rate; what is to be said of it stands in the report."""
-    return None if name == "none" else hw.load_chip(name, hw.parse_rates(rates), warn=False)
-
-
-def _bits(text: str, option: str = "--bits") -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"{option} must be numbers with commas, such as 2,4,8, got {text!r}") from None
-
-
-def _pins(texts: list[str]) -> tuple[tuple[str, int], ...]:
-    pins: dict[str, int] = {}
-    for text in texts:
-        name, _, bits = text.rpartition("=")
-        if not name or not bits.isdigit():
-            raise ValueError(f"--pin must be NAME=BITS, such as 'stem.weight=8', got {text!r}")
-        if pins.setdefault(name, int(bits)) != int(bits):
-            raise ValueError(f"contradictory pins: {name!r} is given {pins[name]} and {bits} bits: drop one")
-    return tuple(pins.items())
-
-
-def _named(texts: list[str], option: str, example: str) -> list[tuple[str, str]]:
-    pairs = [text.rpartition("=")[::2] for text in texts]
-    for text, (name, value) in zip(texts, pairs, strict=True):
-        if not name or not value:
-            raise ValueError(f"{option} must be NAME=VALUE, such as {example!r}, got {text!r}")
-    return pairs
-
-
-def _pairs(text: str) -> tuple[tuple[int, int], ...]:
-    try:
-        found = [tuple(int(bits) for bits in pair.split("x")) for pair in text.split(",") if pair]
-        return tuple((weight, activation) for weight, activation in found)
-    except ValueError:
-        raise ValueError(f"--pairs must be like 8x8,4x8 (weight x activation bits), got {text!r}") from None
-
-
-def _limits(texts: list[str]) -> dict[str, float]:
-    limits = {}
-    for text in texts:
-        name, _, limit = text.partition("=")
-        try:
-            limits[name] = float(limit)
-        except ValueError:
-            raise ValueError(
-                f"--pick must be OBJECTIVE=LIMIT, such as model_ratio=0.2, got {text!r}"
-            ) from None
-    return limits
 
 
 def _against_uniform(

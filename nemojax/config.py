@@ -21,8 +21,8 @@ INITS = ("levels", "raw")
 TIES = ("first", "sum")
 
 
-def _whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def _whole(name: str, value: int, least: int) -> None:
+    if value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 

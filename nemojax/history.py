@@ -38,3 +38,20 @@ class History:
     def restore(self, table: Mapping[str, Any]) -> None:
         """Takes back what `table` gave."""
         self._table = {name: np.asarray(table[name], column.dtype) for name, column in self._table.items()}
+
+
+def hypervolumes(history: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Evaluations (T,), and the hypervolume (T,) after as many.
+
+    Raises:
+        ValueError: one of the two is missing, or their lengths differ.
+    """
+    for name in ("evaluations", "hypervolume"):
+        if name not in history:
+            raise ValueError(f"history lacks {name!r}: it has {sorted(history)}")
+    evaluations, volume = np.asarray(history["evaluations"]), np.asarray(history["hypervolume"])
+    if evaluations.ndim != 1 or evaluations.shape != volume.shape:
+        raise ValueError(
+            f"history must be two equally long columns, got shapes {evaluations.shape} and {volume.shape}"
+        )
+    return evaluations, volume

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from nemojax.configuration import Configuration
 from nemojax.front import Front
 from nemojax.front_table import number_text
+from nemojax.history import hypervolumes
 
 BLUE, ORANGE, VERMILLION, GREY = "#0072B2", "#E69F00", "#D55E00", "#8C8C8C"
 UNITS = {
@@ -127,14 +128,7 @@ def plot_progress(history: Mapping[str, Any], reference: float | Sequence[float]
     Raises:
         ValueError: one of the two is missing, or their lengths differ.
     """
-    for name in ("evaluations", "hypervolume"):
-        if name not in history:
-            raise ValueError(f"history lacks {name!r}: it has {sorted(history)}")
-    evaluations, volume = np.asarray(history["evaluations"]), np.asarray(history["hypervolume"])
-    if evaluations.ndim != 1 or evaluations.shape != volume.shape:
-        raise ValueError(
-            f"history must be two equally long columns, got shapes {evaluations.shape} and {volume.shape}"
-        )
+    evaluations, volume = hypervolumes(history)
     figure = Figure(figsize=(9, 4.5), dpi=100, layout="constrained")
     axes = figure.subplots()
     axes.plot(evaluations, volume, color=BLUE, lw=2, drawstyle="steps-post", label="front so far")

@@ -44,8 +44,8 @@ class Sensitivity:
         check_fields(self)
         names = checked_names(self.names, "names")
         table = np.array(self.table, np.float64)
-        whole = all(isinstance(b, int) and LOWEST_BITS <= b <= HIGHEST_BITS for b in self.widths)
-        if not whole or not self.widths or list(self.widths) != sorted(set(self.widths)):
+        known = all(LOWEST_BITS <= b <= HIGHEST_BITS for b in self.widths)
+        if not known or not self.widths or list(self.widths) != sorted(set(self.widths)):
             raise ValueError(
                 f"widths must be ascending bit-widths in {LOWEST_BITS}-{HIGHEST_BITS}, got {self.widths}"
             )

@@ -44,9 +44,7 @@ class BitSpace:
     pairs: Pairs = ()  # allowed (weight bits, activation bits); (): all
 
     def __post_init__(self):
-        for field in ("names", "allowed"):
-            if not isinstance(getattr(self, field), tuple | list):
-                raise ValueError(f"{field} must be a tuple, got {getattr(self, field)!r:.60}")
+        check_fields(self)
         if not self.names:
             raise ValueError("names is empty: a search space needs at least one quantizer")
         if len(self.names) != len(self.allowed):
@@ -55,10 +53,7 @@ class BitSpace:
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise ValueError(f"names must be unique, got {twice[0]!r} twice")
         for name, bits in zip(self.names, self.allowed, strict=True):
-            if not isinstance(bits, tuple | list):
-                raise ValueError(f"allowed bits of {name!r} must be a tuple, got {bits!r:.60}")
             check_bits(bits, f"allowed bits of {name!r}")
-        check_fields(self)
         check_links(self.size, self.groups, self.feeds, self.pairs)
         given = [Rule(tuple(bits), "allowed") for bits in self.allowed]
         feasible = narrow(self.names, given, self.groups, self.feeds, self.pairs)

@@ -44,10 +44,7 @@ class LabelledImages:
         if len(self.labels) != len(self.images):
             raise ValueError(f"labels are {len(self.labels)}, images {len(self.images)}: give one per image")
         for name in ("classes", "files"):
-            value = getattr(self, name)
-            if isinstance(value, str) or not all(isinstance(entry, str) for entry in value):
-                raise ValueError(f"{name} must be a tuple of names, got {str(value)[:60]!r}")
-            object.__setattr__(self, name, tuple(value))
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(set(self.classes)) != len(self.classes):
             twice = next(name for i, name in enumerate(self.classes) if name in self.classes[:i])
             raise ValueError(f"classes has {twice!r} twice: rename one, or merge them")

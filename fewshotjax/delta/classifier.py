@@ -47,7 +47,7 @@ class ClassifierConfig:
             raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {self.kind!r}")
         for name in ("epochs", "batch", "iterations"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value}")
         for name in ("learning_rate", "regularization"):
             if not 0 < getattr(self, name) < math.inf:

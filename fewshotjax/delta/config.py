@@ -36,7 +36,7 @@ class DeltaConfig:
         check_fields(self)
         for name in ("hidden", "code", "layers"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value}")
         if self.layers > MOST_LAYERS:
             raise ValueError(f"layers must be at most {MOST_LAYERS}, got {self.layers}")
@@ -66,7 +66,7 @@ class DeltaTrainConfig:
         check_fields(self)
         for name in ("batch", "epochs"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value}")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be above 0 and finite, got {self.learning_rate}")

@@ -36,7 +36,7 @@ class EpisodeFit:
 
     def __post_init__(self):
         check_fields(self)
-        if not isinstance(self.samples, int) or self.samples < 0:
+        if self.samples < 0:
             raise ValueError(f"samples must be a whole number that is not negative, got {self.samples}")
         if not self.samples and not self.include_seeds:
             raise ValueError("samples is 0 and include_seeds False: there is nothing to learn from")

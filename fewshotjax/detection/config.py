@@ -101,7 +101,7 @@ class DetectorConfig:
                 f"rpn_background must be 0 to rpn_foreground ({self.rpn_foreground}), "
                 f"got {self.rpn_background}"
             )
-        if not isinstance(self.box_stds, tuple) or len(self.box_stds) != 4:
+        if not isinstance(self.box_stds, tuple):
             raise ValueError(f"box_stds must be a tuple of 4 numbers, of x, y, w, h, got {self.box_stds}")
         above = {name: getattr(self, name) for name in ("canonical", "rpn_sharpness", "box_sharpness")}
         above |= {f"box_stds[{i}]": std for i, std in enumerate(self.box_stds)}
@@ -127,5 +127,5 @@ class DetectorConfig:
 
 
 def _whole(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value}")

@@ -15,6 +15,7 @@ import hwmodel as hw
 
 from ..configuration import SCHEMA as BITS_SCHEMA
 from ..front import Front
+from ..history import hypervolumes
 from ..plots import UNITS, Baseline
 from .chip_views import ChipView
 from .sections import Table
@@ -162,14 +163,7 @@ def history_data(history: Mapping[str, Any], species: Sequence[str]) -> dict[str
     Raises:
         ValueError: evaluations or hypervolume are missing, or columns of other lengths.
     """
-    for name in ("evaluations", "hypervolume"):
-        if name not in history:
-            raise ValueError(f"history lacks {name!r}: it has {sorted(history)}")
-    evaluations, volume = np.asarray(history["evaluations"]), np.asarray(history["hypervolume"])
-    if evaluations.ndim != 1 or evaluations.shape != volume.shape:
-        raise ValueError(
-            f"history must be two equally long columns, got shapes {evaluations.shape} and {volume.shape}"
-        )
+    evaluations, volume = hypervolumes(history)
     found: dict[str, Any] = {
         "evaluations": floats(evaluations),
         "hypervolume": floats(volume),

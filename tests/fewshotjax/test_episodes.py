@@ -106,7 +106,7 @@ def test_upper_halves_of_products_are_exact():
     [
         ({"ways": 1}, "ways must be at least 2, got 1"),
         ({"ways": 5.0}, "ways must be a whole number, got 5.0"),
-        ({"shots": [1, 5]}, "shots perhaps a tuple"),
+        ({"shots": [1, 5]}, r"shots must be a whole number or a tuple \(least, most\)"),
         ({"shots": (1, 2, 3)}, "shots must be a whole number or a tuple"),
         ({"shots": 0}, "shots must be at least 1, or"),
         ({"shots": (3, 2)}, r"shots must be at least 1, or \(least, most\), got \(3, 2\)"),
