@@ -17,7 +17,7 @@ from .common import QUICK
 from .repmet_cells import OMNIGLOT, SMALL, TINY, Bed
 from .repmet_runs import Runs, images, labelled
 
-SEEDS = 1 if QUICK else 5  # repmet_table has three or four; the rest are trained here, and kept there
+SEEDS = 1 if QUICK else 5  # backbones that repmet_table has not trained are trained here, and kept there
 BEDS = (SMALL,) if QUICK else tuple(replace(bed, seeds=SEEDS) for bed in (TINY, OMNIGLOT))
 HIDDEN, EPOCHS = (32, 2) if QUICK else (1_024, 12)
 TRUNK, PROTONET = "softmax", "prototypical"

@@ -9,7 +9,7 @@ import numpy as np
 
 import fewshotjax as few
 
-from .repmet_cells import CHOICE_KEY, CHOICE_SEEDS, Bed, Cell, is_repmet
+from .repmet_cells import CHOICE_EPISODES, CHOICE_KEY, CHOICE_SEEDS, Bed, Cell, is_repmet
 from .repmet_methods import Option, methods, modes_chosen
 from .repmet_runs import Runs
 from .repmet_train import load_features, usable
@@ -64,7 +64,7 @@ def choose(runs: Runs, bed: Bed, cell: Cell) -> dict[str, dict[str, Any]] | None
 
         def accuracy(objective: str, seed: int, option: Option) -> float:
             pool = pools(objective, seed)
-            return pool.evaluate(bed, cell, option, CHOICE_KEY, cell.choice_episodes).accuracy.mean
+            return pool.evaluate(bed, cell, option, CHOICE_KEY, CHOICE_EPISODES).accuracy.mean
 
         def work(options: list[Option] = options, accuracy: Any = accuracy) -> dict[str, Any]:
             by_objective = {}

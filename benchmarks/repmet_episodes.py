@@ -83,7 +83,7 @@ def pixels(runs: Runs, bed: Bed, cell: Cell) -> Any:
 
 def work_of(runs: Runs, bed: Bed, cell: Cell) -> None:
     """Everything of one cell but the pairings."""
-    if cell.paired_only or (choices := choose(runs, bed, cell)) is None:
+    if (choices := choose(runs, bed, cell)) is None:
         return
     for seed in range(bed.seeds):
         test(runs, bed, cell, seed, choices)
@@ -93,8 +93,6 @@ def work_of(runs: Runs, bed: Bed, cell: Cell) -> None:
 
 def summary(runs: Runs, bed: Bed, cell: Cell) -> dict[str, Any] | None:
     """Over the seeds that are there; None where there is none."""
-    if cell.paired_only:
-        return None
     start = f"{bed.name}, {cell.name}"
     choices = {name: runs.known(f"{start}, choice, {name}") for name in methods(cell)}
     seeds = [runs.known(f"{start}, test, seed {seed}") for seed in range(bed.seeds)]

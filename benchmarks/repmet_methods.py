@@ -76,7 +76,7 @@ def modes_chosen(method: str) -> bool:
 def settings() -> dict[str, Any]:
     """The options of each cell."""
     cells = {cell.name: cell for bed in (*BEDS, *CONTAMINATED_BEDS) for cell in bed.cells}
-    made = {name: methods(cell) for name, cell in cells.items() if not cell.paired_only}
+    made = {name: methods(cell) for name, cell in cells.items()}
     every = [option for of_cell in made.values() for options in of_cell.values() for option in options]
     return {
         "options": {

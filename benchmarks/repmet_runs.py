@@ -103,16 +103,14 @@ def groups(labels: np.ndarray, classes: int, labelling: str, seed: int) -> np.nd
 
     plain         as they are
     pairs         class i of n with class i + n/2
-    random pairs  classes in random pairs, others for each seed
-    random threes likewise; classes that are left over belong to none
+    random pairs  classes in random pairs, others for each seed; one that is left over belongs to none
     """
     if labelling == "plain":
         return labels
     if labelling == "pairs":
         return (labels % (classes // 2)).astype(np.int32)
-    size = {"random pairs": 2, "random threes": 3}[labelling]
-    place = np.random.default_rng(seed).permutation(classes) // size
-    place[place == classes // size] = -1
+    place = np.random.default_rng(seed).permutation(classes) // 2
+    place[place == classes // 2] = -1
     return place[labels].astype(np.int32)
 
 

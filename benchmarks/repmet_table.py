@@ -1,10 +1,10 @@
 """RepMet beside every rival, few-shot and closed-set, at equal budgets.
 
 Few-shot: Tiny-ImageNet (trained on base_train, chosen on novel_val, reported on novel_test) and Omniglot by
-alphabet; 5-way, 1-shot and 5-shot, and with 5 shots of each of 2 or 3 classes that count as one; the first
-also 20-way 5-shot. All methods meet the same 10,000 episodes (3 parts: 4,000, 20-way: 2,000). A Conv-4 is
-trained with seven objectives, a run a seed, all with the same starts, steps, batches and augmentation;
-RepMet's and SoftTriple's add a dense layer, their embedding. On validation alone
+alphabet; 5-way, 1-shot and 5-shot, and with 5 shots of each of 2 classes that count as one. All methods meet
+the same 10,000 episodes. A Conv-4 is trained with seven objectives, a run a seed, all with the same starts,
+steps, batches and augmentation; RepMet's and SoftTriple's add a dense layer, their embedding. Trainings are
+short (874 steps), so that the table takes three hours. On validation alone
   each objective  chooses among four candidates (learning rate and one more) by a short run, whose score is
                   the accuracy of class means,
   each method     chooses among up to four options, for every objective, and then its objective.
@@ -17,7 +17,7 @@ Four of the seven objectives are RepMet's, and baselines may choose them, which 
 
 Closed set, error on the base classes' test images: end-to-end, the same backbones on Tiny-ImageNet and others
 on CIFAR-10, plain and with its classes merged to five of two; and heads alone on features of the softmax
-backbone, with more ways of merging and the ablations (repmet_heads.py). RepMet of five modes and without
+backbone, also with classes merged in random pairs, and the ablations (repmet_heads.py). RepMet of five modes and without
 embedding loss was not trained end-to-end on CIFAR-10: there heads alone compare them. End-to-end backbones of
 Tiny-ImageNet were chosen by few-shot validation, the rest by held-out training images.
 
@@ -26,8 +26,8 @@ ImageNet, whose classes those of Tiny-ImageNet are.
 
 Intervals are 95 %: Student's t over the seeds, which share the episodes; "episodes_half" is half of that over
 the episodes of a run; none is widened for the number of comparisons. Diverged runs are counted, in no mean.
-Runs are kept, so an interrupted table goes on, and TABLE_SEEDS, those of Tiny-ImageNet, can be raised later
-(the rest has three). TABLE_LIMIT_S ends it early; what is missing is said.
+Runs are kept, so an interrupted table goes on, and TABLE_SEEDS can be raised later. TABLE_LIMIT_S ends it
+early; what is missing is said.
 TABLE_PART=1/2 and 2/2 share the work, a process each: run both twice, as episodes need all backbones, then
 once without, which puts the table together. Needs FRUGALJAX_DATA. With QUICK=1 a small Omniglot, two
 objectives and one seed take the place of all: that shows that it works, and no more.

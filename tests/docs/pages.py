@@ -122,13 +122,7 @@ PAGES = {
         },
         long=True,
     ),
-    "docs/edge_camera.md": Page(
-        not_run={
-            "python examples/edge_camera.py --out camera": "minutes; tests/test_examples.py runs it",
-            "python examples/edge_camera.py --out camera --support shown/ --frames unlabelled/ "
-            "--test labelled/": "the same, with folders",
-        },
-    ),
+    "docs/edge_camera.md": Page(),  # tests/test_examples.py runs it as a whole
     "docs/howto.md": Page(
         preparing.howto,
         small={

@@ -88,7 +88,7 @@ def run_python(text: str, where: str, namespace: dict[str, Any]) -> None:
 
 
 def run_command(line: str, patch: pytest.MonkeyPatch) -> None:
-    """A line of a shell: console scripts are called in this process; make, pip and scripts are looked up."""
+    """A line of a shell: console scripts are called in this process; make, pip and scripts are checked."""
     words, out = shlex.split(line), None
     if ">" in words:
         words, out = words[: words.index(">")], words[words.index(">") + 1]
@@ -98,7 +98,7 @@ def run_command(line: str, patch: pytest.MonkeyPatch) -> None:
     elif program == "pip":
         check_pip(arguments)
     elif program == "python":
-        assert (ROOT / arguments[0]).is_file(), f"there is no script {arguments[0]}"
+        check_script(arguments)
     elif program in PROGRAMS:
         target = open(out, "w") if out else None  # noqa: SIM115
         try:
@@ -123,6 +123,17 @@ def run_program(program: str, arguments: list[str], patch: pytest.MonkeyPatch) -
         except SystemExit as stop:
             code = stop.code or 0
     assert code == 0, f"{program} ended with exit code {code}"
+
+
+def check_script(arguments: list[str]) -> None:
+    """The script is there and has the options; a test of its own runs it."""
+    script = ROOT / arguments[0]
+    assert script.is_file(), f"there is no script {arguments[0]}"
+    told = subprocess.run(
+        [sys.executable, script, "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    unknown = {word for word in arguments if word.startswith("--")} - set(re.findall(r"--[\w-]+", told))
+    assert not unknown, f"{arguments[0]} has no {sorted(unknown)}"
 
 
 def check_make(arguments: list[str]) -> None:

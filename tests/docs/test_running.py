@@ -71,6 +71,7 @@ def test_blocks_share_a_namespace_and_substitutions_are_made(tmp_path, monkeypat
         (Page(), "`pip install '.[nothing]'`", "no such extra"),
         (Page(), "`pip install another`", "is not this project"),
         (Page(), "`python examples/nothing.py`", "no script examples/nothing.py"),
+        (Page(), "`python examples/edge_camera.py --nothing 1`", r"has no \['--nothing'\]"),
     ],
 )
 def test_what_is_wrong_on_a_page_is_told(page, text, message, tmp_path, monkeypatch):

@@ -246,6 +246,8 @@ def test_names_do_nothing_in_a_browser(desktop, path):
     page, seen = desktop
     page.locator("#bits-details summary").click()
     page.locator("#operations-details summary").click()
+    for table in ("#bits-table", "#operations"):  # filled when the browser tells that they are open
+        page.locator(f"{table} tbody tr").first.wait_for()
     assert report_cases.LAYER in page.locator("#bits-table").inner_text()
     assert report_cases.LAYER in page.locator("#operations").inner_text()
     assert page.locator("h1").inner_text() == f"title {report_cases.LAYER}"
