@@ -17,9 +17,9 @@ Four of the seven objectives are RepMet's, and baselines may choose them, which 
 
 Closed set, error on the base classes' test images: end-to-end, the same backbones on Tiny-ImageNet and others
 on CIFAR-10, plain and with its classes merged to five of two; and heads alone on features of the softmax
-backbone, also with classes merged in random pairs, and the ablations (repmet_heads.py). RepMet of five modes and
-without embedding loss was not trained end-to-end on CIFAR-10: there heads alone compare them. Backbones of
-Tiny-ImageNet were chosen by few-shot validation, the rest by held-out training images.
+backbone, also with classes merged in random pairs, and the ablations (repmet_heads.py). RepMet of five modes
+and without embedding loss was not trained end-to-end on CIFAR-10: there heads alone compare them. Backbones
+of Tiny-ImageNet were chosen by few-shot validation, the rest by held-out training images.
 
 Contaminated, and not comparable with the rest: features of an EfficientNet-Lite0 that was trained on
 ImageNet, whose classes those of Tiny-ImageNet are.
