@@ -97,7 +97,7 @@ def _init(parts: Parts, key: Array, env: Environment, actor: Float[Array, " P"] 
             config.temperatures,
         ),
         placement=jnp.zeros((config.members, n, 2), jnp.int8),
-        fitness=jnp.full((config.members,), jnp.inf),
+        fitness=jnp.full((config.members,), jnp.inf, float),
     )
     return EGRLState(
         key=k_run,

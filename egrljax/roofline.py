@@ -36,9 +36,9 @@ def init(key: jax.Array, env: Environment) -> dict[str, jax.Array]:
         "weight": jnp.zeros((n, levels)),
         "output": jnp.zeros((n, levels)),
         "parent": jnp.zeros((n, parents, levels)),
-        "external": jnp.full((n,), -4.0),
-        "compute": jnp.full((n,), -1.5),
-        "overlap": jnp.full((), 2.0),  # ρ as a logit
+        "external": jnp.full((n,), -4.0, float),
+        "compute": jnp.full((n,), -1.5, float),
+        "overlap": jnp.full((), 2.0, float),  # ρ as a logit
         "scale": jnp.zeros(()),
         "hidden": 0.3 * jax.random.normal(k_hidden, (inputs, _HIDDEN)),
         "hidden_bias": jnp.zeros((_HIDDEN,)),

@@ -152,7 +152,7 @@ def _init(algo: EGRL, key: jax.Array, envs: Environment, actor: Array | None = N
         key=k_run,
         policies=made[1:],
         placement=jnp.zeros((config.policies, count, n, 2), jnp.int8),
-        fitness=jnp.full((config.policies,), jnp.inf),
+        fitness=jnp.full((config.policies,), jnp.inf, float),
         learner=algo.learner.init_several(k_learner, envs, made[0]),
         replay=jax.tree.map(lambda x: jnp.repeat(x[None], count, axis=0), buffer.empty(room, n)),
         measured=jnp.zeros((), jnp.int32),

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 import typer
 
 from .chip import Rate
+from .compiling import programs_counted, programs_kept
 
 
 def run_app(app: typer.Typer, name: str) -> None:
-    """Runs a console script; every expected error is one line and exit code 2."""
+    """Runs a console script; every expected error is one line and exit code 2.
+
+    Compiled programs are kept between runs, and counted in the last line.
+    """
     try:
-        app(standalone_mode=True)
+        with programs_kept(say), programs_counted(say):
+            app(standalone_mode=True)
     except (ValueError, ImportError) as error:
         say(f"{name}: error: {' '.join(str(error).split())}")
         raise SystemExit(2) from None

@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("FRUGALJAX_COMPILE_CACHE", "0")  # console scripts under test leave no files at home
 
 import jax
 import jaxtyping
