@@ -94,7 +94,12 @@ def save_state(path: str | os.PathLike[str], state: Any, settings: Mapping[str, 
 
 
 def load_state(
-    path: str | os.PathLike[str], like: State, settings: Mapping[str, Any], *, part: bool = False
+    path: str | os.PathLike[str],
+    like: State,
+    settings: Mapping[str, Any],
+    *,
+    part: bool = False,
+    content: bytes | None = None,
 ) -> State:
     """The state saved in `path`, as a pytree of the structure, shapes and types of `like`.
 
@@ -102,13 +107,14 @@ def load_state(
 
     Args:
         part: `like` is a dict with some of the saved one's entries; the others are left.
+        content: what the file holds, where it was read elsewhere; `path` is then for messages alone.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not such a file, of another version, cut short, damaged, written with other
             settings, or of another shape than `like`; the message says which, and what to do.
     """
-    header, payload = _checked(path)
+    header, payload = _checked(path, Path(path).read_bytes() if content is None else content)
     _compare(str(path), header["settings"], json.loads(_canonical(dict(settings))))
     saved = _restored(path, payload)
     if part:
@@ -117,9 +123,9 @@ def load_state(
     return serialization.from_state_dict(like, saved)
 
 
-def _checked(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bytes]:
+def _checked(path: str | os.PathLike[str], content: bytes) -> tuple[dict[str, Any], bytes]:
     """Header and payload of a whole file of a version that is read."""
-    first, _, payload = Path(path).read_bytes().partition(b"\n")
+    first, _, payload = content.partition(b"\n")
     again = AGAIN + "".join(f"; {old} is older" for old in [Path(f"{os.fspath(path)}.1")] if old.exists())
     try:
         header = json.loads(first)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 import hwmodel as hw
@@ -107,9 +108,16 @@ def _allowed(problem: hw.Problem) -> Bool[np.ndarray, "N 2 L"]:
     return np.where(pin[..., None] >= 0, levels == pin[..., None], fits)
 
 
-def measure(key: jax.Array, env: Environment, maps: Int[Array, "M N 2"]) -> Measured:
-    """One measurement of each map, latencies in seconds; every map counts as one evaluation."""
-    found = _evaluate(env, maps)
+def measure(
+    key: jax.Array, env: Environment, maps: Int[Array, "M N 2"], mesh: Mesh | None = None
+) -> Measured:
+    """One measurement of each map, latencies in seconds; every map counts as one evaluation.
+
+    Args:
+        mesh: devices that share the maps, static under jit; see `hwmodel.devices`.
+    """
+    evaluate = _evaluate if mesh is None else hw.sharded(_evaluate, mesh, (None, hw.POP))
+    found = evaluate(env, maps)
     latency_s = found.latency_s
     error = jnp.exp(env.noise * jax.random.normal(key, latency_s.shape, latency_s.dtype))
     return Measured(latency_s * error, found.moved, found.valid, found.placement)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 import hwmodel as hw
@@ -48,6 +49,8 @@ def run(
     every: int = 10,
     on_chunk: OnChunk | None = None,
     board: Board | None = None,
+    mesh: Mesh | None = None,
+    hosts: hw.Hosts | None = None,
 ) -> tuple[EGRLState, Metrics | None]:
     """Run until the budget is spent.
 
@@ -60,22 +63,42 @@ def run(
             the compiler leaves of a map, and under the fitness "strict" only of maps that fit. `env.noise`
             and `env.contention` are not looked at then; `env.reference_s` should be the board's own, so that
             rewards are of order `reward.scale`.
+        mesh: devices that share the maps of a generation (axis "pop") where the model measures them: on a CPU
+            the numbers of one device, bit for bit. Measuring is then a compiled program of its own, whose
+            latencies a compiler may round otherwise: by 1e-6 of themselves at most.
+        hosts: processes that share the maps of a generation where a board measures them, each by its own
+            board. Each calls `run` with the same arguments and gets the same result; `on_chunk` is called in
+            all of them, and must answer the same: one that saves does so where `hosts.first`.
 
     Returns:
         The state and all metrics, NumPy arrays with the generations along the first axis; None where the
         budget was spent before.
 
     Raises:
-        ValueError: every below 1; an answer of the board of another shape.
+        ValueError: every below 1; an answer of the board of another shape; a mesh that `hwmodel.check_mesh`
+            refuses, or together with a board; hosts without a board.
+        hwmodel.HostsError: another process is gone, late, failed, or measures something else.
     """
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
+    if mesh is not None:
+        hw.check_mesh(mesh)
+        if board is not None:
+            raise ValueError(
+                "mesh is for the model, which runs on devices, and a board is not: leave one out"
+            )
+    if hosts is not None and board is None:
+        raise ValueError("hosts share a board's maps: the model's take less than sending them, give a mesh")
+    if hosts is not None and board is not None:
+        board = _shared(board, hosts)
     left = algo.config.generations - int(state.generation)
     collected: list[Metrics] = []
     while left > 0:
         count = min(every, left)
-        if board is None:
+        if board is None and mesh is None:
             state, metrics = _chunk(algo, env, state, count)
+        elif board is None:
+            state, metrics = _mesh_chunk(algo, env, state, count, mesh)
         else:
             state, metrics = _host_chunk(algo, env, state, count, board)
         left -= count
@@ -116,10 +139,31 @@ def _chunk(algo: EGRL, env: Environment, state: EGRLState, generations: int) -> 
     return state, stacked(rows)
 
 
+_measure = partial(jax.jit, static_argnames="mesh")(measure)
+
+
+def _mesh_chunk(
+    algo: EGRL, env: Environment, state: EGRLState, generations: int, mesh: Mesh | None
+) -> tuple[EGRLState, Metrics]:
+    """Asked and told on one device; between the two the maps are out on the mesh."""
+    rows = []
+    for _ in range(generations):
+        key, maps, ticket, asked = _ask_alone(algo, env, state)
+        found = jax.device_get(_measure(key, env, maps, mesh=mesh))
+        state, metrics = _tell(algo, env, asked, maps, ticket, jax.tree.map(jnp.asarray, found))
+        rows.append(metrics)
+    return state, stacked(rows)
+
+
 def stacked(rows: Sequence[Metrics]) -> Metrics:
     """Of several generations, as NumPy arrays."""
     whole: Metrics = jax.tree.map(lambda *each: np.stack(each), *jax.device_get(rows))
     return whole
+
+
+@partial(jax.jit, static_argnames="algo")
+def _ask_alone(algo: EGRL, env: Environment, state: EGRLState) -> Any:
+    return keys_of(state).measure, *algo.ask(state, env)
 
 
 @partial(jax.jit, static_argnames="algo")
@@ -165,3 +209,12 @@ def measured_by(board: Board, placements: Int[np.ndarray, "M N 2"]) -> Float[np.
         count = len(placements)
         raise ValueError(f"board must answer {count} latencies for {count} maps, got shape {seconds.shape}")
     return np.where((seconds > 0) & np.isfinite(seconds), seconds, np.nan)
+
+
+def _shared(board: Board, hosts: hw.Hosts) -> Board:
+    """A board that measures its own part of the placements, and answers all."""
+
+    def measured(placements: Int[np.ndarray, "M N 2"]) -> Float[np.ndarray, " M"]:
+        return hosts.map(lambda own: measured_by(board, own), placements)
+
+    return measured

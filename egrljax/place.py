@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 import hwmodel as hw
 
@@ -54,6 +55,7 @@ def place(
     every: int = 5,
     on_chunk: Progress | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    mesh: Mesh | None = None,
 ) -> Placed:
     """Places a workload's tensors in a chip's memories.
 
@@ -82,6 +84,7 @@ def place(
             so far (+inf: none) and that of first_fit, in seconds; True or "stop" after a chunk ends it.
         checkpoint: a file written after every chunk. If it is there, EGRL goes on from it, bit for bit, or
             raises if it is of another run.
+        mesh: devices that share the maps of a generation where EGRL measures by the model, see `run`.
 
     Raises:
         ValueError: an unknown engine; "exact" or "gradient" with contention or a board, which they do not
@@ -93,7 +96,10 @@ def place(
     if contention == 0:
         contention = None
     _check_engine(engine, contention, board, policy, solver_s)
-    _check_search(engine, time_limit_s, {"noise": noise or None, "config": config, "checkpoint": checkpoint})
+    heeded = {"noise": noise or None, "config": config, "checkpoint": checkpoint, "mesh": mesh}
+    _check_search(engine, time_limit_s, heeded)
+    if mesh is not None:
+        hw.check_mesh(mesh)
     start = time.monotonic()
     solves = solver_s > 0 and board is None
     own = len(hw.BASELINES) + (solves and engine == "auto")  # maps that are known before
@@ -152,6 +158,7 @@ def place(
             every=every,
             on_chunk=on_chunk,
             checkpoint=checkpoint,
+            mesh=mesh,
         )
         measured_s = _model_s(env, found.placement) if found.latency_s is None else found.latency_s
         placed = replace(

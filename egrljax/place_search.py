@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from .checkpoint import digest, load_state, raw, save_state, typed
@@ -47,6 +48,7 @@ def search(
     every: int,
     on_chunk: Progress | None,
     checkpoint: str | os.PathLike[str] | None,
+    mesh: Mesh | None = None,
 ) -> Searched:
     """Runs EGRL until the budget is spent, from the checkpoint if there is one.
 
@@ -99,7 +101,7 @@ def search(
         return _told(on_chunk, state, budget, before, env) or stop
 
     _told(on_chunk, state, budget, before, env)
-    state, _ = run(algo, env, state, every=every, on_chunk=after, board=board)
+    state, _ = run(algo, env, state, every=every, on_chunk=after, board=board, mesh=mesh)
     if not np.isfinite(state.best_s):
         raise ValueError(
             "no map has a latency: all measurements failed, or none fitted under fitness 'strict'"

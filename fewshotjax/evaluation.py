@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key, PRNGKeyArray
 
+from .devices import check_mesh, pieces, sharded
 from .episode_task import EpisodeTask, episode_task
 from .episodes import FIT, Episode
 from .methods.method import Method
@@ -48,6 +50,7 @@ def evaluate(
     names: Sequence[str] | None = None,
     drawn: Episode | None = None,
     chunk: int | None = None,
+    mesh: Mesh | None = None,
     on_chunk: OnChunk | None = None,
 ) -> EpisodeResult:
     """A method's accuracy over episodes drawn from labelled examples.
@@ -66,11 +69,13 @@ def evaluate(
         drawn: episodes to use in place of drawing (`draw_many`, `load_episodes`, another result's). Ways and
             so on are theirs, but for `parts`, which must be what they were drawn with.
         chunk: episodes alive at once; None: as many as suit the device. It changes no result beyond rounding.
+        mesh: devices that share the episodes by its one axis, "pop", each in chunks of its own: the
+            predictions of one device, bit for bit.
         on_chunk: progress, such as `progress("episodes")`; told an `EpisodesChunk`.
 
     Raises:
         ValueError: features that are not finite or not as many as labels, labels below 0, too few classes or
-            examples, episodes of other rows or with a query in the support.
+            examples, episodes of other rows or with a query in the support, a mesh of other axes.
 
     Warns:
         UserWarning: examples that are equal, number for number: in one episode they may be support and query.
@@ -88,7 +93,7 @@ def evaluate(
         names=names,
         drawn=drawn,
     )
-    return _evaluate(task, {"": method}, chunk, on_chunk)[""]
+    return _evaluate(task, {"": method}, chunk, on_chunk, mesh)[""]
 
 
 def compare(
@@ -98,6 +103,7 @@ def compare(
     labels: np.ndarray,
     *,
     chunk: int | None = None,
+    mesh: Mesh | None = None,
     on_chunk: OnChunk | None = None,
     **options: Any,
 ) -> Comparison:
@@ -105,27 +111,33 @@ def compare(
 
     Args:
         methods: by the name that the table shows.
+        chunk, mesh: as of `evaluate`.
         on_chunk: as of `evaluate`, for each method anew.
         options: ways, shots and so on, as of `evaluate`.
     """
     if not methods:
         raise ValueError("methods is empty: give at least one, such as {'prototypes': prototypes()}")
     task = episode_task(key, features, labels, **options)
-    return Comparison(_evaluate(task, methods, chunk, on_chunk))
+    return Comparison(_evaluate(task, methods, chunk, on_chunk, mesh))
 
 
 def _evaluate(
-    task: EpisodeTask, methods: Mapping[str, Method | str], chunk: int | None, on_chunk: OnChunk | None
+    task: EpisodeTask,
+    methods: Mapping[str, Method | str],
+    chunk: int | None,
+    on_chunk: OnChunk | None,
+    mesh: Mesh | None,
 ) -> dict[str, EpisodeResult]:
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
+    check_mesh(mesh)
     resolved = {name: _method(method) for name, method in methods.items()}
     pool = jnp.asarray(task.features)
     results = {}
     for name, method in resolved.items():
         size = 1 if method.sequential else chunk or _suited(task)
         told = None if on_chunk is None else partial(_tell, on_chunk, name)
-        found = _predictions(task, method, pool, size, told)
+        found = _predictions(task, method, pool, size, told, mesh)
         results[name] = EpisodeResult(found, task.episodes, task.classes, task.excluded, task.settings)
     return results
 
@@ -143,11 +155,17 @@ def _tell(on_chunk: OnChunk, name: str, done: int, total: int) -> None:
 
 
 def _predictions(
-    task: EpisodeTask, method: Method, pool: Array, chunk: int, told: Callable[[int, int], None] | None
+    task: EpisodeTask,
+    method: Method,
+    pool: Array,
+    chunk: int,
+    told: Callable[[int, int], None] | None,
+    mesh: Mesh | None,
 ) -> Int[np.ndarray, "E W Q"]:
     total = len(task.episodes.classes)
-    calls = math.ceil(total / max(BLOCK, chunk))
-    block = chunk * math.ceil(total / calls / chunk)  # a whole number of chunks, so that all calls are alike
+    together = chunk * pieces(mesh)
+    calls = math.ceil(total / max(BLOCK * pieces(mesh), together))
+    block = together * math.ceil(total / calls / together)  # whole chunks, so that all calls are alike
     equal = task.config.shot_range[0] == task.config.most
     found = []
     for first in range(0, total, block):
@@ -155,13 +173,13 @@ def _predictions(
         rows = np.minimum(np.arange(first, first + block), total - 1)
         part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], task.episodes)
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(task.key, i), FIT))(rows)
-        found.append(np.asarray(_run(keys, part, pool, method, equal, chunk))[: total - first])
+        found.append(np.asarray(_run(keys, part, pool, method, equal, chunk, mesh))[: total - first])
         if told is not None:
             told(min(first + block, total), total)
     return np.concatenate(found)
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5))
+@partial(jax.jit, static_argnums=(3, 4, 5, 6))
 def _run(
     keys: Key[Array, " E"],
     episodes: Episode,
@@ -169,13 +187,14 @@ def _run(
     method: Method,
     equal_shots: bool,
     chunk: int,
+    mesh: Mesh | None,
 ) -> Int[Array, "E W Q"]:
     """The predicted class of each query within its episode; W where a method returned NaN."""
     ways, shots = episodes.support.shape[1:]
     queries = episodes.query.shape[2]
     known = np.repeat(np.arange(ways, dtype=np.int32), shots)
 
-    def one(item: tuple[PRNGKeyArray, Episode]) -> Array:
+    def one(pool: Array, item: tuple[PRNGKeyArray, Episode]) -> Array:
         key, episode = item
         labels = known if equal_shots else jnp.where(episode.shown.reshape(-1), known, ways)
         support, query = (_rows(pool, index.reshape(-1)) for index in (episode.support, episode.query))
@@ -184,8 +203,11 @@ def _run(
         best = jnp.argmax(jnp.where(failed[:, None], -jnp.inf, scores), axis=1)
         return jnp.where(failed, ways, best).astype(jnp.int16).reshape(ways, queries)
 
-    items = keys, episodes
-    return jax.lax.map(one, items) if chunk == 1 else jax.lax.map(one, items, batch_size=chunk)
+    def own(pool: Array, items: tuple[Array, Episode]) -> Array:
+        each = partial(one, pool)
+        return jax.lax.map(each, items) if chunk == 1 else jax.lax.map(each, items, batch_size=chunk)
+
+    return sharded(own, mesh)(pool, (keys, episodes))
 
 
 def _rows(pool: Array, index: Array | np.ndarray) -> Array:

@@ -46,6 +46,14 @@ from .console import parse_rates as parse_rates, run_app as run_app, say as say
 from .contention import contended_latency as contended_latency
 from .costs import bit_operations_ratio as bit_operations_ratio, model_ratio as model_ratio
 from .coverage import Coverage as Coverage, Unquantized as Unquantized, coverage as coverage
+from .devices import (
+    IMAGES as IMAGES,
+    POP as POP,
+    check_mesh as check_mesh,
+    pieces as pieces,
+    placed as placed,
+    sharded as sharded,
+)
 from .energy import energy_j as energy_j
 from .features import feature_names as feature_names, features as features
 from .fields import check_fields as check_fields
@@ -54,6 +62,7 @@ from .gradient import (
     GradientPlacement as GradientPlacement,
     optimize_placement as optimize_placement,
 )
+from .hosts import Hosts as Hosts, HostsError as HostsError
 from .onnx_import.read import from_onnx as from_onnx
 from .optimum import Optimum as Optimum, optimal_placement as optimal_placement
 from .pins import forbidden as forbidden, pinned as pinned

@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
+
+from hwmodel import IMAGES, POP, Hosts, check_mesh, pieces, placed, sharded
 
 from .custom_error import ErrorOfBits, ErrorOfOutputs, HostCost
 from .objectives import Score
@@ -17,18 +20,23 @@ from .task import Task
 Rows = Int[np.ndarray, "N n"]
 
 
-def _costs(task: Task, bits: Array, count: int) -> Array:
+def _costs(task: Task, bits: Array, count: int, mesh: Mesh | None) -> Array:
     """Of a block, whose first `count` rows are wanted; without what a `_HostPart` measures afterwards."""
     score = task.score
     if isinstance(score, ErrorOfBits):
         if not score.host:
-            return _costs_of_bits(task, bits)
+            return _costs_of_bits(task, bits, mesh=mesh)
         return _costs_of_errors(task, bits, np.zeros(len(bits), np.float32))
-    outputs = compiled_logits(task.network, bits, task.inputs)
+    if mesh is not None:
+        outputs = _logits_over(task.network, bits, task.inputs, mesh)
+    else:
+        outputs = compiled_logits(task.network, bits, task.inputs)
     if isinstance(score, ErrorOfOutputs) and score.host:
         errors = score.errors(np.asarray(outputs)[:count], task.target)
         errors = np.pad(errors, (0, len(bits) - count), constant_values=np.inf)
         return _costs_of_errors(task, bits, errors)
+    if mesh is not None:
+        return _costs_over(task.replace(inputs=()), bits, outputs, mesh)  # type: ignore[attr-defined]
     return _costs_of_logits(task, bits, outputs)
 
 
@@ -57,8 +65,23 @@ def _split(task: Task) -> tuple[Task, list[_HostPart]]:
 
 # Apart from the network's own compilation, which is long, so that every score shares that one.
 _costs_of_logits = jax.jit(jax.vmap(Task.cost_of_logits, in_axes=(None, 0, 0)))
+
+
+@partial(jax.jit, static_argnums=3)
+def _logits_over(network: Any, bits: Array, inputs: Any, mesh: Mesh) -> Array:
+    return sharded(compiled_logits, mesh, (None, POP, IMAGES), (POP, IMAGES))(network, bits, inputs)
+
+
+@partial(jax.jit, static_argnums=3)
+def _costs_over(task: Task, bits: Array, logits: Array, mesh: Mesh) -> Array:
+    """Each configuration's logits on one device, so that sums over samples are in one order."""
+    return sharded(_costs_of_logits, mesh, (None, POP, POP))(task, bits, logits)
+
+
 _costs_of_errors = jax.jit(jax.vmap(Task.cost_of_error, in_axes=(None, 0, 0)))
-_costs_of_bits = jax.jit(Task.costs)  # of an error of bits: it may hold a network, so one after the other
+_costs_of_bits = jax.jit(
+    Task.costs, static_argnames="mesh"
+)  # of an error of bits: it may hold a network, so one after the other
 
 
 def scores(task: Task, bits: Int[Any, "K n"], others: Sequence[Score]) -> dict[str, np.ndarray]:
@@ -84,16 +107,43 @@ class Evaluator:
         asked: configurations asked for.
     """
 
-    def __init__(self, task: Task, *, block: int = 1, on_evaluated: Callable[[int], None] | None = None):
-        """`block` configurations go to the device in one call: 1 wastes nothing, more may suit a GPU.
+    def __init__(
+        self,
+        task: Task,
+        *,
+        block: int = 1,
+        on_evaluated: Callable[[int], None] | None = None,
+        mesh: Mesh | None = None,
+        hosts: Hosts | None = None,
+    ):
+        """What is evaluated where.
 
         What the host measures of bits gets all configurations of a call at once, whatever the block; an error
         of outputs on the host gets a block's.
+
+        Args:
+            block: configurations that go to each device in one call: 1 wastes nothing, more may suit a GPU.
+            on_evaluated: told how many were evaluated after each block; of the own ones, where hosts share.
+            mesh: devices that share the configurations by its axis "pop", bit for bit the costs of one
+                device. By its axis "images" they share the samples, the same where each device gets whole
+                micro-batches; else up to rounding, as with another `chunk`: the error within 1e-4 of itself
+                (relative) where it is smooth, one sample's share where a class is decided by rounding.
+            hosts: processes that share the configurations; each must ask for the same.
+
+        Raises:
+            ValueError: a block below 1, a mesh that `hwmodel.check_mesh` refuses.
         """
         if block < 1:
             raise ValueError(f"block must be at least 1, got {block}")
+        if mesh is not None:
+            check_mesh(mesh, (POP, IMAGES))
         self.task, self.block, self.on_evaluated = task, block, on_evaluated
+        self.mesh, self.hosts = mesh, hosts
         self._compiled, self._host = _split(task)
+        if mesh is not None:
+            inputs = placed(mesh, self._compiled.inputs, IMAGES)
+            rest = placed(mesh, self._compiled.replace(inputs=()))  # type: ignore[attr-defined]
+            self._compiled = rest.replace(inputs=inputs)
         self.evaluations = self.asked = self._kept = 0
         self._costs: dict[bytes, np.ndarray] = {}  # of what was asked for, in that order
         self._counted: dict[bytes, bool] = {}
@@ -116,7 +166,8 @@ class Evaluator:
         todo = [(key, row) for key, row in new.items() if key not in self._stock]
         found: dict[bytes, np.ndarray] = {}
         if todo:
-            costs = self._evaluated(np.stack([row for _, row in todo]))
+            wanted = np.stack([row for _, row in todo])
+            costs = self._evaluated(wanted) if self.hosts is None else self.hosts.map(self._evaluated, wanted)
             found = {key: cost for (key, _), cost in zip(todo, costs, strict=True)}
             for key in found:
                 self._stock.pop(key, None)  # kept there in case the others had not come to their end
@@ -129,10 +180,12 @@ class Evaluator:
     def _evaluated(self, rows: Rows) -> Float[np.ndarray, "N M"]:
         """What is compiled, block after block; then what the host measures, where all else is finite."""
         blocks, self._kept = [], 0
-        for start in range(0, len(rows), self.block):
-            own = rows[start : start + self.block]
-            batch = np.pad(own, ((0, self.block - len(own)), (0, 0)), mode="edge")
-            blocks.append(np.asarray(_costs(self._compiled, jnp.asarray(batch), len(own)))[: len(own)])
+        size = self.block * pieces(self.mesh)
+        for start in range(0, len(rows), size):
+            own = rows[start : start + size]
+            batch = np.pad(own, ((0, size - len(own)), (0, 0)), mode="edge")
+            found = _costs(self._compiled, jnp.asarray(batch), len(own), self.mesh)
+            blocks.append(np.asarray(found)[: len(own)])
             if not self._host:
                 self._tell(start + len(own))
         costs = np.concatenate(blocks)
@@ -163,6 +216,10 @@ class Evaluator:
     def _tell(self, count: int) -> None:
         if self.on_evaluated is not None:
             self.on_evaluated(self.evaluations + count)
+
+    def like(self, task: Task) -> "Evaluator":
+        """An evaluator of another task, on the same devices and hosts; it has evaluated nothing yet."""
+        return Evaluator(task, block=self.block, mesh=self.mesh, hosts=self.hosts)
 
     @property
     def distinct(self) -> int:

@@ -13,7 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Int
+
+from hwmodel import Hosts
 
 from .algorithm import algorithm, ranking_units
 from .config import PRESETS, NemoConfig
@@ -79,6 +82,8 @@ def search(
     cache: str | os.PathLike[str] | None = None,
     cache_is_free: bool = True,
     block: int = 1,
+    mesh: Mesh | None = None,
+    hosts: Hosts | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Found:
     """Searches the bit-widths of a task's network for its Pareto front.
@@ -108,12 +113,18 @@ def search(
             the start costs no evaluation.
         cache_is_free: False: what the cache knew counts as an evaluation all the same, for comparisons at
             equal evaluations that share their work.
-        block: configurations evaluated in one call on the device.
+        block: configurations evaluated in one call on each device.
+        mesh: devices that share the configurations (axis "pop") and the images ("images"); see `Evaluator`.
+            The result is that of one device, bit for bit, where only configurations are shared.
+        hosts: processes that share the configurations: each calls `search` with the same arguments, gets the
+            same result, which is that of a single process, and may itself have a mesh of its own devices.
+            `on_chunk` is called, and files are read and written, in the first one alone.
         settings: kept with the front, beside the quantizers and what decided the result.
 
     Raises:
         ValueError: a budget below the population, limits that cannot be met, a checkpoint of other settings,
             a cache of another task.
+        hwmodel.HostsError: another process is gone, late, failed, or searches something else.
     """
     config = config or (PRESETS["default"] if warm_start is None else PRESETS["guided"])
     if not 0 <= warm_share < 1:
@@ -144,9 +155,13 @@ def search(
     units = ranking_units(task, corner)
     if (units != 1).any():
         identity["units"] = units.tolist()
-    evaluator = Evaluator(task, block=block, on_evaluated=getattr(on_chunk, "on_evaluated", None))
-    files = Files(checkpoint, cache, identity, task, cache_is_free)
-    course = Course(task, evaluator, highest, corner, files, on_chunk, time_limit_s)
+    if hosts is not None:
+        hosts.agreed("search (task, key or settings)", [identity, budget, cache_is_free])
+        on_chunk = on_chunk if hosts.first else None  # one process speaks for all
+    on_evaluated = getattr(on_chunk, "on_evaluated", None)
+    evaluator = Evaluator(task, block=block, on_evaluated=on_evaluated, mesh=mesh, hosts=hosts)
+    files = Files(checkpoint, cache, identity, task, cache_is_free, hosts)
+    course = Course(task, evaluator, highest, corner, files, on_chunk, time_limit_s, hosts)
     history = course.history = History(len(config.species))
     marks = files.restore(evaluator, history)
     try:

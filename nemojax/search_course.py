@@ -8,6 +8,8 @@ import moocore
 import numpy as np
 from jaxtyping import Float, Int
 
+from hwmodel import Hosts
+
 from .budgeted import Budgeted
 from .evaluator import Evaluator
 from .history import History
@@ -72,8 +74,10 @@ class Course:
         files: Files,
         on_chunk: OnChunk | None,
         time_limit_s: float | None,
+        hosts: Hosts | None = None,
     ):
         self.task, self.evaluator, self.files, self.on_chunk = task, evaluator, files, on_chunk
+        self.hosts = hosts
         self.limits, self.corner, self.time_limit_s = limits, corner, time_limit_s
         self.evaluate = Budgeted(evaluator, limits, corner)
         self.started, self.stopped = time.monotonic(), False
@@ -88,7 +92,7 @@ class Course:
                 if self.evaluator.distinct == before:  # looked up, by a search that goes on
                     continue
                 self._save(state)
-                self.stopped = self._late()
+                self.stopped = self._over()
                 if self.stopped:
                     break
         return told
@@ -107,7 +111,7 @@ class Course:
             report = self._report(state, budget)
             self.history.add(report.evaluations, report.hypervolume, metrics)
             self._save(state)
-            self.stopped = (self.on_chunk is not None and self.on_chunk(report) is True) or self._late()
+            self.stopped = self._over(self.on_chunk is not None and self.on_chunk(report) is True)
         return state
 
     def close(self) -> None:
@@ -117,8 +121,10 @@ class Course:
             close()
         self.files.save_cache(self.evaluator)
 
-    def _late(self) -> bool:
-        return self.time_limit_s is not None and time.monotonic() - self.started >= self.time_limit_s
+    def _over(self, wanted: bool = False) -> bool:
+        """Whether somebody wants the end, or the time is over; processes end together."""
+        late = self.time_limit_s is not None and time.monotonic() - self.started >= self.time_limit_s
+        return wanted or late if self.hosts is None else self.hosts.any(wanted or late)
 
     def _save(self, state: NemoState) -> None:
         self.files.save(state, self.evaluator, self.history, self.marks)

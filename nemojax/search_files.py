@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from egrljax import load_state, save_state
+from hwmodel import Hosts
 
 from .evaluator import Evaluator
 from .history import History
@@ -26,11 +27,18 @@ class Marks(NamedTuple):
 
 
 class Files:
-    """Both files of one search; either may be absent."""
+    """Both files of one search; either may be absent. Of several processes the first has them."""
 
     def __init__(
-        self, checkpoint: Place, cache: Place, identity: Mapping[str, Any], task: Task, free: bool = True
+        self,
+        checkpoint: Place,
+        cache: Place,
+        identity: Mapping[str, Any],
+        task: Task,
+        free: bool = True,
+        hosts: Hosts | None = None,
     ):
+        self._hosts, self._writes = hosts, hosts is None or hosts.first
         self._checkpoint = checkpoint
         self._cache = None if cache is None else Path(cache)
         self._identity, self._known = identity, {"task": identity["task"]}
@@ -42,15 +50,16 @@ class Files:
         Raises:
             ValueError: a file of another task, or a checkpoint of other settings.
         """
-        if self._cache is not None and self._cache.exists():
-            self._stock = load_state(self._cache, self._stock, self._known)
+        if self._cache is not None and (content := self._read(self._cache)) is not None:
+            self._stock = load_state(self._cache, self._stock, self._known, content=content)
         marks = None
-        if self._checkpoint is not None and Path(self._checkpoint).exists():
+        if self._checkpoint is not None and (content := self._read(self._checkpoint)) is not None:
             saved: Any = load_state(
                 self._checkpoint,
                 {"marks": np.zeros(3, np.int32), "cache": evaluator.table(), "history": history.table()},
                 self._identity,
                 part=True,
+                content=content,
             )
             marks = Marks(*np.asarray(saved["marks"]).tolist())
             evaluator.restore(saved["cache"])
@@ -64,20 +73,28 @@ class Files:
 
     def state(self, like: NemoState) -> NemoState:
         """The checkpoint's state, or `like` where there is none."""
-        if self._checkpoint is None or not Path(self._checkpoint).exists():
+        if self._checkpoint is None or (content := self._read(self._checkpoint)) is None:
             return like
-        saved: Any = load_state(self._checkpoint, {"state": like}, self._identity, part=True)
+        saved: Any = load_state(self._checkpoint, {"state": like}, self._identity, part=True, content=content)
         return saved["state"]
 
     def save(self, state: NemoState, evaluator: Evaluator, history: History, marks: Marks) -> None:
         """Writes the checkpoint."""
-        if self._checkpoint is not None:
+        if self._checkpoint is not None and self._writes:
             parts = {"state": state, "cache": evaluator.table(), "history": history.table()}
             save_state(self._checkpoint, {**parts, "marks": np.array(marks, np.int32)}, self._identity)
+
+    def _read(self, place: str | os.PathLike[str]) -> bytes | None:
+        """What a file holds; None: there is none."""
+
+        def read() -> bytes | None:
+            return Path(place).read_bytes() if Path(place).exists() else None
+
+        return read() if self._hosts is None else self._hosts.from_first(read)
 
     def _known_rows(self) -> int:
         return len(self._stock["bits"]) if self._free else 0
 
     def save_cache(self, evaluator: Evaluator) -> None:
-        if self._cache is not None:
+        if self._cache is not None and self._writes:
             save_state(self._cache, evaluator.everything(), self._known)

@@ -130,7 +130,7 @@ def error_sensitivity(evaluate: Evaluator, widths: Sequence[int] | None = None) 
         raise ValueError(f"widths must be some of the space's, {space.widths}, got {widths}")
     if space.pairs:
         free = BitSpace(space.names, space.allowed, space.groups)
-        evaluate = Evaluator(task.replace(space=free), block=evaluate.block)  # type: ignore[attr-defined]
+        evaluate = evaluate.like(task.replace(space=free))  # type: ignore[attr-defined]
     before = evaluate.evaluations
     highest = space.uniform(space.widths[-1])
     tied = {i for group in space.groups for i in group}

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from egrljax import External
-from hwmodel import Workload, bit_operations_ratio, model_ratio
+from hwmodel import IMAGES, POP, Workload, bit_operations_ratio, check_mesh, model_ratio, sharded
 
 from .batches import Inputs, count, fitting, take
 from .chip_costs import ChipCost
@@ -84,7 +85,12 @@ class Task:
         return jnp.stack([jnp.asarray(cost, jnp.float32) for cost in costs])
 
     def costs(
-        self, bits: Int[Array | np.ndarray, "N n"], *, chunk: int | None = None, members: int | None = None
+        self,
+        bits: Int[Array | np.ndarray, "N n"],
+        *,
+        chunk: int | None = None,
+        members: int | None = None,
+        mesh: Mesh | None = None,
     ) -> Float[Array, "N M"]:
         """The objectives of N configurations: an ordinary function, to be jitted by the caller.
 
@@ -92,16 +98,37 @@ class Task:
             bits: (N, n) bit-widths, 2-16 or 32.
             chunk: samples alive at once; members: configurations alive at once (vmapped; the default is one
                 after the other, because XLA makes slow grouped convolutions of vmapped weights on a CPU).
+            mesh: devices that share the configurations by its axis "pop", and the inputs by its axis
+                "images"; see `Evaluator` on what that changes.
 
         Raises:
-            ValueError: an objective runs on the host; an `Evaluator` measures those.
+            ValueError: an objective runs on the host; an `Evaluator` measures those. A mesh of other axes.
         """
-
-        def one(row: Array) -> Array:
-            return self.cost(row, chunk=chunk)
-
         bits = jnp.asarray(bits)
-        return jax.lax.map(one, bits) if members is None else jax.lax.map(one, bits, batch_size=members)
+        if mesh is not None:
+            return self._costs_over(mesh, bits, chunk, members)
+        return _mapped(lambda row: self.cost(row, chunk=chunk), bits, members)
+
+    def _costs_over(self, mesh: Mesh, bits: Array, chunk: int | None, members: int | None) -> Array:
+        check_mesh(mesh, (POP, IMAGES))
+        if IMAGES not in mesh.axis_names or isinstance(self.score, ErrorOfBits):
+
+            def own(task: Task, rows: Array) -> Array:
+                return task.costs(rows, chunk=chunk, members=members)
+
+            return sharded(own, mesh, (None, POP))(self, bits)
+        total = count(self.inputs)
+
+        def parts(task: Task, inputs: Inputs, rows: Array) -> Array:
+            def one(row: Array) -> Array:
+                logits = task.network.quantized_logits(row, inputs, chunk=chunk)
+                whole = jax.lax.all_gather(logits, IMAGES, tiled=True)[:total]
+                return task.cost_of_logits(row, whole)
+
+            return _mapped(one, rows, members)
+
+        alone = self.replace(inputs=())  # type: ignore[attr-defined]
+        return sharded(parts, mesh, (None, IMAGES, POP))(alone, self.inputs, bits)
 
     def full_precision(self) -> Float[Array, " M"]:
         """The objectives with every point left at 32 bits."""
@@ -230,6 +257,10 @@ def bits_task(
     score = ErrorOfBits(name, error, worst, host or isinstance(error, External))
     score.check(len(network.workload.points))
     return _task(network, inputs, None, score, space, costs)
+
+
+def _mapped(one: Callable[[Array], Array], rows: Array, members: int | None) -> Array:
+    return jax.lax.map(one, rows) if members is None else jax.lax.map(one, rows, batch_size=members)
 
 
 def costs_by_name(network: QuantizedNetwork) -> dict[str, CostOfBits]:

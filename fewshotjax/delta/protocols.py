@@ -19,8 +19,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ..devices import check_mesh, pieces, sharded
 from ..episode_task import EpisodeTask, episode_task
 from ..episodes import FIT, Episode
 from ..fields import check_fields
@@ -71,6 +73,7 @@ def choose_on_validation(
     fit: EpisodeFit | None = None,
     codes: str = "pairs",
     chunk: int = CHUNK,
+    mesh: Mesh | None = None,
     **options: Any,
 ) -> Choice:
     """The candidate with the best last classifier epoch on episodes of validation classes; the first of
@@ -83,6 +86,7 @@ def choose_on_validation(
         fit: samples, classifier and memory; None: the authors'.
         codes: as of `delta_encoder`.
         chunk: episodes alive at once.
+        mesh: devices that share the episodes, as of `evaluate`.
         options: ways, shots, queries, episodes, classes, as of `evaluate`.
 
     Raises:
@@ -96,7 +100,9 @@ def choose_on_validation(
     fit = dataclasses.replace(fit, classifier=dataclasses.replace(fit.classifier, keep_epochs=False))
     task = episode_task(key, features, labels, **options)
     means = {
-        name: float(accuracies_by_epoch(task, delta_sampler(delta, codes), fit, chunk=chunk).mean())
+        name: float(
+            accuracies_by_epoch(task, delta_sampler(delta, codes), fit, chunk=chunk, mesh=mesh).mean()
+        )
         for name, delta in candidates.items()
     }
     best = max(means, key=means.__getitem__)
@@ -141,6 +147,7 @@ def protocols(
     fit: EpisodeFit | None = None,
     codes: str = "pairs",
     chunk: int = CHUNK,
+    mesh: Mesh | None = None,
     **options: Any,
 ) -> ProtocolResult:
     """Test episodes by the honest protocol and, on the same, what the authors' selections would report.
@@ -155,7 +162,7 @@ def protocols(
         fit: samples, classifier (adam) and memory, as of the choice but for `keep_epochs`; None: the
             authors'.
         codes: as of the choice.
-        chunk, options: as of `choose_on_validation`.
+        chunk, mesh, options: as of `choose_on_validation`.
 
     Raises:
         ValueError: no such file, one of other candidates, of another `fit` or `codes`, or with any of these
@@ -174,7 +181,10 @@ def protocols(
             f"authors.episodes is {authors.episodes}, but there are {len(task.episodes.classes)}: draw more"
         )
     accuracies = np.stack(
-        [accuracies_by_epoch(task, delta_sampler(candidates[n], codes), kept, chunk=chunk) for n in names]
+        [
+            accuracies_by_epoch(task, delta_sampler(candidates[n], codes), kept, chunk=chunk, mesh=mesh)
+            for n in names
+        ]
     )
     settings = {**task.settings, "fit": dataclasses.asdict(fit), "codes": codes, "chosen": found.name}
     return ProtocolResult(
@@ -189,7 +199,7 @@ def protocols(
 
 
 def accuracies_by_epoch(
-    task: EpisodeTask, sampler: Any, fit: EpisodeFit, *, chunk: int = CHUNK
+    task: EpisodeTask, sampler: Any, fit: EpisodeFit, *, chunk: int = CHUNK, mesh: Mesh | None = None
 ) -> Float[np.ndarray, "E T"]:
     """Accuracy of each episode after each epoch of its classifier, where `fit` keeps these; else T is 1.
 
@@ -199,12 +209,15 @@ def accuracies_by_epoch(
     Args:
         task: of `episode_task(key, features, labels, ...)`.
         sampler: of `delta_sampler` and the like.
-        chunk: episodes alive at once.
+        chunk: episodes alive at once, on each device.
+        mesh: devices that share the episodes by its one axis, "pop": the accuracies of one device, bit for
+            bit.
     """
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
-    total = len(task.episodes.classes)
-    rows = np.minimum(np.arange(chunk * math.ceil(total / chunk)), total - 1)  # the last repeats
+    check_mesh(mesh)
+    total, together = len(task.episodes.classes), chunk * pieces(mesh)
+    rows = np.minimum(np.arange(together * math.ceil(total / together)), total - 1)  # the last repeats
     part = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], task.episodes)
     equal = task.config.shot_range[0] == task.config.most
     return np.asarray(
@@ -217,11 +230,12 @@ def accuracies_by_epoch(
             fit,
             equal,
             chunk,
+            mesh,
         )
     )[:total]
 
 
-@partial(jax.jit, static_argnums=(5, 6, 7))
+@partial(jax.jit, static_argnums=(5, 6, 7, 8))
 def _accuracies(
     key: PRNGKeyArray,
     rows: Int[Array, " E"],
@@ -231,22 +245,26 @@ def _accuracies(
     fit: EpisodeFit,
     equal_shots: bool,
     chunk: int,
+    mesh: Mesh | None,
 ) -> Float[Array, "E T"]:
     ways, shots = episodes.support.shape[1:]
     known = np.repeat(np.arange(ways, dtype=np.int32), shots)
-    every = epoch_scores(sampler)
 
-    def one(item: tuple[Array, Episode]) -> Array:
+    def one(shared: tuple[PRNGKeyArray, Array, Any], item: tuple[Array, Episode]) -> Array:
+        key, pool, sampler = shared
         row, episode = item
         k_fit = jax.random.fold_in(jax.random.fold_in(key, row), FIT)
         labels = known if equal_shots else jnp.where(episode.shown.reshape(-1), known, ways)
         support, query = pool[episode.support.reshape(-1)], pool[episode.query.reshape(-1)]
-        scores = every(fit_episode(k_fit, sampler, fit, support, labels, ways), query)
+        scores = epoch_scores(sampler)(fit_episode(k_fit, sampler, fit, support, labels, ways), query)
         true = np.repeat(np.arange(ways), episode.query.shape[1])
         right = (jnp.argmax(scores, axis=2) == true[None]) & ~jnp.isnan(scores).any(axis=2)
         return jnp.mean(right.astype(jnp.float32), axis=1)
 
-    return jax.lax.map(one, (rows, episodes), batch_size=chunk)
+    def own(shared: Any, items: Any) -> Array:
+        return jax.lax.map(partial(one, shared), items, batch_size=chunk)
+
+    return sharded(own, mesh)((key, pool, sampler), (rows, episodes))
 
 
 def _digest(delta: DeltaEncoder) -> str:

@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ..devices import check_mesh, pieces, sharded
 from ..episodes import distinct
 from .config import DeltaConfig
 from .encoder import BLOCK, DeltaEncoder
@@ -31,6 +33,7 @@ def synthesize(
     codes: str = "pairs",
     include_seeds: bool = True,
     chunk: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "S n D"]:
     """Samples of the class of each seed, in the space of `delta.scaling`: scale your queries by it, too.
 
@@ -45,10 +48,12 @@ def synthesize(
             with mean and covariance of the seen pairs' codes.
         include_seeds: put the scaled seed before its samples: n = count + 1.
         chunk: samples whose hidden units are alive at once; None: 512. Bounds the memory, not the result.
+        mesh: devices that share the seeds by its one axis, "pop", each in blocks of its own. The same codes;
+            where another number of seeds makes blocks of another size, the samples agree to 1e-5 (absolute).
 
     Raises:
-        ValueError: seeds of another width or not finite, a negative count, no such `codes`, or samples of
-            more than 4 GiB.
+        ValueError: seeds of another width or not finite, a negative count, no such `codes`, samples of more
+            than 4 GiB, or a mesh of other axes.
 
     Warns:
         UserWarning: `count` is above the number of seen pairs, so that they are drawn with replacement.
@@ -59,10 +64,11 @@ def synthesize(
         raise ValueError(f"codes must be one of {', '.join(CODES)}, got {codes!r}")
     if codes == "pairs":
         warn_of_replacement(count, len(delta.bank))
-    return _synthesize(key, delta, seeds, count, codes, include_seeds, chunk)
+    check_mesh(mesh)
+    return _synthesize(key, delta, seeds, count, codes, include_seeds, chunk, mesh)
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5, 6))
+@partial(jax.jit, static_argnums=(3, 4, 5, 6, 7))
 def _synthesize(
     key: PRNGKeyArray,
     delta: DeltaEncoder,
@@ -71,9 +77,11 @@ def _synthesize(
     codes: str,
     include_seeds: bool,
     chunk: int,
+    mesh: Mesh | None,
 ) -> Float[Array, "S n D"]:
     scaled = delta.scaling(seeds)
-    return with_seeds(scaled, generate(key, delta, scaled, count, codes=codes, chunk=chunk), include_seeds)
+    made = generate(key, delta, scaled, count, codes=codes, chunk=chunk, mesh=mesh)
+    return with_seeds(scaled, made, include_seeds)
 
 
 def generate(
@@ -84,16 +92,31 @@ def generate(
     *,
     codes: str = "pairs",
     chunk: int = BLOCK,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "S count D"]:
     """`synthesize` as a pure function, for use under jit and vmap: seeds are scaled, and not included."""
     found = draw_codes(key, delta.bank, len(seeds), count, codes)
     if not len(seeds) * count:
         return jnp.zeros((len(seeds), count, delta.width), seeds.dtype)
+    if mesh is None:
+        return _in_groups(delta, seeds, found, chunk)
+    rows = jnp.minimum(jnp.arange(-(-len(seeds) // pieces(mesh)) * pieces(mesh)), len(seeds) - 1)
+
+    def own(delta: DeltaEncoder, items: tuple[Array, Array]) -> Array:
+        return _in_groups(delta, *items, chunk)
+
+    return sharded(own, mesh)(delta, (seeds[rows], found[rows]))[: len(seeds)]
+
+
+def _in_groups(
+    delta: DeltaEncoder, seeds: Float[Array, "S D"], codes: Float[Array, "S count code"], chunk: int
+) -> Float[Array, "S count D"]:
+    count = codes.shape[1]
     if len(seeds) <= chunk:
-        return _of_seeds(delta, seeds, found, chunk)
+        return _of_seeds(delta, seeds, codes, chunk)
     # Their parts alone would take much memory: group after group, the last filled with the last seed.
     groups = jnp.minimum(jnp.arange(-(-len(seeds) // chunk) * chunk), len(seeds) - 1).reshape(-1, chunk)
-    made = jax.lax.map(lambda own: _of_seeds(delta, seeds[own], found[own], chunk), groups)
+    made = jax.lax.map(lambda own: _of_seeds(delta, seeds[own], codes[own], chunk), groups)
     return made.reshape(-1, count, delta.width)[: len(seeds)]
 
 
