@@ -50,6 +50,7 @@ from .policies import (
     PolicyConfig as PolicyConfig,
     apply_population as apply_population,
     policy as policy,
+    policy_bytes as policy_bytes,
 )
 from .progress import (
     PlaceProgress as PlaceProgress,

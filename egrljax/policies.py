@@ -124,6 +124,19 @@ def policy(config: PolicyConfig) -> Policy:
     return Policy(init=module.init, apply=apply)
 
 
+def policy_bytes(config: PolicyConfig, nodes: int, edges: int, chunk: int) -> int:
+    """Bytes that `chunk` policies on one graph need together, beside their parameters: an estimate.
+
+    Attention has messages and their scores for every edge, about 3.5 rows of `hidden` numbers alive at once;
+    the Graph U-Net squares its adjacency, two dense tables of all nodes; benchmarks/peak_memory.py compares.
+    """
+    attention = (
+        3.5 * (nodes + edges) * config.hidden if config.block != "mlp" else 3.0 * nodes * config.hidden
+    )
+    squared = 2 * nodes**2 if config.block == "unet" else 0
+    return int(4 * chunk * max(attention, squared))
+
+
 def apply_population(
     policy: Policy,
     genome: Genome,

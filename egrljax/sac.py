@@ -26,7 +26,7 @@ from .critics import Critic, critic
 from .decisions import entropy, masked
 from .environment import Environment
 from .genomes import Genome
-from .policies import Policy
+from .policies import Policy, policy_bytes
 from .replay import Replay, sample
 from .reward import reward
 from .starts import start_logits
@@ -81,7 +81,9 @@ def learner(config: EGRLConfig, policy: Policy, genome: Genome) -> Learner:
             made = policy.apply(genome.unravel(vector), env.graph)
             return start + jnp.pad(made, ((0, max(0, n - len(made))), (0, 0), (0, 0)))[:n]
 
-        return jax.vmap(one)(actors)
+        nodes, edges = len(env.graph.nodes), len(env.graph.senders)
+        chunk = hw.chunk_within(len(actors), lambda size: policy_bytes(config.policy, nodes, edges, size))
+        return jax.vmap(one)(actors) if chunk >= len(actors) else jax.lax.map(one, actors, batch_size=chunk)
 
     def twin(critics: Any, env: Environment, x: Float[Array, "N 2 L"]) -> Float[Array, "2"]:
         if judge.learns:

@@ -76,6 +76,7 @@ from .losses import (
     embedding_loss as embedding_loss,
     representative_loss as representative_loss,
 )
+from .memory import memory_budget as memory_budget, program_bytes as program_bytes
 from .methods import (
     METHODS as METHODS,
     Method as Method,

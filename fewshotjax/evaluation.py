@@ -14,6 +14,7 @@ from jaxtyping import Array, Int, Key, PRNGKeyArray
 from .devices import check_mesh, pieces, sharded
 from .episode_task import EpisodeTask, episode_task
 from .episodes import FIT, Episode
+from .memory import chunk_within
 from .methods.method import Method
 from .methods.registry import by_name
 from .results import Comparison, EpisodeResult
@@ -22,6 +23,7 @@ BLOCK = 2_048  # episodes of one call of the compiled function, at most; `on_chu
 # Of examples at once: what fits the caches, or keeps a device busy; the latter was not tried on one.
 _CPU_BYTES, _DEVICE_BYTES = 2**21, 2**28
 _CPU_CHUNK = 256
+_HELD = 4  # bytes that a method has alive, over those of its examples: 1.1 (prototypes) to 3.9 (matching)
 
 
 class EpisodesChunk(NamedTuple):
@@ -68,7 +70,8 @@ def evaluate(
         names: of the classes, for tables; None: the labels.
         drawn: episodes to use in place of drawing (`draw_many`, `load_episodes`, another result's). Ways and
             so on are theirs, but for `parts`, which must be what they were drawn with.
-        chunk: episodes alive at once; None: as many as suit the device. It changes no result beyond rounding.
+        chunk: episodes alive at once; None: as many as suit the device and `memory_budget`. It
+            changes no result beyond rounding.
         mesh: devices that share the episodes by its one axis, "pop", each in chunks of its own: the
             predictions of one device, bit for bit.
         on_chunk: progress, such as `progress("episodes")`; told an `EpisodesChunk`.
@@ -220,4 +223,5 @@ def _suited(task: EpisodeTask) -> int:
     config, on_cpu = task.config, jax.default_backend() == "cpu"
     each = config.ways * config.parts * config.needed * task.features[0].size * 4
     fit = (_CPU_BYTES if on_cpu else _DEVICE_BYTES) // each
-    return int(np.clip(fit, 1, _CPU_CHUNK if on_cpu else BLOCK))
+    most = int(np.clip(fit, 1, _CPU_CHUNK if on_cpu else BLOCK))
+    return chunk_within(most, lambda chunk: _HELD * each * chunk)

@@ -63,6 +63,11 @@ from .gradient import (
     optimize_placement as optimize_placement,
 )
 from .hosts import Hosts as Hosts, HostsError as HostsError
+from .memory import (
+    chunk_within as chunk_within,
+    memory_budget as memory_budget,
+    program_bytes as program_bytes,
+)
 from .onnx_import.read import from_onnx as from_onnx
 from .optimum import Optimum as Optimum, optimal_placement as optimal_placement
 from .pins import forbidden as forbidden, pinned as pinned
@@ -70,6 +75,7 @@ from .placements import (
     Evaluation as Evaluation,
     Rectified as Rectified,
     evaluate as evaluate,
+    evaluation_bytes as evaluation_bytes,
     latency as latency,
     rectify as rectify,
 )

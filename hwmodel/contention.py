@@ -19,14 +19,17 @@ from .problem import Problem
 
 
 def contended_latency(
-    problem: Problem, placement: Int[Array, "*M N 2"], factor: Float[Array, ""] | float
+    problem: Problem, placement: Int[Array, "*M N 2"], factor: Float[Array, ""] | float, *, chunk: int = 64
 ) -> Float[Array, "*M"]:
     """Seconds of one inference, operations one after the other; for one placement or a batch.
 
     Args:
         placement: levels of weights and outputs, as `rectify` leaves them: pins are not looked at.
         factor: c, at least 0; traced.
+        chunk: placements of a batch at once; it bounds memory and changes no result beyond rounding.
     """
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
     real = problem.output_write_s.dtype
     levels = problem.shape[2]
     share = jnp.asarray(factor, real)
@@ -50,4 +53,4 @@ def contended_latency(
             taken += jnp.sum(pair * problem.parent_bytes, axis=1)
         return jnp.sum(jnp.where(problem.mask, taken, 0)) + never(problem)
 
-    return one(placement) if placement.ndim == 2 else jax.lax.map(one, placement, batch_size=64)
+    return one(placement) if placement.ndim == 2 else jax.lax.map(one, placement, batch_size=chunk)

@@ -1,5 +1,6 @@
 """Placements: what the compiler makes of them, and how long they take."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from .memory import chunk_within
 from .operation_latency import SCHEDULES
 from .problem import Problem
 from .tensors import OUTPUT, WEIGHT
@@ -32,15 +34,19 @@ class Evaluation(NamedTuple):
     placement: Int[Array, "*M N 2"]
 
 
-def latency(problem: Problem, placement: Levels, schedule: str = "sequential") -> Float[Array, "*M"]:
+def latency(
+    problem: Problem, placement: Levels, schedule: str = "sequential", *, chunk: int | None = None
+) -> Float[Array, "*M"]:
     """Seconds of one inference, whether or not the tensors fit (`evaluate` sees to that).
 
     Args:
         placement: levels of weights and outputs, of one placement or of a batch.
         schedule: "sequential" runs operations one after the other; "critical_path" starts each as soon as
             its inputs are there, as if compute and memories were unlimited in number.
+        chunk: placements walked together; None: as many as `memory_budget` has room for. It changes no
+            result.
     """
-    walked, batch = _walk(problem, placement, False, schedule)
+    walked, batch = _walk(problem, placement, False, schedule, chunk)
     return walked.latency_s if batch else walked.latency_s[0]
 
 
@@ -55,9 +61,15 @@ def rectify(problem: Problem, placement: Levels) -> Rectified:
     return Rectified(found.placement, found.moved, found.valid)
 
 
-def evaluate(problem: Problem, placement: Levels, schedule: str = "sequential") -> Evaluation:
-    """`rectify`, and the latency of what comes out; thousands of placements in a call."""
-    walked, batch = _walk(problem, placement, True, schedule)
+def evaluate(
+    problem: Problem, placement: Levels, schedule: str = "sequential", *, chunk: int | None = None
+) -> Evaluation:
+    """`rectify`, and the latency of what comes out; thousands of placements in a call.
+
+    Args:
+        schedule, chunk: as of `latency`.
+    """
+    walked, batch = _walk(problem, placement, True, schedule, chunk)
     real = walked.latency_s.dtype
     moved_bytes = walked.moved_high.astype(real) * 2**LOW + walked.moved_low.astype(real)
     all_bytes = jnp.sum(problem.weight_bytes.astype(real) + problem.output_bytes.astype(real))
@@ -70,12 +82,54 @@ def evaluate(problem: Problem, placement: Levels, schedule: str = "sequential") 
     return found if batch else jax.tree.map(lambda x: x[0], found)
 
 
-def _walk(problem: Problem, levels: Levels, rectify: bool, schedule: str) -> tuple[Walked, bool]:
+def evaluation_bytes(problem: Problem, count: int, chunk: int | None = None) -> int:
+    """Bytes that `evaluate` needs for `count` placements (M, N, 2), beside these: an estimate.
+
+    Each result is N int32 pairs, a latency and what was moved. Each placement under way has N int8 pairs and
+    a half of them again, the levels of the outputs alive, and what is in use on each level::
+
+        M (8 N + 9)  +  chunk (3 N + S + 4 (L - 1) + 12)  +  2 N M where M is above the chunk
+
+    benchmarks/peak_memory.py compares it with what a process really holds.
+    """
+    n = problem.shape[0]
+    chunk = min(chunk or count, count)
+    split = 2 * n * count if chunk < count else 0
+    return count * (8 * n + 9) + chunk * _bytes_under_way(problem) + split
+
+
+def _bytes_under_way(problem: Problem) -> int:
+    n, _, levels = problem.shape
+    return 3 * n + problem.slots.shape[0] + 4 * (levels - 1) + 12
+
+
+def _walk(
+    problem: Problem, levels: Levels, rectify: bool, schedule: str, chunk: int | None
+) -> tuple[Walked, bool]:
     """The walk over (M, N, 2) or (N, 2) levels, and whether they were a batch."""
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
     weight, output, batch = as_levels(problem, levels)
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule must be one of {SCHEDULES}, got {schedule!r}")
-    return walk(problem, weight, output, rectify=rectify, schedule=schedule), batch
+    count = weight.shape[1]
+    walk_them = partial(walk, problem, rectify=rectify, schedule=schedule)
+    if chunk is None:  # it bounds what is under way: results are there whatever it is
+        chunk = chunk_within(count, lambda size: size * _bytes_under_way(problem))
+    if chunk >= count:
+        return walk_them(weight, output), batch
+    blocks = -(-count // chunk)
+
+    def in_blocks(levels: Int[Array, "N M"]) -> Int[Array, "B N chunk"]:
+        """The last block repeats the last placement."""
+        padded = jnp.pad(levels, ((0, 0), (0, blocks * chunk - count)), mode="edge")
+        return jnp.moveaxis(padded.reshape(len(levels), blocks, chunk), 1, 0)
+
+    def whole(leaf: Array) -> Array:
+        return jnp.moveaxis(leaf, 0, -2).reshape(*leaf.shape[1:-1], -1)[..., :count]
+
+    walked = jax.lax.map(lambda pair: walk_them(*pair), (in_blocks(weight), in_blocks(output)))
+    return jax.tree.map(whole, walked), batch
 
 
 def as_levels(problem: Problem, levels: Levels) -> tuple[Int[Array, "N M"], Int[Array, "N M"], bool]:

@@ -107,7 +107,11 @@ from .prices import Prices as Prices
 from .progress import progress as progress
 from .qat import QATConfig as QATConfig, qat as qat, qat_front as qat_front
 from .quantizable import quantizable as quantizable
-from .quantized import QuantizedNetwork as QuantizedNetwork, quantize as quantize
+from .quantized import (
+    QuantizedNetwork as QuantizedNetwork,
+    candidate_bytes as candidate_bytes,
+    quantize as quantize,
+)
 from .quantizer_graph import chain_graph as chain_graph, quantizer_graph as quantizer_graph
 from .quantizers import fake_quantize as fake_quantize
 from .reevaluate import reevaluate as reevaluate

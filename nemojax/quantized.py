@@ -1,5 +1,7 @@
 """A network whose every quantizer takes a traced bit-width: what the search evaluates."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -14,7 +16,7 @@ from .lowering import Lowering, default_lowering
 from .networks.network import Network
 from .quantizers import fake_quantize
 from .space import HIGHEST_BITS
-from .traced import Traced
+from .traced import Traced, activation_bytes
 
 
 @struct.dataclass
@@ -99,6 +101,20 @@ def compiled_logits(
     shapes = (leaf.shape for leaf in jax.tree.leaves(inputs))
     network.traced.compilations.append((*bits.shape, *(n for shape in shapes for n in shape)))  # jit traces
     return jax.lax.map(lambda row: network.quantized_logits(row, inputs), bits)
+
+
+def candidate_bytes(network: QuantizedNetwork, inputs: int, chunk: int | None = None) -> int:
+    """Bytes that `quantized_logits` needs on so many inputs, `chunk` at a time, beside these: an estimate.
+
+    The candidate's quantized kernels, the activations of a chunk (`activation_bytes`), and where chunks do
+    not come out even, the inputs again, filled up. benchmarks/peak_memory.py compares.
+    """
+    chunk = min(chunk or network.traced.micro_batch, inputs)
+    kernels = sum(4 * leaf.size for leaf in jax.tree.leaves(network.folded.kernels))
+    again = 0
+    if inputs % chunk:
+        again = inputs * sum(4 * math.prod(leaf.shape) for leaf in jax.tree.leaves(network.traced.sample))
+    return kernels + activation_bytes(network.workload, chunk) + again
 
 
 def quantize(

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from hwmodel import Operation, Workload, trace
+from hwmodel import Operation, Workload, chunk_within, trace
 
 from .batches import Inputs, count, standard
 from .interpreter import Folded, Quantize, carried, execute
@@ -58,10 +59,12 @@ class Traced:
 
     @property
     def micro_batch(self) -> int:
-        """Images run together: a power of two whose largest activation fits the caches (CPU), or many."""
-        if self.lowering != "cpu":
-            return DEVICE_IMAGES
+        """Samples run together: a power of two whose largest activation fits the caches (CPU), or as many as
+        `hwmodel.memory_budget` has room for, `DEVICE_IMAGES` at most.
+        """
         work = self.workload()
+        if self.lowering != "cpu":
+            return chunk_within(DEVICE_IMAGES, partial(activation_bytes, work))
         largest = 4 * max(op.o_elems for op in work.operations)
         return max(1, 1 << (max(1, CPU_ACTIVATION_BYTES // largest).bit_length() - 1))
 
@@ -92,6 +95,21 @@ class Traced:
 
         logits = jax.lax.map(step, jax.tree.map(rows, inputs))
         return logits.reshape(-1, *logits.shape[2:])[:total]
+
+
+def activation_bytes(work: Workload, chunk: int) -> int:
+    """Bytes of the activations of `chunk` samples at the fullest moment, in float32: an estimate.
+
+    An output lives until its last reader has run. That of the running operation counts twice: before its
+    quantizer and behind it. A candidate needs its own quantized kernels besides (`candidate_bytes`).
+    """
+    last = {e.producer: i for i, op in enumerate(work.operations) for e in op.parents}
+    alive = most = 0
+    for i, op in enumerate(work.operations):
+        alive += op.o_elems
+        most = max(most, alive + op.o_elems)
+        alive -= sum(work.operations[p].o_elems for p in {e.producer for e in op.parents} if last[p] == i)
+    return 4 * chunk * most
 
 
 def _shape_free(work: Workload) -> object:
