@@ -29,7 +29,8 @@ the episodes of a run; none is widened for the number of comparisons. Diverged r
 Runs are kept, so an interrupted table goes on, and TABLE_SEEDS can be raised later. TABLE_LIMIT_S ends it
 early; what is missing is said.
 TABLE_PART=1/2 and 2/2 share the work, a process each: run both twice, as episodes need all backbones, then
-once without, which puts the table together. Needs FRUGALJAX_DATA. With QUICK=1 a small Omniglot, two
+once without, which puts the table together; TABLE_BEDS=tiny_imagenet,omniglot does these first. Needs
+FRUGALJAX_DATA. With QUICK=1 a small Omniglot, two
 objectives and one seed take the place of all: that shows that it works, and no more.
 """
 
@@ -56,6 +57,7 @@ from .repmet_runs import Runs, excludes, spread
 from .repmet_train import train
 
 LIMIT_S = float(os.environ.get("TABLE_LIMIT_S", "inf"))
+WORKED = os.environ.get("TABLE_BEDS", "").split(",")  # data sets to work on now; nothing: all
 CONTAMINATED = "ImageNet-trained features on ImageNet classes: not few-shot learning of unseen classes"
 TOLERANCE = 0.005  # of accuracy, where classes have one part
 
@@ -82,7 +84,11 @@ def trainings(runs: Runs) -> list[Callable[[], Any]]:
 
         return work
 
-    return [one(bed, name) for bed in BEDS for name in bed.objectives]
+    return [one(bed, name) for bed in BEDS if worked(bed) for name in bed.objectives]
+
+
+def worked(bed: Bed) -> bool:
+    return WORKED == [""] or bed.name in WORKED
 
 
 def shared(items: list[Any], part: int, parts: int) -> list[Any]:
@@ -108,12 +114,13 @@ def reports(runs: Runs) -> list[Report]:
 
         return Report(f"{bed.name}, {cell.name}", partial(episodes.ready, runs, bed), work)
 
-    found = [of_cell(bed, cell) for bed in BEDS for cell in bed.cells]
+    found = [of_cell(bed, cell) for bed in BEDS if worked(bed) for cell in bed.cells]
     if not QUICK:
-        for bed in (CIFAR, TINY):
+        for bed in filter(worked, (CIFAR, TINY)):
             ready, work = partial(heads.ready, runs, bed), partial(heads.work_of, runs, bed)
             found.append(Report(f"heads, {bed.name}", ready, work))
-    found += [Report(bed.name, lambda: True, partial(contaminated, runs, bed)) for bed in CONTAMINATED_BEDS]
+    for bed in filter(worked, CONTAMINATED_BEDS):
+        found.append(Report(bed.name, lambda: True, partial(contaminated, runs, bed)))
     return found
 
 
