@@ -30,8 +30,8 @@ Runs are kept, so an interrupted table goes on, and TABLE_SEEDS can be raised la
 early; what is missing is said.
 TABLE_PART=1/2 and 2/2 share the work, a process each: run both twice, as episodes need all backbones, then
 once without, which puts the table together; TABLE_BEDS=tiny_imagenet,omniglot does these first. Needs
-FRUGALJAX_DATA. With QUICK=1 a small Omniglot, two
-objectives and one seed take the place of all: that shows that it works, and no more.
+FRUGALJAX_DATA. With QUICK=1 a small Omniglot, two objectives and one seed take the place of all: that shows
+that it works, and no more.
 """
 
 import os
