@@ -135,6 +135,13 @@ PAGES = {
     "docs/faq.md": Page(
         not_run={"nemojax search --out run --resume --budget 4000": "README.md runs it"},
     ),
+    "docs/scale.md": Page(
+        preparing.scale,
+        small={
+            "budget=1000, mesh": "budget=12, config=small, warm_start=None, mesh",
+            "budget=1000, checkpoint": "budget=12, config=small, warm_start=None, checkpoint",
+        },
+    ),
     "docs/index.md": Page(),
     "docs/tutorials/hwmodel.md": Page(),
     "docs/tutorials/egrljax.md": Page(

@@ -8,6 +8,7 @@ import dataclasses
 import io
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
@@ -192,6 +193,16 @@ def fewshot_tutorial(patch):
 def nemo_tutorial(patch):
     networks.small_networks(patch)
     return {}
+
+
+def scale(patch):
+    """One process, which is of one of `jax.distributed`; test_hosts.py has several."""
+    patch.setattr(jax.distributed, "initialize", lambda *arguments: None)
+    patch.setattr(jax.distributed, "is_initialized", lambda: True)
+    images = pictures.pictures_array(8, networks.SIDE)
+    task = nemo.fidelity(nemo.quantize(networks.small_network(), images[:4]), images[4:])
+    features, labels = pictures.labelled_features()
+    return {"task": task, "features": features, "labels": labels, "small": networks.small_search()}
 
 
 def howto(patch):
