@@ -128,12 +128,13 @@ def policy_bytes(config: PolicyConfig, nodes: int, edges: int, chunk: int) -> in
     """Bytes that `chunk` policies on one graph need together, beside their parameters: an estimate.
 
     Attention has messages and their scores for every edge, about 3.5 rows of `hidden` numbers alive at once;
-    the Graph U-Net squares its adjacency, two dense tables of all nodes; benchmarks/peak_memory.py compares.
+    the Graph U-Net squares its adjacency, two dense tables of all nodes and a half that the product takes;
+    benchmarks/peak_memory.py compares.
     """
     attention = (
         3.5 * (nodes + edges) * config.hidden if config.block != "mlp" else 3.0 * nodes * config.hidden
     )
-    squared = 2 * nodes**2 if config.block == "unet" else 0
+    squared = 2.5 * nodes**2 if config.block == "unet" else 0
     return int(4 * chunk * max(attention, squared))
 
 

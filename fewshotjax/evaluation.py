@@ -23,7 +23,7 @@ BLOCK = 2_048  # episodes of one call of the compiled function, at most; `on_chu
 # Of examples at once: what fits the caches, or keeps a device busy; the latter was not tried on one.
 _CPU_BYTES, _DEVICE_BYTES = 2**21, 2**28
 _CPU_CHUNK = 256
-_HELD = 4  # bytes that a method has alive, over those of its examples: 1.1 (prototypes) to 3.9 (matching)
+_HELD = 6  # bytes that a method has alive, over those of its examples, at most: matching 5.4, prototypes 1.2
 
 
 class EpisodesChunk(NamedTuple):
