@@ -39,6 +39,7 @@ def test_margins_give_the_same_map_where_it_fits_and_one_that_fits_elsewhere(env
     np.testing.assert_array_equal(greedy, jnp.argmax(masked(logits, env.allowed), axis=-1))
 
 
+@pytest.mark.long
 def test_the_density_start_acts_much_like_the_rule():
     work, chip = hw.zoo.resnet50(), hw.load_chip("nnp_i_tight", warn=False)
     env = egrl.environment(work, chip)

@@ -18,6 +18,7 @@ def drawn_bits(seed, count):
     return hw.Bits(weights, outputs, np.int32(rng.integers(2, 9)))
 
 
+@pytest.mark.long
 def test_it_is_the_environment_of_the_host_at_every_bit_width():
     work, chip = small_work(nodes=6), small_chip()
     traces = []

@@ -54,6 +54,7 @@ def test_the_actor_moves_in_when_it_is_due_and_seeds_chromosomes():
         assert like == (number == 3), number
 
 
+@pytest.mark.long
 def test_the_weakest_policy_is_the_one_that_goes():
     algo = algorithm(tiny(), env())
     config, state = algo.config, algo.init(jax.random.key(0), env())

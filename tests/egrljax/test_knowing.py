@@ -39,6 +39,7 @@ def test_a_chromosome_of_a_placement_acts_it(env, start, acting):
     np.testing.assert_array_equal(np.asarray(acted)[:, sizes > 0], np.asarray(placements)[:, sizes > 0])
 
 
+@pytest.mark.long
 def test_the_fastest_become_members_and_all_are_learned_from(env):
     config = tiny(chromosomes=4, chromosome_elites=2)
     algo = algorithm(config, env)

@@ -65,6 +65,7 @@ def test_a_policy_is_trained_kept_and_places_another_network(files, monkeypatch,
     assert "engine 'density' has no use for a policy" in err
 
 
+@pytest.mark.long
 def test_what_is_wrong_with_a_training_is_one_line(files, monkeypatch, capsys):
     (files / "there").write_text("something")
     four = files / "four.toml"

@@ -277,7 +277,7 @@ def seen_by(params, net, images, truth):
     return found, proposals, jnp.stack(features), jnp.stack([box_codes(params, net, f) for f in features])
 
 
-@pytest.mark.parametrize("mined", [True, False])
+@pytest.mark.parametrize("mined", [pytest.param(True, marks=pytest.mark.long), False])
 def test_the_whole_loss_is_that_of_a_loop(detector, mined):
     """With the others' options in the second case, for few compilations."""
     config, apart = CONFIG, 0.0

@@ -83,6 +83,7 @@ def test_scores_of_the_density_rule_give_its_placement():
         np.testing.assert_array_equal(np.asarray(found)[held], hw.density(problem)[held])
 
 
+@pytest.mark.long
 def test_pins_and_forbidden_levels_hold():
     built, where = work(1), chip((4000, 2000))
     names = [t.name for t in hw.tensors(built)]

@@ -138,6 +138,7 @@ def test_full_precision_needs_no_calibration(val_only, tmp_path):
     assert "evaluate 48/48 images" in err
 
 
+@pytest.mark.long
 def test_configurations_are_calibrated_on_images_that_are_not_reported(val_only, tmp_path):
     out, _ = run(*command(val_only, "--calibration", 6, "--json", tmp_path / "o.json", "--", 4, 8))
     pictures = nemo.data.imagenet(val_only, table=val_only / "classes.csv")
@@ -157,6 +158,7 @@ def test_configurations_are_calibrated_on_images_that_are_not_reported(val_only,
     assert kl[0] == 0 < kl[2] < kl[1]
 
 
+@pytest.mark.long
 def test_calibration_images_come_from_train_where_it_is(val_only, tmp_path):
     root = tmp_path / "both"
     layout(root, "train", 2, 1)

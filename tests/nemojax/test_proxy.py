@@ -98,7 +98,13 @@ def test_entries_of_a_table_of_errors_count_at_least_a_little(network, space):
     np.testing.assert_allclose(rows["top1_error"][2:][large], table[2:][large], rtol=1e-6)
 
 
-@pytest.mark.parametrize("rules", [{"pins": {"input": 8}}, {"pairs": [(8, 8), (4, 8)], "bits": (4, 8)}])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"pins": {"input": 8}},
+        pytest.param({"pairs": [(8, 8), (4, 8)], "bits": (4, 8)}, marks=pytest.mark.long),
+    ],
+)
 def test_the_rules_of_the_space_hold(network, rules):
     own = search_space(network, **rules)
     bits = proxy_front(own, network.workload, table_of(own), 12)

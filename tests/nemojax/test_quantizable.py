@@ -87,7 +87,10 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("library", MODELS)
+@pytest.mark.parametrize(
+    "library",
+    ["linen", "plain", *(pytest.param(name, marks=pytest.mark.long) for name in ("nnx", "equinox"))],
+)
 def test_a_model_as_its_library_has_it(library):
     model, params = MODELS[library]()
     network = nemo.quantize(quantizable(model, params), IMAGES)
