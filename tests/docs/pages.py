@@ -143,7 +143,7 @@ PAGES = {
         },
     ),
     "docs/index.md": Page(),
-    "docs/tutorials/hwmodel.md": Page(),
+    "docs/tutorials/hwmodel.md": Page(long=True),
     "docs/tutorials/egrljax.md": Page(
         small={
             "work, chip)\nprint": f"work, chip, {PATIENT})\nprint",
@@ -154,6 +154,7 @@ PAGES = {
     "docs/tutorials/nemojax.md": Page(
         preparing.nemo_tutorial,
         small={"nemojax search --out first": f"nemojax search --out first {CLI} --chip none"},
+        long=True,
     ),
-    "docs/tutorials/fewshotjax.md": Page(preparing.fewshot_tutorial),
+    "docs/tutorials/fewshotjax.md": Page(preparing.fewshot_tutorial, long=True),
 }
