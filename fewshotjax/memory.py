@@ -55,9 +55,8 @@ def chunk_within(count: int, bytes_of: Callable[[int], float]) -> int:
 def program_bytes(function: Any, *arguments: Any, **options: Any) -> int:
     """Bytes that a jitted function needs beside its arguments: results and temporaries, by XLA's own count.
 
-    It compiles the function for these arguments (arrays or `jax.ShapeDtypeStruct`) and runs nothing. What a
-    CPU's libraries take inside products and convolutions is not in it: 10 to 20 % more, in batched products
-    up to 40 % (the method `matching`; benchmarks/peak_memory.py).
+    It compiles the function for these arguments (arrays or `jax.ShapeDtypeStruct`) and runs nothing. A
+    process was seen to hold 1 to 18 % more, for the method `matching` 38 % (benchmarks/peak_memory.py).
     """
     found = function.lower(*arguments, **options).compile().memory_analysis()
     return int(found.output_size_in_bytes + found.temp_size_in_bytes - found.alias_size_in_bytes)
