@@ -65,7 +65,7 @@ def run(
             rewards are of order `reward.scale`.
         mesh: devices that share the maps of a generation (axis "pop") where the model measures them: on a CPU
             the numbers of one device, bit for bit. Measuring is then a compiled program of its own, whose
-            latencies a compiler may round otherwise: by 1e-6 of themselves at most.
+            latencies another device's compiler may round otherwise, which was not tried.
         hosts: processes that share the maps of a generation where a board measures them, each by its own
             board. Each calls `run` with the same arguments and gets the same result; `on_chunk` is called in
             all of them, and must answer the same: one that saves does so where `hosts.first`.
