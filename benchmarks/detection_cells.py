@@ -118,7 +118,7 @@ def novel() -> tuple[str, ...]:
 WIDTH = 0.125 if QUICK else 0.5
 PYRAMID: dict[str, Any] = {"name": "resnet18_pyramid", "width": WIDTH}
 PRETRAINING = few.TrainConfig(epochs=2, ways=16, per_class=4, padding=6, learning_rate=0.05)
-TRAINING = de.DetectorTrainConfig(epochs=3, batch=4, steps_per_epoch=900, pyramid_rate=1.0, keep="best")
+TRAINING = de.DetectorTrainConfig(epochs=3, batch=4, steps_per_epoch=500, pyramid_rate=1.0, keep="best")
 # Less than by default, for a quarter less time a step: 16 proposals for each photograph of a scene.
 DETECTOR = de.DetectorConfig(channels=48, before_nms=300, proposals=64, hardest=48)
 PILOT_STEPS = 150

@@ -7,7 +7,7 @@ passes for the box of about half of them, so AP there tests classification first
 and class-agnostic recall stand beside every row.
 
 Per seed (TABLE_SEEDS, 3), everything on base classes: a ResNet-18 pyramid is trained as a softmax classifier
-of photographs (2 epochs), and from it, for 2,700 steps of 4 mosaics of 2 x 2, the detectors
+of photographs (2 epochs), and from it, for 1,500 steps of 4 mosaics of 2 x 2, the detectors
   repmet  five representatives a class, embedding loss,
   ce      one representative and no embedding loss: the embedding is trained by cross-entropy alone,
 both with the same linear loss, 48 channels and 64 proposals an image. Ablations of training (one seed):

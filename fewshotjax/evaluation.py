@@ -17,6 +17,7 @@ from .episodes import FIT, Episode
 from .memory import chunk_within
 from .methods.method import Method
 from .methods.registry import by_name
+from .products import CHUNK, product_table, products_of, table_pays
 from .results import Comparison, EpisodeResult
 
 BLOCK = 2_048  # episodes of one call of the compiled function, at most; `on_chunk` is told between
@@ -136,11 +137,16 @@ def _evaluate(
     check_mesh(mesh)
     resolved = {name: _method(method) for name, method in methods.items()}
     pool = jnp.asarray(task.features)
+    tabled = {name: table_pays(task, method, pieces(mesh)) for name, method in resolved.items()}
+    table = product_table(pool) if any(tabled.values()) else None
     results = {}
     for name, method in resolved.items():
-        size = 1 if method.sequential else chunk or _suited(task)
         told = None if on_chunk is None else partial(_tell, on_chunk, name)
-        found = _predictions(task, method, pool, size, told, mesh)
+        if table is not None and tabled[name]:
+            found = _predictions(task, method, table, chunk or CHUNK, told, mesh, tabled=True)
+        else:
+            size = 1 if method.sequential else chunk or _suited(task)
+            found = _predictions(task, method, pool, size, told, mesh)
         results[name] = EpisodeResult(found, task.episodes, task.classes, task.excluded, task.settings)
     return results
 
@@ -164,6 +170,7 @@ def _predictions(
     chunk: int,
     told: Callable[[int, int], None] | None,
     mesh: Mesh | None,
+    tabled: bool = False,
 ) -> Int[np.ndarray, "E W Q"]:
     total = len(task.episodes.classes)
     together = chunk * pieces(mesh)
@@ -176,13 +183,13 @@ def _predictions(
         rows = np.minimum(np.arange(first, first + block), total - 1)
         part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], task.episodes)
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(task.key, i), FIT))(rows)
-        found.append(np.asarray(_run(keys, part, pool, method, equal, chunk, mesh))[: total - first])
+        found.append(np.asarray(_run(keys, part, pool, method, equal, chunk, mesh, tabled))[: total - first])
         if told is not None:
             told(min(first + block, total), total)
     return np.concatenate(found)
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5, 6))
+@partial(jax.jit, static_argnums=(3, 4, 5, 6, 7))
 def _run(
     keys: Key[Array, " E"],
     episodes: Episode,
@@ -191,8 +198,12 @@ def _run(
     equal_shots: bool,
     chunk: int,
     mesh: Mesh | None,
+    tabled: bool,
 ) -> Int[Array, "E W Q"]:
-    """The predicted class of each query within its episode; W where a method returned NaN."""
+    """The predicted class of each query within its episode; W where a method returned NaN.
+
+    `pool` has the examples, or where `tabled` their products.
+    """
     ways, shots = episodes.support.shape[1:]
     queries = episodes.query.shape[2]
     known = np.repeat(np.arange(ways, dtype=np.int32), shots)
@@ -200,8 +211,12 @@ def _run(
     def one(pool: Array, item: tuple[PRNGKeyArray, Episode]) -> Array:
         key, episode = item
         labels = known if equal_shots else jnp.where(episode.shown.reshape(-1), known, ways)
-        support, query = (_rows(pool, index.reshape(-1)) for index in (episode.support, episode.query))
-        scores = method.predict(method.fit(key, support, labels, ways), query)
+        shown, asked = jnp.ravel(episode.support), jnp.ravel(episode.query)
+        if tabled and method.by_products is not None:
+            scores = method.by_products(products_of(pool, shown, asked), labels, ways)
+        else:
+            support, query = _rows(pool, shown), _rows(pool, asked)
+            scores = method.predict(method.fit(key, support, labels, ways), query)
         failed = jnp.any(jnp.isnan(scores), axis=1)
         best = jnp.argmax(jnp.where(failed[:, None], -jnp.inf, scores), axis=1)
         return jnp.where(failed, ways, best).astype(jnp.int16).reshape(ways, queries)
