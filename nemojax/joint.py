@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .chip_costs import ChipCost
+from .custom_error import HostCost
 from .front import Front
 from .joint_space import JointSpace
 from .task import CostOfBits, Task, costs_by_name
@@ -50,9 +51,15 @@ def joint(task: Task) -> Task:
         task: with at least one objective made by `latency` or `energy`, all of one chip.
 
     Raises:
-        ValueError: no such objective, or of several chips.
+        ValueError: no such objective, or of several chips; an objective that runs on the host.
     """
     costs = dict(task.costs_of_bits)
+    for name, cost in costs.items():
+        if isinstance(cost, HostCost):
+            raise ValueError(
+                f"objective {name!r} runs on the host, which a joint task cannot ask: leave it out, or give "
+                "it as a JAX function of bits"
+            )
     on_chip = chip_costs(task)
     space = JointSpace.of(task.space, task.network.workload, next(iter(on_chip.values())).chip)
     built_in = costs_by_name(task.network)  # these read a genome's points by themselves

@@ -49,8 +49,8 @@ def fix_shapes(graph: Any, inputs: Sequence[Any], batch: int | None, shapes: Map
         shown = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in dims)
         if not all(_is_fixed(d) for d in dims):
             raise ValueError(
-                f"input {i.name!r} has the dynamic shape {shown}; give batch=... for an open leading "
-                f"dimension, or shapes={{{i.name!r}: (...)}}"
+                f"input {i.name!r} has the dynamic shape {shown}; give batch=... (--batch) for an open "
+                f"leading dimension, or shapes={{{i.name!r}: (...)}}"
             )
     if used:
         del graph.value_info[:]

@@ -34,8 +34,9 @@ def strategy(kind: type[EvolutionaryAlgorithm], **options: Any) -> Callable[[Set
         options: the class's own keyword arguments, or numbers of its params (`std_init`, ...).
 
     Raises:
-        ValueError: an option that the strategy does not have; when the species is made, a strategy that
-            keeps more per member than genotype and fitness (NEMO's survival would not carry it along).
+        ValueError: an option that the strategy does not have; when the species is made, a number of
+            members that the strategy does not take, or a strategy that keeps more per member than genotype
+            and fitness (NEMO's survival would not carry it along).
     """
     if kind.__name__ not in TRUSTED:
         warnings.warn(
@@ -50,7 +51,14 @@ def strategy(kind: type[EvolutionaryAlgorithm], **options: Any) -> Callable[[Set
     def make(setting: Setting) -> Species:
         space, slots = setting.space, setting.slots
         with as_evosax():
-            algorithm = kind(population_size=slots, solution=jnp.zeros(space.size, jnp.float32), **arguments)
+            genes = jnp.zeros(space.size, jnp.float32)
+            try:
+                algorithm = kind(population_size=slots, solution=genes, **arguments)
+            except AssertionError as problem:  # evosax's way to say it
+                raise ValueError(
+                    f"{kind.__name__} cannot be a species of {slots} members ({problem}): give it another "
+                    "share of the population, or a larger population"
+                ) from problem
             params = algorithm.default_params
         unknown = sorted(numbers.keys() - {field.name for field in fields(params)})
         if unknown:

@@ -12,6 +12,7 @@ import nemojax as nemo
 from nemojax.chip_bits import tensor_bits
 from nemojax.chip_costs import latency
 from nemojax.cosearch import searched_jointly
+from nemojax.custom_error import HostCost
 from nemojax.joint import genomes, joint, separated
 from nemojax.joint_graph import joint_graph
 from nemojax.joint_space import JointSpace
@@ -190,6 +191,9 @@ def test_refusals(network, work, task, whole):
     other = latency(network, replace(CHIP, name="other"), "density")
     with pytest.raises(ValueError, match=r"objectives on chips \['other', 'small'\]"):
         joint(task.replace(costs_of_bits=(*task.costs_of_bits, ("more", other))))
+    board = ("board", HostCost(lambda bits: 1.0))
+    with pytest.raises(ValueError, match="objective 'board' runs on the host, which a joint task cannot ask"):
+        joint(task.replace(costs_of_bits=(*task.costs_of_bits, board)))
     with pytest.raises(ValueError, match="the space holds memories already"):
         JointSpace.of(whole.space, work, CHIP)
     with pytest.raises(ValueError, match="bits is of another network"):

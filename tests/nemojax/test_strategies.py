@@ -105,3 +105,8 @@ def test_private_fields_of_members_are_refused():
         ValueError, match="SAMR_GA keeps 'std' for each member, which NEMO's survival does not"
     ):
         make(Setting(SIX, 8, CONFIG, None))
+
+
+def test_a_number_of_members_that_a_strategy_does_not_take_is_refused():
+    with pytest.raises(ValueError, match=r"CR_FM_NES cannot be a species of 7 members \(Population size"):
+        SPECIES["CR_FM_NES"](Setting(SIX, 7, CONFIG, None))
