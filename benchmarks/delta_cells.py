@@ -90,6 +90,10 @@ def task_of(
     return episode_task(jax.random.key(key), *part, **shape)
 
 
+def first_of(task: EpisodeTask, count: int) -> EpisodeTask:
+    return task._replace(episodes=jax.tree.map(lambda leaf: leaf[:count], task.episodes))
+
+
 def right(task: EpisodeTask, sampler: Any, fit: de.EpisodeFit = FIT) -> np.ndarray:
     """Queries of each episode that were right."""
     found = de.accuracies_by_epoch(task, sampler, fit, chunk=CHUNK)[:, -1]
@@ -153,8 +157,10 @@ class Cell:
             "noise codes": lambda: de.delta_sampler(delta(), "noise"),
             "random-class deltas": random_classes,
         }
+        fewer = first_of(task, ABLATION_EPISODES)
         for name, sampler in list(samplers.items())[: 1 if QUICK else None]:
-            self.keep(shots, name, lambda sampler=sampler: right(task, sampler()))
+            own = task if name == MAIN else fewer
+            self.keep(shots, name, lambda sampler=sampler, own=own: right(own, sampler()))
         options = self.choice["options"]
         for name, makers in controls(parts["base"], self.seed).items():
             make, fit = makers[options[name]], fit_of(name, shots)

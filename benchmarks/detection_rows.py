@@ -310,7 +310,8 @@ def work_of(runs: Runs, trained: Runs, part: int, parts: int, seeds: int) -> lis
                 continue
             choose(seat)
             for cell in CELLS:
-                evaluate(seat, cell)
+                if cell.seeds is None or seed < cell.seeds:
+                    evaluate(seat, cell)
             detection_train.tidy()
     return waits
 

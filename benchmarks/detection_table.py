@@ -19,9 +19,9 @@ are distractors of classes that no episode has and show no object to be found. A
 scene in each episode that asks for it, so that a detector looks at each once. 5-shot, on the first episodes,
 queries are shown in other ways, too: among other queries of the episode, half of the tiles ("several
 objects", scenes of each episode's own, 50 episodes); alone, cropped and shrunk at random ("single"), and as
-they are, 100 episodes. Unseen: novel_test, distractors of base_test. Seen: support and queries of base_test,
-distractors of novel_val; classes with fewer than 20 photographs are left out and named. All methods meet the
-same episodes and scenes, and find at most 25 boxes in a scene.
+they are, 100 episodes; of one training. Unseen: novel_test, distractors of base_test. Seen: support and
+queries of base_test, distractors of novel_val; classes with fewer than 20 photographs are left out and named.
+All methods meet the same episodes and scenes, and find at most 25 boxes in a scene.
 
 Rows, on seen and unseen classes alike
 repmet    RepMet; tuned in the episode (embedding and representatives); trained representatives (seen)
@@ -41,8 +41,8 @@ up to four.
 Metrics: "repmet_pooled_ap" is the RepMet authors' own and compares with no other; VOC (all-point, 11-point)
 and COCO are per class; the AUROC is that of the background's posterior, regions of no class of the episode
 against the others. Intervals are 95 %: Student's t over trainings, which share the episodes;
-"episodes_half" is half of the bootstrap interval over the episodes of a training (150 resamples). Differences
-are paired.
+"episodes_half" is half of the normal interval over the episodes of a training (1.96 standard deviations of
+60 bootstrap resamples). Differences are paired.
 
 Runs are kept, trainings apart from rows, so an interrupted table goes on; TABLE_LIMIT_S ends it early, within
 a training, too; what is missing is said. TABLE_PART=1/2 and 2/2 share the work, a process each: run both,
