@@ -9,11 +9,11 @@ scaling of the features, learning rate and epochs of the Delta-encoder; scaling 
 noise (with its size), seeds alone, prototypes and nearest neighbour; options of the other baselines. Noise
 codes and random-class deltas are of the chosen Delta-encoder, on the first 400 episodes. Test: the last epoch
 of each episode's classifier. "protocols" repeats what the authors' code selects on test queries, on fewer
-episodes, with the gain of each selection. Rows with the authors' classifier (25 epochs of Adam): seeds only, Delta-encoder,
-linear offset, Gaussian noise, noise codes, random-class deltas. Of seeds alone 25 epochs are 25 steps, which
-hardly move the first weights; "equal steps" has those of 1,024 samples. "trained prototypical" has a backbone
-of its own. Ablations change one thing of the chosen Delta-encoder, on Tiny-ImageNet 1-shot. "checks" say
-whether codes carry anything and samples differ.
+episodes, with the gain of each selection. Rows with the authors' classifier (25 epochs of Adam): seeds only,
+Delta-encoder, linear offset, Gaussian noise, noise codes, random-class deltas. Of seeds alone 25 epochs are
+25 steps, which hardly move the first weights; "equal steps" has those of 1,024 samples. "trained
+prototypical" has a backbone of its own. Ablations change one thing of the chosen Delta-encoder, on Tiny-
+ImageNet 1-shot. "checks" say whether codes carry anything and samples differ.
 
 Intervals are 95 %: Student's t over seeds, which share the episodes; "episodes_half" is half of that over the
 episodes of a seed. Differences are paired. Runs are kept, so an interrupted table goes on; TABLE_LIMIT_S ends
