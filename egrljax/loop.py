@@ -90,7 +90,7 @@ def run(
     if hosts is not None and board is None:
         raise ValueError("hosts share a board's maps: the model's take less than sending them, give a mesh")
     if hosts is not None and board is not None:
-        board = _shared(board, hosts)
+        board = shared_board(board, hosts)
     left = algo.config.generations - int(state.generation)
     collected: list[Metrics] = []
     while left > 0:
@@ -211,7 +211,7 @@ def measured_by(board: Board, placements: Int[np.ndarray, "M N 2"]) -> Float[np.
     return np.where((seconds > 0) & np.isfinite(seconds), seconds, np.nan)
 
 
-def _shared(board: Board, hosts: hw.Hosts) -> Board:
+def shared_board(board: Board, hosts: hw.Hosts) -> Board:
     """A board that measures its own part of the placements, and answers all."""
 
     def measured(placements: Int[np.ndarray, "M N 2"]) -> Float[np.ndarray, " M"]:

@@ -56,6 +56,7 @@ def place(
     on_chunk: Progress | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     mesh: Mesh | None = None,
+    hosts: hw.Hosts | None = None,
 ) -> Placed:
     """Places a workload's tensors in a chip's memories.
 
@@ -85,21 +86,33 @@ def place(
         checkpoint: a file written after every chunk. If it is there, EGRL goes on from it, bit for bit, or
             raises if it is of another run.
         mesh: devices that share the maps of a generation where EGRL measures by the model, see `run`.
+        hosts: processes that share what a board measures, each on its own board. Each calls `place` with the
+            same arguments and gets the same answer; the first alone reads and writes the checkpoint and calls
+            `on_chunk`.
 
     Raises:
         ValueError: an unknown engine; "exact" or "gradient" with contention or a board, which they do not
             know of; a board, which only EGRL measures on; "policy" without a policy, one that does not fit,
             or anything else for an engine that has no use for it; a limit that is none; what
             `environment` and `EGRLConfig` refuse, such as a chip too small for any placement; a board that
-            fails throughout.
+            fails throughout; hosts without a board.
+        hwmodel.HostsError: another process is gone, late, failed, or places something else.
     """
     if contention == 0:
         contention = None
     _check_engine(engine, contention, board, policy, solver_s)
-    heeded = {"noise": noise or None, "config": config, "checkpoint": checkpoint, "mesh": mesh}
+    heeded = {
+        "noise": noise or None,
+        "config": config,
+        "checkpoint": checkpoint,
+        "mesh": mesh,
+        "hosts": hosts,
+    }
     _check_search(engine, time_limit_s, heeded)
     if mesh is not None:
         hw.check_mesh(mesh)
+    if hosts is not None and board is None:
+        raise ValueError("hosts share a board's maps: the model's take less than sending them, give a mesh")
     start = time.monotonic()
     solves = solver_s > 0 and board is None
     own = len(hw.BASELINES) + (solves and engine == "auto")  # maps that are known before
@@ -159,6 +172,7 @@ def place(
             on_chunk=on_chunk,
             checkpoint=checkpoint,
             mesh=mesh,
+            hosts=hosts,
         )
         measured_s = _model_s(env, found.placement) if found.latency_s is None else found.latency_s
         placed = replace(

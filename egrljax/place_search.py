@@ -12,11 +12,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+import hwmodel as hw
+
 from .checkpoint import digest, load_state, raw, save_state, typed
 from .config import EGRLConfig
 from .egrl import egrl
 from .environment import Environment, measure
-from .loop import Board, measured_by, run
+from .loop import Board, measured_by, run, shared_board
 from .placed import Course
 from .replay import filled
 from .state import EGRLState, Metrics
@@ -49,17 +51,21 @@ def search(
     on_chunk: Progress | None,
     checkpoint: str | os.PathLike[str] | None,
     mesh: Mesh | None = None,
+    hosts: hw.Hosts | None = None,
 ) -> Searched:
     """Runs EGRL until the budget is spent, from the checkpoint if there is one.
 
     The placements that are known, of the rules and perhaps of a solver, are measured first, and EGRL starts
     from them as well. That is one evaluation each, and is not in the configuration's budget. Of a board
-    `first_fit` is the reference of the rewards. `actor` is a trained policy to start from.
+    `first_fit` is the reference of the rewards. `actor` is a trained policy to start from. `hosts` share
+    what a board measures; the first of them reads and writes the checkpoint, and reports.
 
     Raises:
         ValueError: a checkpoint of another run; a board that fails on `first_fit`, or on every map.
+        hwmodel.HostsError: another process is gone, late, failed, or searches something else.
     """
     start = time.monotonic()
+    on_chunk = on_chunk if hosts is None or hosts.first else None
     settings = {
         "config": repr(config),
         "key": np.asarray(jax.random.key_data(key)).tolist(),
@@ -68,18 +74,21 @@ def search(
         "actor": None if actor is None else digest(actor),
         "known": list(known),  # a solver that ran out of time may answer otherwise the next time
     }
+    if hosts is not None:
+        hosts.agreed("search (network, chip, key or settings)", settings)
     algo = egrl(config, jnp.asarray(env.graph.nodes).shape[1])
     none = jnp.zeros((0,))
     saved: dict[str, Any] = {"evaluations": none.astype(jnp.int32), "best_s": none, "known_s": none}
     k_init, k_known = jax.random.split(key)
     state = jax.jit(algo.init)(k_init, env, actor)
-    if checkpoint is not None and Path(checkpoint).exists():
-        saved = load_state(checkpoint, {**saved, "state": raw(state)}, settings)
+    if checkpoint is not None and (content := _read(checkpoint, hosts)) is not None:
+        saved = load_state(checkpoint, {**saved, "state": raw(state)}, settings, content=content)
         state = typed(saved.pop("state"))
     placements = jnp.asarray(np.stack(list(known.values())), jnp.int32)
     fresh = not len(saved["known_s"])
     if fresh and board is not None:
-        saved["known_s"] = jnp.asarray(measured_by(board, np.asarray(placements)), jnp.float32)
+        shared = board if hosts is None else shared_board(board, hosts)
+        saved["known_s"] = jnp.asarray(measured_by(shared, np.asarray(placements)), jnp.float32)
     elif fresh:
         saved["known_s"] = jax.jit(measure)(k_known, env, placements).latency_s
     if board is not None:
@@ -95,13 +104,14 @@ def search(
     def after(state: EGRLState, metrics: Metrics) -> Any:
         saved["evaluations"] = jnp.concatenate([saved["evaluations"], metrics.measured + before])
         saved["best_s"] = jnp.concatenate([saved["best_s"], metrics.best_s])
-        if checkpoint is not None:
+        if checkpoint is not None and (hosts is None or hosts.first):
             save_state(checkpoint, {**saved, "state": raw(state)}, settings)
-        stop = time_limit_s is not None and time.monotonic() - start > time_limit_s
-        return _told(on_chunk, state, budget, before, env) or stop
+        late = time_limit_s is not None and time.monotonic() - start > time_limit_s
+        stop = _told(on_chunk, state, budget, before, env) or late
+        return stop if hosts is None else hosts.any(stop)
 
     _told(on_chunk, state, budget, before, env)
-    state, _ = run(algo, env, state, every=every, on_chunk=after, board=board, mesh=mesh)
+    state, _ = run(algo, env, state, every=every, on_chunk=after, board=board, mesh=mesh, hosts=hosts)
     if not np.isfinite(state.best_s):
         raise ValueError(
             "no map has a latency: all measurements failed, or none fitted under fitness 'strict'"
@@ -115,6 +125,15 @@ def search(
         course=Course(np.asarray(saved["evaluations"]), np.asarray(saved["best_s"])),
         finished=int(state.measured) >= config.budget,
     )
+
+
+def _read(checkpoint: str | os.PathLike[str], hosts: hw.Hosts | None) -> bytes | None:
+    """What the file holds; None: there is none."""
+
+    def read() -> bytes | None:
+        return Path(checkpoint).read_bytes() if Path(checkpoint).exists() else None
+
+    return read() if hosts is None else hosts.from_first(read)
 
 
 def _told(on_chunk: Progress | None, state: EGRLState, budget: int, before: int, env: Environment) -> bool:

@@ -1,4 +1,4 @@
-"""One process of test_hosts.py: a small search, whose front and state it prints as one line of JSON.
+"""One process of test_hosts.py: a small search or placement, whose outcome it prints as one line of JSON.
 
 Arguments as JSON: address, count and index of `jax.distributed` (count 0: without), and what is searched how.
 """
@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -67,14 +68,39 @@ def searched():
 
 def board(placements):
     calls.extend(placements)
+    if index == wanted.get("victim") and len(calls) >= wanted["call"]:
+        os.kill(os.getpid(), signal.SIGKILL)
     return 1e-3 + placements.astype(np.float64).sum(axis=(1, 2)) * 1e-4
 
 
 def placed():
-    from egrljax import loop  # it starts JAX, which jax.distributed must come before
+    import egrljax as egrl  # it starts JAX, which jax.distributed must come before
 
-    maps = np.random.default_rng(0).integers(0, 3, (7, 3, 2))
-    return loop.measured_by(loop._shared(board, hosts) if hosts else board, maps)
+    work = hw.random_workload(0, 3, weight_elems=(100, 600), output_elems=(20, 300))
+    levels = tuple(hw.Level(f"l{i}", 10.0 ** (9 + i), 1e9, room) for i, room in enumerate((None, 900, 300)))
+    config = replace(
+        egrl.tuned(3),
+        budget=30,
+        policies=2,
+        policy_elites=1,
+        chromosomes=6,
+        chromosome_elites=4,
+        screen=2,
+        policy=replace(egrl.tuned(3).policy, block="gcn", hidden=8, heads=2),
+    )
+    return egrl.place(
+        jax.random.key(index if wanted.get("other_key") else 0),
+        work,
+        hw.Chip("small", levels, (hw.Rate(8, 8, 1e12),)),
+        engine="egrl",
+        config=config,
+        board=board,
+        every=1,
+        hosts=hosts,
+        checkpoint=wanted["checkpoint"],
+        on_chunk=lambda *numbers: told.append(numbers),
+        time_limit_s=wanted.get("time_limit_s"),
+    )
 
 
 FINGERPRINT = 10  # calls that tell the task from others: at its seven widths, and at three drawn
@@ -88,11 +114,12 @@ try:
 except hw.HostsError as failure:
     report |= {"error": str(failure)}
 else:
-    arrays = (
-        [found] if isinstance(found, np.ndarray) else [found.bits, found.costs, *jax.tree.leaves(found.state)]
-    )
+    if wanted.get("board"):
+        arrays = [found.placement, found.latency_s, found.course.evaluations, found.course.best_s]
+    else:
+        arrays = [found.bits, found.costs, *jax.tree.leaves(found.state)]
     digest = hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in arrays)).hexdigest()
-    report |= {"digest": digest, "results": len(arrays[0])}
+    report |= {"digest": digest, "results": found.evaluations if wanted.get("board") else len(found.bits)}
 report |= {"calls": len(calls), "told": len(told), "seconds": time.monotonic() - start}
 print(json.dumps(report), flush=True)
 if "error" in report:

@@ -146,10 +146,22 @@ def test_a_time_limit_ends_all_of_them(tmp_path):
 
 
 @pytest.mark.long
-def test_a_board_of_each_process(tmp_path):
-    found = run(2, tmp_path / "run.ckpt", board=True)
-    assert found[0]["digest"] == found[1]["digest"] == run(0, tmp_path / "x.ckpt", board=True)[0]["digest"]
-    assert [found[i]["calls"] for i in (0, 1)] == [4, 3]
+def test_a_placement_is_measured_on_a_board_of_each_process(tmp_path):
+    (tmp_path / "alone").mkdir()
+    alone = run(0, tmp_path / "alone" / "run.ckpt", board=True)[0]
+    place = tmp_path / "run.ckpt"
+    killed = run(2, place, board=True, victim=1, call=8)
+    assert list(killed) == [0]
+    assert "a process is gone" in killed[0]["error"]
+    found = run(2, place, board=True)
+    assert [found[i]["digest"] for i in (0, 1)] == [alone["digest"]] * 2
+    calls = [found[i]["calls"] for i in (0, 1)]
+    assert 0 < sum(calls) < alone["calls"] == alone["results"]
+    assert 0 <= calls[0] - calls[1] <= alone["told"]  # the odd one of a generation is the first's
+    assert [found[i]["told"] > 0 for i in (0, 1)] == [True, False]
+    assert not (tmp_path / "1" / "run.ckpt").exists(), "one process writes"
+    other = run(2, tmp_path / "other.ckpt", board=True, other_key=True)
+    assert all("has another search (network, chip" in report["error"] for report in other.values())
 
 
 def test_hosts_need_their_service():
