@@ -83,11 +83,17 @@ def interval(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     return {"mean": float(data.mean()), "low": float(data.mean() - half), "high": float(data.mean() + half)}
 
 
+def _git(*words: str) -> str:
+    """What git says here; nothing where there is no repository."""
+    here = Path(__file__).parent
+    return subprocess.run(["git", *words], capture_output=True, text=True, cwd=here).stdout.strip()
+
+
 def finish(name: str, result: Mapping[str, Any], *, store: bool = True) -> None:
     """Stores a full run under results/ and prints the one JSON object, last."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
+    commit = _git("rev-parse", "--short", "HEAD")
+    if commit and _git("status", "--porcelain", "--", ":/*.py"):
+        commit += "+changes"
     record = {
         "benchmark": name,
         "date": datetime.date.today().isoformat(),

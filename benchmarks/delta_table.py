@@ -62,7 +62,7 @@ from .repmet_runs import Runs, excludes, over_seeds
 LIMIT_S = float(os.environ.get("TABLE_LIMIT_S", "inf"))
 CHOICE_EPISODES, CHOICE_SAMPLES = (20, 32) if QUICK else (200, 256)
 TRIED_EPOCHS = (2,) if QUICK else (3, 6, 12)
-PROTOCOL_SEEDS, ABLATION_SEEDS = (1, 1) if QUICK else (2, 1)
+PROTOCOL_SEEDS, ABLATION_SEEDS = 1, 1
 
 
 def settings() -> dict[str, Any]:
@@ -159,12 +159,16 @@ def summary(runs: Runs, bed: Bed, start: str, seeds: int, against: str) -> dict[
         return None
     mean_of = few.results.mean_of
     rows = {
-        name: {**over_seeds([list(mean_of(one)) for one in of_seed.values()]), "seeds": len(of_seed)}
+        name: {
+            **over_seeds([list(mean_of(one)) for one in of_seed.values()]),
+            "seeds": len(of_seed),
+            "episodes": min(len(one) for one in of_seed.values()),
+        }
         for name, of_seed in found.items()
     }
     for name, of_seed in found.items():
         both = [
-            list(mean_of(found[against][s][: len(one)] - one))
+            list(mean_of(found[against][s][: len(one)] - one[: len(found[against][s])]))
             for s, one in of_seed.items()
             if s in found[against]
         ]

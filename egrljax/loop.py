@@ -81,14 +81,7 @@ def run(
     """
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
-    if mesh is not None:
-        hw.check_mesh(mesh)
-        if board is not None:
-            raise ValueError(
-                "mesh is for the model, which runs on devices, and a board is not: leave one out"
-            )
-    if hosts is not None and board is None:
-        raise ValueError("hosts share a board's maps: the model's take less than sending them, give a mesh")
+    check_sharing(board, mesh, hosts)
     if hosts is not None and board is not None:
         board = shared_board(board, hosts)
     left = algo.config.generations - int(state.generation)
@@ -108,6 +101,18 @@ def run(
     if not collected:
         return state, None
     return state, jax.tree.map(lambda *parts: np.concatenate(parts), *collected)
+
+
+def check_sharing(board: Board | None, mesh: Mesh | None, hosts: hw.Hosts | None) -> None:
+    """ValueError for devices or processes that have nothing to share."""
+    if mesh is not None:
+        hw.check_mesh(mesh)
+        if board is not None:
+            raise ValueError(
+                "mesh is for the model, which runs on devices, and a board is not: leave one out"
+            )
+    if hosts is not None and board is None:
+        raise ValueError("hosts share a board's maps: the model's take less than sending them, give a mesh")
 
 
 def told(env: Environment, maps: Int[Array, "M N 2"], latency_s: Float[Array, " M"]) -> Measured:

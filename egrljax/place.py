@@ -25,7 +25,7 @@ from .baselines.rules import rules as rules_of
 from .config import EGRLConfig, Rank, tuned
 from .egrl import check_levels
 from .environment import Environment, environment, exact_latency
-from .loop import Board
+from .loop import Board, check_sharing
 from .place_search import Progress, search
 from .placed import Placed
 from .trained import TrainedPolicy
@@ -95,7 +95,7 @@ def place(
             know of; a board, which only EGRL measures on; "policy" without a policy, one that does not fit,
             or anything else for an engine that has no use for it; a limit that is none; what
             `environment` and `EGRLConfig` refuse, such as a chip too small for any placement; a board that
-            fails throughout; hosts without a board.
+            fails throughout; hosts without a board, or a mesh with one.
         hwmodel.HostsError: another process is gone, late, failed, or places something else.
     """
     if contention == 0:
@@ -109,10 +109,7 @@ def place(
         "hosts": hosts,
     }
     _check_search(engine, time_limit_s, heeded)
-    if mesh is not None:
-        hw.check_mesh(mesh)
-    if hosts is not None and board is None:
-        raise ValueError("hosts share a board's maps: the model's take less than sending them, give a mesh")
+    check_sharing(board, mesh, hosts)
     start = time.monotonic()
     solves = solver_s > 0 and board is None
     own = len(hw.BASELINES) + (solves and engine == "auto")  # maps that are known before

@@ -15,6 +15,7 @@ from .devices import check_mesh, pieces, sharded
 from .episode_task import EpisodeTask, episode_task
 from .episodes import FIT, Episode
 from .memory import chunk_within
+from .methods.by_products import by_products
 from .methods.method import Method
 from .methods.registry import by_name
 from .products import CHUNK, product_table, products_of, table_pays
@@ -137,12 +138,12 @@ def _evaluate(
     check_mesh(mesh)
     resolved = {name: _method(method) for name, method in methods.items()}
     pool = jnp.asarray(task.features)
-    tabled = {name: table_pays(task, method, pieces(mesh)) for name, method in resolved.items()}
-    table = product_table(pool) if any(tabled.values()) else None
+    quicker = {name: table_pays(task, method) for name, method in resolved.items()}
+    table = product_table(task) if any(quicker.values()) else None
     results = {}
     for name, method in resolved.items():
         told = None if on_chunk is None else partial(_tell, on_chunk, name)
-        if table is not None and tabled[name]:
+        if table is not None and quicker[name]:
             found = _predictions(task, method, table, chunk or CHUNK, told, mesh, tabled=True)
         else:
             size = 1 if method.sequential else chunk or _suited(task)
@@ -212,8 +213,9 @@ def _run(
         key, episode = item
         labels = known if equal_shots else jnp.where(episode.shown.reshape(-1), known, ways)
         shown, asked = jnp.ravel(episode.support), jnp.ravel(episode.query)
-        if tabled and method.by_products is not None:
-            scores = method.by_products(products_of(pool, shown, asked), labels, ways)
+        of_products = by_products(method) if tabled else None
+        if of_products is not None:
+            scores = of_products(products_of(pool, shown, asked), labels, ways)
         else:
             support, query = _rows(pool, shown), _rows(pool, asked)
             scores = method.predict(method.fit(key, support, labels, ways), query)

@@ -7,32 +7,30 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .episode_task import EpisodeTask
 from .memory import memory_budget
-from .methods.method import Method, Products
+from .methods.by_products import Products, by_products
+from .methods.method import Method
 
 CHUNK = 8  # episodes at once: their reads of the table fit the caches
 _BLOCKS = 8  # of rows, of which each is multiplied with what is not below the diagonal
-# Of the time that a feature of an episode's examples takes: a multiplication of the table, a read of it.
-# Measured on 2 cores (Intel Xeon, 2026-11-30, 6,000 examples of 1,280 features).
+# What a multiplication of the table takes, and a read of it, in reads of an episode's feature: by
+# `make bench NAME=episode_speed` (2 cores of an Intel Xeon, 2026-11-30).
 _MULTIPLY, _READ = 0.0085, 8.5
-_TABLE_BYTES = 2**31  # at most, of the table
-_SPREAD = 1e3  # squared distance from the mean over the spread within classes: up to it rounding is harmless
-_PROBES = 64  # episodes that the spread is taken from
+_MOST_BYTES = 2**30
+_SPREAD = 100.0  # most squared distance from the mean of all, in spreads of the tightest class
 
 
-def table_pays(task: EpisodeTask, method: Method, pieces: int = 1) -> bool:
-    """Whether the table is the quicker way, on a CPU, and as exact.
+def table_pays(task: EpisodeTask, method: Method) -> bool:
+    """Whether the table is there for the method, quicker than features, and small enough; on a CPU, since on
+    accelerators it was not tried.
 
-    On accelerators it was not tried. Of examples that lie far from each other compared with those of a class
-    the products round away what tells classes apart: these go the other way.
-
-    Args:
-        pieces: devices, each of which has a table.
+    It depends on no mesh, so that any number of devices goes the same way.
     """
-    if method.by_products is None or jax.default_backend() != "cpu" or task.features.ndim != 2:
+    if by_products(method) is None or jax.default_backend() != "cpu" or task.features.ndim != 2:
         return False
     (examples, width), config = task.features.shape, task.config
     support = config.ways * config.parts * config.most
@@ -40,28 +38,23 @@ def table_pays(task: EpisodeTask, method: Method, pieces: int = 1) -> bool:
     seen = len(task.episodes.classes) * rows
     if _MULTIPLY * examples**2 * width + _READ * seen * support >= seen * width:
         return False
-    size = 4 * examples**2
-    return size <= _TABLE_BYTES and size * pieces <= memory_budget() and _is_exact(task)
+    size = 4 * examples * (examples * (1 + 1 / _BLOCKS) + width)  # with a block and the centred features
+    return size <= min(_MOST_BYTES, memory_budget())
 
 
-def _is_exact(task: EpisodeTask) -> bool:
-    firsts = task.episodes.support[:_PROBES, :, 0], task.episodes.query[:_PROBES, :, 0]
-    pairs = [jnp.asarray(rows).reshape(-1) for rows in firsts]
-    within, away = _spreads(task.features, *pairs)
-    return bool(away <= _SPREAD * within)
+def product_table(task: EpisodeTask) -> Float[Array, "M M"] | None:
+    """[i, j], i ≤ j: (x_i - m)·(x_j - m) with m the mean of all; nothing below the diagonal.
 
-
-@jax.jit
-def _spreads(features: Array, support: Array, query: Array) -> tuple[Array, Array]:
-    """Mean squared distance of an example from its class's mean, and the largest from the mean of all."""
-    pairs = features[support] - features[query]
-    away = features - jnp.mean(features, axis=0, keepdims=True)
-    return jnp.mean(jnp.sum(pairs**2, axis=1)) / 2, jnp.max(jnp.sum(away**2, axis=1))
+    None: rounding might tell. Products are as inexact as the largest of them, so that of a class that is
+    tight compared with what lies far off nothing would be left. Up to the limit the rounding is below 1e-4 of
+    the spread of the tightest class (seen; `tests/fewshotjax/test_products.py`).
+    """
+    table = _table(jnp.asarray(task.features))
+    return table if _is_exact(table, task) else None
 
 
 @jax.jit
-def product_table(features: Float[Array, "M D"]) -> Float[Array, "M M"]:
-    """[i, j], i ≤ j: (x_i - m)·(x_j - m) with m the mean of all; zero or the same below the diagonal."""
+def _table(features: Float[Array, "M D"]) -> Float[Array, "M M"]:
     x = features - jnp.mean(features, axis=0, keepdims=True)
     table = jnp.zeros((len(x), len(x)), x.dtype)
     step = -(-len(x) // _BLOCKS)
@@ -69,6 +62,20 @@ def product_table(features: Float[Array, "M D"]) -> Float[Array, "M M"]:
         block = jnp.matmul(x[first : first + step], x[first:].T, precision="highest")
         table = table.at[first : first + step, first:].set(block)
     return table
+
+
+def _is_exact(table: Array, task: EpisodeTask) -> bool:
+    """By the first example and the first query of each class of all episodes: one class, two examples."""
+    support, query = (
+        np.asarray(part[..., 0]).reshape(-1) for part in (task.episodes.support, task.episodes.query)
+    )
+    away = np.asarray(jnp.diagonal(table))
+    first, second = np.minimum(support, query), np.maximum(support, query)
+    apart = away[support] + away[query] - 2 * np.asarray(_at(table, jnp.asarray(first), jnp.asarray(second)))
+    label = np.asarray(task.episodes.classes).reshape(-1)
+    seen = np.bincount(label)
+    spread = np.bincount(label, np.maximum(apart, 0))[seen > 0] / seen[seen > 0] / 2
+    return bool(away.max() <= _SPREAD * spread.min())
 
 
 def products_of(table: Float[Array, "M M"], support: Int[Array, " S"], query: Int[Array, " Q"]) -> Products:

@@ -160,6 +160,9 @@ def test_a_placement_is_measured_on_a_board_of_each_process(tmp_path):
     assert 0 <= calls[0] - calls[1] <= alone["told"]  # the odd one of a generation is the first's
     assert [found[i]["told"] > 0 for i in (0, 1)] == [True, False]
     assert not (tmp_path / "1" / "run.ckpt").exists(), "one process writes"
+    late = run(2, tmp_path / "late.ckpt", board=True, time_limit_s=1e-6)
+    assert late[0]["digest"] == late[1]["digest"]
+    assert late[0]["told"] == 2, "at the start and after the generation in which the time ran out"
     other = run(2, tmp_path / "other.ckpt", board=True, other_key=True)
     assert all("has another search (network, chip" in report["error"] for report in other.values())
 

@@ -9,7 +9,7 @@ import egrljax as egrl
 import fewshotjax as fs
 import hwmodel as hw
 import nemojax as nemo
-from fewshotjax import delta as de, devices, evaluation
+from fewshotjax import delta as de, devices, evaluation, products
 from fewshotjax.delta.scaling import Scaling
 from fewshotjax.episode_task import episode_task
 from nemojax.networks import Network
@@ -242,6 +242,19 @@ def test_episodes_on_a_mesh_are_those_of_one_device(examples, chunk, monkeypatch
     assert told[-1] == 37
     with pytest.raises(ValueError, match="here it has one, 'pop'"):
         fs.evaluate(KEY, "prototypes", *examples, ways=3, queries=4, mesh=mesh_of(2, 2))
+
+
+def test_episodes_from_a_table_of_products_on_a_mesh_are_those_of_one_device(examples):
+    _, labels = examples
+    rng = np.random.default_rng(4)
+    features = (0.2 * rng.normal(size=(5, 200))[labels] + rng.normal(size=(45, 200))).astype(np.float32)
+    options = {"ways": 3, "queries": 4, "episodes": 37}
+    assert products.table_pays(episode_task(KEY, features, labels, **options), fs.prototypes())
+    one, four = (
+        fs.evaluate(KEY, "prototypes", features, labels, **options, mesh=mesh) for mesh in (None, mesh_of(4))
+    )
+    np.testing.assert_array_equal(four.predictions, one.predictions)
+    assert 0.4 < one.accuracy.mean < 1
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..distances import l2_normalize
-from .method import Labels, Method, Products, through
+from .method import Labels, Method, through
 
 
 def class_means(support: Float[Array, "S D"], labels: Labels, ways: int) -> Float[Array, "ways D"]:
@@ -23,7 +23,7 @@ def class_means(support: Float[Array, "S D"], labels: Labels, ways: int) -> Floa
 
 def prototypes() -> Method:
     """Nearest class mean, p(y = k | x) = softmax_k(-‖z - c_k‖²)   (Snell et al. 2017, Eq. 2)."""
-    return Method(_means, _nearest_mean, by_products=_means_by_products)
+    return Method(_means, _nearest_mean)
 
 
 def simpleshot(
@@ -83,12 +83,3 @@ def _nearest_mean(centres: Float[Array, "ways D"], queries: Float[Array, "Q D"])
     offset = jnp.sum(away * away, axis=1) + 2 * jnp.matmul(away, middle, precision="highest")
     scores = 2 * jnp.matmul(queries, away.T, precision="highest") - offset[None]
     return jax.nn.log_softmax(scores, axis=-1)
-
-
-def _means_by_products(products: Products, labels: Labels, ways: int) -> Float[Array, "Q ways"]:
-    # -‖q - c_k‖² = 2 q·c_k - c_k·c_k - q·q, with c_k = Σ_i a_ik z_i, and the last the same for all k.
-    member = jax.nn.one_hot(labels, ways, dtype=products.support.dtype)
-    share = member / member.sum(axis=0)[None]
-    to_means = jnp.matmul(products.query, share, precision="highest")
-    squares = jnp.sum(jnp.matmul(products.support, share, precision="highest") * share, axis=0)
-    return jax.nn.log_softmax(2 * to_means - squares[None], axis=-1)

@@ -9,14 +9,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 Labels = Int[Array | np.ndarray, " S"]
 
 
-class Products(NamedTuple):
-    """Inner products of an episode's examples, all about one origin, which need not be zero."""
-
-    support: Float[Array, "S S"]
-    query: Float[Array, "Q S"]  # of queries with the support
-    squares: Float[Array, " Q"]  # of queries with themselves
-
-
 class Method(NamedTuple):
     """What an episode runs. Any pair of such functions is a method; nothing needs to be registered.
 
@@ -31,9 +23,6 @@ class Method(NamedTuple):
     # One episode after the other instead of many at once: for convolutions with weights of each episode's
     # own, which XLA:CPU runs some 20 times slower when they are vmapped.
     sequential: bool = False
-    # products, labels (S,), ways -> log-probabilities (Q, ways): the same from inner products alone, for
-    # methods to which only distances matter. It is taken where a table of all products is quicker.
-    by_products: Callable[[Products, Labels, int], Float[Array, "Q ways"]] | None = None
 
 
 def through(function: Callable[[Any], Float[Array, "B D"]], method: Method) -> Method:
@@ -45,4 +34,4 @@ def through(function: Callable[[Any], Float[Array, "B D"]], method: Method) -> M
     def predict(model: Any, queries: Any) -> Float[Array, "Q ways"]:
         return method.predict(model, function(queries))
 
-    return method._replace(fit=fit, predict=predict, by_products=None)
+    return method._replace(fit=fit, predict=predict)

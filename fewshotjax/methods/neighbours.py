@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..distances import l2_normalize, squared_distances
-from .method import Labels, Method, Products
+from .method import Labels, Method
 
 
 @cache
@@ -18,14 +18,15 @@ def nearest_neighbour() -> Method:
         model: tuple[Float[Array, "S D"], Float[Array, "S ways"]], queries: Float[Array, "Q D"]
     ) -> Float[Array, "Q ways"]:
         support, member = model
-        return _nearest(squared_distances(queries, support), member)
+        return of_nearest(squared_distances(queries, support), member)
 
-    def by_products(products: Products, labels: Labels, ways: int) -> Float[Array, "Q ways"]:
-        own = jnp.diagonal(products.support)
-        squared = products.squares[:, None] + own[None] - 2 * products.query
-        return _nearest(squared, jax.nn.one_hot(labels, ways, dtype=own.dtype))
+    return Method(_keep, predict)
 
-    return Method(_keep, predict, by_products=by_products)
+
+def of_nearest(squared: Float[Array, "Q S"], member: Float[Array, "S ways"]) -> Float[Array, "Q ways"]:
+    """The log-probabilities of `nearest_neighbour`, given the squared distances."""
+    nearest = jnp.min(jnp.where(member.T[None] > 0, squared[:, None, :], jnp.inf), axis=2)
+    return jax.nn.log_softmax(-nearest, axis=1)
 
 
 @cache
@@ -49,11 +50,6 @@ def matching(temperature: float = 1.0) -> Method:
         return jax.nn.log_softmax(jax.nn.logsumexp(per_class, axis=2), axis=1)
 
     return Method(_keep, predict)
-
-
-def _nearest(squared: Float[Array, "Q S"], member: Float[Array, "S ways"]) -> Float[Array, "Q ways"]:
-    nearest = jnp.min(jnp.where(member.T[None] > 0, squared[:, None, :], jnp.inf), axis=2)
-    return jax.nn.log_softmax(-nearest, axis=1)
 
 
 def _keep(

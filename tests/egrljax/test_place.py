@@ -416,3 +416,18 @@ def test_a_search_of_the_console_script_has_a_course_and_goes_on(work, tmp_path,
     assert going_on > done, "what was measured is not measured again"
     levels = [json.loads((tmp_path / n / "map.json").read_text())["tensors"] for n in ("whole", "stopped")]
     assert levels[0] == levels[1]
+
+
+def test_what_has_nothing_to_share_is_refused_before_anything_is_measured(work, monkeypatch):
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    mesh = jax.make_mesh((1,), ("pop",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def board(placements):
+        raise AssertionError("it was measured")
+
+    with pytest.raises(ValueError, match="hosts share a board's maps"):
+        egrl.place(jax.random.key(0), work, small_chip(), hosts=hw.Hosts())
+    with pytest.raises(ValueError, match="mesh is for the model, which runs on devices, and a board is not"):
+        egrl.place(jax.random.key(0), work, small_chip(), board=board, mesh=mesh, hosts=hw.Hosts())
+    with pytest.raises(ValueError, match="hosts is for a search, engine 'first_fit' is none"):
+        egrl.place(jax.random.key(0), work, small_chip(), engine="first_fit", hosts=hw.Hosts())
