@@ -7,11 +7,12 @@ passes for the box of about half of them, so AP there tests classification first
 and class-agnostic recall stand beside every row.
 
 Per seed (TABLE_SEEDS, 3), everything on base classes: a ResNet-18 pyramid is trained as a softmax classifier
-of photographs (2 epochs), and from it, for 1,500 steps of 4 mosaics of 2 x 2, the detectors
+of photographs (3 epochs), and on it, which stays as it is from then on, for 2,700 steps of 4 mosaics of 2 x
+2, the detectors
   repmet  five representatives a class, embedding loss,
   ce      one representative and no embedding loss: the embedding is trained by cross-entropy alone,
-both with the same linear loss, 48 channels and 64 proposals an image. Ablations of training (one seed):
-K = 1, OHEM off.
+both with the same linear loss, 48 channels and 64 proposals an image. A training whose linear loss ends at
+chance counts as diverged. Ablations of training (one seed): K = 1, OHEM off.
 
 Episodes: 5-way, 10 queries a class, 500; the queries are the same for 1, 5 and 10 shots. Support is always
 single photographs. In the main table ("mosaic2") a query is one of four photographs of a scene; the others
@@ -32,7 +33,7 @@ on ce     metric baseline: class means; the same tuned; fine-tuned detector: a n
 external  the same network as a softmax classifier of crops of the base classes' boxes, 32 pixels, on the 16
           likeliest regions of ce; class means of true boxes' crops
 
-Chosen on validation classes (novel_val), before any test: the learning rate of each objective (pilots of 150
+Chosen on validation classes (novel_val), before any test: the learning rate of each objective (pilots of 250
 steps, the same candidates, single photographs), the best of three epochs of each training, and for each row,
 seed and number of shots its options (mosaics, 30 episodes, pooled AP): sigma, modes, rate and length of
 tuning, rates of the softmax layer and of what lies before it. A row of RepMet has up to six options, others

@@ -1,6 +1,7 @@
 """Networks of detection_table: pyramids trained as classifiers, detectors on them, a classifier of crops."""
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ import numpy as np
 import fewshotjax as few
 from fewshotjax import detection as de
 
-from .common import QUICK, say
+from .common import QUICK, peak_gib, say
 from .detection_cells import (
     CE,
     CHOICE_KEY,
@@ -160,7 +161,10 @@ def start_of(
         return None
     key = jax.random.fold_in(jax.random.key(own), 7)
     return de.init_detector(
-        key, de.pyramid_of(network), built(objective, candidate), photographs("base_train").classes
+        key,
+        de.pyramid_of(network, frozen=True),
+        built(objective, candidate),
+        photographs("base_train").classes,
     )
 
 
@@ -276,11 +280,15 @@ def train(runs: Runs, objective: Objective, seed: int) -> dict[str, Any] | None:
                 diverged(problem)
                 state.unlink(missing_ok=True)
                 continue
+            chance = math.log(len(found.detector.classes))
+            if not QUICK and found.history[-1].losses["linear"] > chance - 0.05:
+                continue  # it tells no class from another: as bad as a divergence
             de.save_detector(path_of(runs, objective, seed), found.detector)
             state.unlink(missing_ok=True)
             return {
                 "candidate": candidate.told,
                 "training_s": sum(epoch.seconds for epoch in found.history),
+                "peak_gib": round(peak_gib(), 2),
                 "epochs": [
                     {"validation_error": epoch.validation_error, **epoch.losses} for epoch in found.history
                 ],

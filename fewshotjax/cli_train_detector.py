@@ -177,7 +177,7 @@ def _photographs(boxes: str, images: Path | None, side: int, repair: bool, optio
         return fitted(bccd(None, part), *_canvas(480, 640, side)).images
     if not Path(boxes).exists():
         raise ValueError(f"{option} {boxes}: there is no such file; sets are named like bccd:train")
-    given, _ = read_support(boxes, images, faulty="repair" if repair else "refuse")
+    given, _ = read_support(boxes, images, faulty="repair" if repair else "refuse", keep_empty=True)
     canvases = [_canvas(tall, wide, side) for tall, wide in given.sizes.tolist()]
     height, width = (max(one[axis] for one in canvases) for axis in (0, 1))
     return fitted(given, height, width).images

@@ -29,6 +29,10 @@ class DetectorConfig:
     # Strides are those of the pyramid's levels, with `p6` twice the last one behind them; scale ours, authors
     # 8.
     anchors: AnchorConfig = _ANCHORS
+    # Behind the FPN, and of the dense layers before their ReLU: group and layer norm (Wu and He 2018). Ours:
+    # without, maps with large means and a high rate leave all units of `hidden` at zero for good. None:
+    # authors.
+    norm: Literal["group"] | None = "group"
     # One more level, for proposals alone: every second cell of the coarsest one (Lin et al. 2017), or a 3x3
     # convolution of stride 2 on the pyramid's last map (authors). None: ours, as images of 64 to 200 pixels
     # have few objects of that size.
@@ -117,6 +121,8 @@ class DetectorConfig:
             raise ValueError(f"least_score must be 0 to below 1, a probability, got {self.least_score}")
         if self.p6 not in (None, "subsample", "conv"):
             raise ValueError(f"p6 must be subsample, conv or None, got {self.p6!r}")
+        if self.norm not in ("group", None):
+            raise ValueError(f"norm must be group or None, got {self.norm!r}")
         if self.roi not in ("align", "deformable"):
             raise ValueError(f"roi must be align or deformable, got {self.roi!r}")
         if not self.head.background:

@@ -22,7 +22,7 @@ from .anchors import anchors
 from .boxes import clip, decode, usable
 from .config import DetectorConfig
 from .deformable import init_pooling_offsets, pooling_offsets, two_pass_pool
-from .layers import Layer, conv3x3, dense, draw_layers, upsampled
+from .layers import Layer, conv3x3, dense, draw_layers, group_norm, groups, layer_norm, upsampled
 from .nms import nms
 from .pooling import align
 from .pyramids import Pyramid
@@ -97,6 +97,8 @@ def draw_params(
     """All parameters but the pyramid's."""
     k_layers, k_head = jax.random.split(key)
     params = draw_layers(k_layers, _layers(widths, config))
+    if config.norm is not None:
+        _add_norms(params, len(widths), config)
     params["repmet"] = init_repmet(k_head, config.head, config.hidden[-1], classes)
     if config.roi == "deformable":
         params["offsets"] = init_pooling_offsets(config.channels, config.roi_size, len(widths))
@@ -122,7 +124,8 @@ def feature_maps(
 ) -> tuple[Float[Array, "B _ _ channels"], ...]:
     """The maps that all else looks at, at the anchors' strides, the finest first (Lin et al. 2017).
 
-    P_l = conv3x3(conv1x1(C_l) + each cell of the coarser sum as 2 x 2). Batch norms keep their statistics.
+    P_l = conv3x3(conv1x1(C_l) + each cell of the coarser sum as 2 x 2), with a group norm behind it if the
+    config has `norm`. Batch norms keep their statistics.
     With `config.p6` one more behind these, which proposals alone look at.
     The maps have the type of the FPN's parameters, and the pyramid runs in that of its own.
     """
@@ -137,7 +140,10 @@ def feature_maps(
     for level in reversed(range(len(net.strides))):
         x = dense(fpn[f"lateral_{level}"], found[level].astype(_dtype(fpn, jnp.float32)))
         above = x if above is None else x + upsampled(above, *x.shape[1:3])
-        maps.append(conv3x3(fpn[f"output_{level}"], above))
+        x = conv3x3(fpn[f"output_{level}"], above)
+        if net.config.norm is not None:
+            x = group_norm(fpn[f"norm_{level}"], x, groups(x.shape[3]))
+        maps.append(x)
     maps.reverse()
     if net.config.p6 == "subsample":
         maps.append(maps[-1][:, ::2, ::2])
@@ -209,7 +215,8 @@ def trunk(params: Any, net: Net, pooled: Float[Array, "R size size channels"]) -
     """F = hidden[-1] features, float32, of what was pooled."""
     x = pooled.reshape(len(pooled), -1)
     for i in range(len(net.config.hidden)):
-        x = jax.nn.relu(dense(params["trunk"][f"dense_{i}"], x))
+        x = dense(params["trunk"][f"dense_{i}"], x)
+        x = jax.nn.relu(x if net.config.norm is None else layer_norm(params["trunk"][f"norm_{i}"], x))
     return x.astype(jnp.float32)
 
 
@@ -242,6 +249,14 @@ def _layers(widths: Sequence[int], config: DetectorConfig) -> dict[tuple[str, ..
         inputs = width
     found[("box",)] = Layer((inputs, 4), deviation=0.001)
     return found
+
+
+def _add_norms(params: dict[str, Any], levels: int, config: DetectorConfig) -> None:
+    def norm(width: int) -> dict[str, Array]:
+        return {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
+
+    params["fpn"] |= {f"norm_{level}": norm(config.channels) for level in range(levels)}
+    params["trunk"] |= {f"norm_{i}": norm(width) for i, width in enumerate(config.hidden)}
 
 
 def _lowering() -> Lowering:

@@ -116,8 +116,11 @@ def pyramid(
     return _assembled(name, module, preprocess, draw_variables(key, module, preprocess))
 
 
-def pyramid_of(backbone: Backbone) -> Pyramid:
+def pyramid_of(backbone: Backbone, *, frozen: bool = False) -> Pyramid:
     """The pyramid that a backbone is, such as one that was trained as a classifier of the base classes.
+
+    Args:
+        frozen: its weights stay as they are while a detector is trained, which takes half of the time a step.
 
     Raises:
         ValueError: a network that is not of `PYRAMIDS`.
@@ -129,7 +132,8 @@ def pyramid_of(backbone: Backbone) -> Pyramid:
             "pyramid_from_function"
         )
     name = next(name for name, kind in PYRAMIDS.items() if kind is type(module))
-    return _assembled(name, module, backbone.preprocess, backbone.variables)
+    found = _assembled(name, module, backbone.preprocess, backbone.variables)
+    return dataclasses.replace(found, frozen=frozen)
 
 
 def pyramid_from_function(

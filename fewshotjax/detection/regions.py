@@ -52,7 +52,8 @@ def regions_on(
     params: Any, net: Net, maps: tuple[Float[Array, "N _ _ C"], ...], height: int, width: int
 ) -> Regions:
     """The regions of images of height x width pixels, by their maps."""
-    found = propose(net, rpn(params, net, maps), height, width)
+    scored = rpn(params, net, maps)
+    found = propose(net, scored, height, width)
     features = region_features(params, net, maps, found.boxes)
 
     def boxes_of(features: Array, proposals: Array) -> Array:
@@ -60,7 +61,9 @@ def regions_on(
 
     boxes = jax.vmap(boxes_of)(features, found.boxes)
     boxes, features = (jnp.where(found.mask[..., None], each, 0.0) for each in (boxes, features))
-    return Regions(boxes, found.boxes, features, found.scores, found.mask)
+    # Where a map is NaN no proposal is left, which must not look like an image that shows nothing.
+    finite = jnp.isfinite(scored.logits).all(axis=1)[:, None]
+    return Regions(boxes, found.boxes, features, jnp.where(finite, found.scores, jnp.nan), found.mask)
 
 
 def region_features(

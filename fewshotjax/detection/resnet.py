@@ -7,11 +7,10 @@ second stride, so that the maps lie at strides 4, 8, 16 and 32 as in the paper, 
 from typing import ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .layers import conv
+from .layers import conv, group_norm, groups
 
 STRIDES = (4, 8, 16, 32)
 NORMS = ("group", "frozen")
@@ -110,25 +109,10 @@ class _Conv(nn.Module):
 
 
 class _GroupNorm(nn.Module):
-    """As `nn.GroupNorm`, by sums over cells before those over channels, which a CPU does faster."""
+    """With the parameters of `nn.GroupNorm`."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        batch, height, width, channels = x.shape
-        count = groups(channels)
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        y = x.astype(jnp.float32)
-        size = height * width * channels // count
-        sums = (jnp.sum(each, (1, 2)).reshape(batch, count, -1) for each in (y, y * y))
-        mean, square = (jnp.sum(each, -1) / size for each in sums)
-        inverse = jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0.0) + _EPSILON)
-        mean, inverse = (jnp.repeat(each, channels // count, axis=1) for each in (mean, inverse))
-        factor = inverse * scale.astype(jnp.float32)[None]
-        shift = bias.astype(jnp.float32)[None] - mean * factor
-        return (y * factor[:, None, None] + shift[:, None, None]).astype(x.dtype)
-
-
-def groups(channels: int) -> int:
-    """The paper's 32 groups, but none of fewer than 8 channels, and all of one size [ours]."""
-    return next(n for n in range(min(32, max(channels // 8, 1)), 0, -1) if channels % n == 0)
+        scale = self.param("scale", nn.initializers.ones, (x.shape[3],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[3],))
+        return group_norm({"scale": scale, "bias": bias}, x, groups(x.shape[3]))

@@ -53,6 +53,7 @@ def read_support(
     *,
     classes: Sequence[str] | None = None,
     faulty: Faulty = "refuse",
+    keep_empty: bool = False,
 ) -> tuple[BoxedImages, tuple[int, ...]]:
     """Photographs of any sizes with their boxes, and a category number for each class.
 
@@ -63,6 +64,7 @@ def read_support(
         classes: names to look for; None: all that the file has.
         faulty: boxes outside of their photograph or without a side: "refuse", or "repair", which cuts or
             drops them with a warning.
+        keep_empty: also photographs without a box, which show background: to train and to test on.
 
     Raises:
         ValueError: as `read_coco`, `read_voc` and `read_images`; no boxes at all; a class without one.
@@ -81,7 +83,7 @@ def read_support(
         if not len(used):
             raise ValueError(f"{path}: has no boxes: draw one around an example of each class, at least")
         place = images if images is not None else path.parent if of_coco else path
-        found, numbers = read_images(known.only(used), place), known.category_ids
+        found, numbers = read_images(known if keep_empty else known.only(used), place), known.category_ids
     if not found.shown.any():
         raise ValueError("support has no boxes: give one of each class, at least")
     if classes is not None:

@@ -135,6 +135,17 @@ def annotation(category, *box, **more):
     return {"id": 1, "image_id": 5, "category_id": category, "bbox": list(box), **more}
 
 
+def test_photographs_without_a_box_are_kept_where_that_is_wanted(tmp_path):
+    sizes = {"width": 64, "height": 64}
+    images = [{"id": 5, "file_name": "a.png", **sizes}, {"id": 6, "file_name": "b.png", **sizes}]
+    path = coco(tmp_path, images=images)
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "b.png")
+    assert read_support(path)[0].files == ("a.png",)
+    whole, _ = read_support(path, keep_empty=True)
+    assert whole.files == ("a.png", "b.png")
+    assert whole.shown.sum(axis=1).tolist() == [2, 0]
+
+
 def test_support_of_a_coco_file(tmp_path):
     given, numbers = read_support(coco(tmp_path))
     assert (numbers, given.classes, given.files) == ((3, 8), ("red", "blue"), ("a.png",))

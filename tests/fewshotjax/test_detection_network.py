@@ -94,9 +94,16 @@ def convolved(x, kernel, bias):
     return out
 
 
-def test_the_pyramid_is_laid_together_as_lin_et_al_have_it(small, images):
+def normed(x):
+    """By mean and deviation of all that is there: one group."""
+    return (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+
+
+@pytest.mark.parametrize("norm", [None, "group"])
+def test_the_pyramid_is_laid_together_as_lin_et_al_have_it(images, norm):
     """36 x 52 pixels: 9 x 13, 5 x 7 and 3 x 4 cells, where a doubled map is a row or column too large."""
-    params, net = small.params, small.net
+    made = a_detector(replace(SMALL, norm=norm))
+    params, net = made.params, made.net
     found = jax.jit(feature_maps, static_argnums=1)(params, net, jnp.asarray(images))
     assert [m.shape for m in found] == [(2, *shape, 3) for shape in level_shapes(36, 52, SMALL.anchors)]
     inputs = net.apply(params["pyramid"], net.preprocess.normalize(jnp.asarray(images)))
@@ -111,7 +118,8 @@ def test_the_pyramid_is_laid_together_as_lin_et_al_have_it(small, images):
                     here[y, x] += above[y // 2, x // 2]
         above = here
         out = fpn[f"output_{level}"]
-        np.testing.assert_allclose(found[level][0], convolved(here, out["kernel"], out["bias"]), atol=1e-4)
+        wanted = convolved(here, out["kernel"], out["bias"])
+        np.testing.assert_allclose(found[level][0], wanted if norm is None else normed(wanted), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["subsample", "conv"])
@@ -267,17 +275,20 @@ def test_deformable_pooling_starts_undeformed():
     assert np.abs(np.asarray(pooled({**found.params, "offsets": moved}, maps) - wanted)).max() > 0.1
 
 
-def test_dense_layers_are_products(small):
+@pytest.mark.parametrize("norm", [None, "group"])
+def test_dense_layers_are_products(norm):
+    small = a_detector(replace(SMALL, norm=norm))
     pooled = np.random.default_rng(7).normal(size=(4, 2, 2, 3)).astype(np.float32)
     found = trunk(small.params, small.net, jnp.asarray(pooled))
     layers = jax.tree.map(np.asarray, small.params["trunk"])
     x = pooled.reshape(4, 12)
     for name in ("dense_0", "dense_1"):
-        x = np.maximum(x @ layers[name]["kernel"] + layers[name]["bias"], 0)
-    np.testing.assert_allclose(found, x, atol=1e-5)
+        x = x @ layers[name]["kernel"] + layers[name]["bias"]
+        x = np.maximum(x if norm is None else np.stack([normed(row) for row in x]), 0)
+    np.testing.assert_allclose(found, x, atol=1e-4)
     box = jax.tree.map(np.asarray, small.params["box"])
     np.testing.assert_allclose(
-        box_codes(small.params, small.net, found), x @ box["kernel"] + box["bias"], atol=1e-6
+        box_codes(small.params, small.net, found), x @ box["kernel"] + box["bias"], atol=1e-5
     )
 
 

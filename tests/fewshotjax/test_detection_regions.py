@@ -133,9 +133,10 @@ def test_what_cannot_be_is_told(small, as_users_have_it):
         find_regions(small, IMAGES, chunk=0)
     with pytest.raises(ValueError, match=r"boxes and shown must be \(N, G, 4\) and \(N, G\) for 7 images"):
         box_features(small, IMAGES, np.zeros((6, 2, 4)), np.ones((6, 2), bool))
-    broken = {**small.params, "trunk": jax.tree.map(lambda leaf: leaf * jnp.nan, small.params["trunk"])}
-    with pytest.raises(ValueError, match="gives NaN or infinite features for image 0"):
-        find_regions(replace(small, params=broken), IMAGES[:3], chunk=3)
+    for part in ("trunk", "rpn", "pyramid"):
+        nan = jax.tree.map(lambda leaf: leaf * jnp.nan, small.params[part])
+        with pytest.raises(ValueError, match="gives NaN or infinite features for image 0"):
+            find_regions(replace(small, params={**small.params, part: nan}), IMAGES[:3], chunk=3)
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from fewshotjax.backbones.convolution import convolution
 from fewshotjax.detection import AnchorConfig
 from fewshotjax.detection.config import DetectorConfig
 from fewshotjax.detection.data import MosaicConfig, boxed
-from fewshotjax.detection.detector import feature_maps, init_detector, propose, rpn
+from fewshotjax.detection.detector import feature_maps, init_detector, pool, propose, rpn, trunk
 from fewshotjax.detection.losses import Truth, detector_loss
-from fewshotjax.detection.pyramids import pyramid_from_function
+from fewshotjax.detection.pyramids import pyramid, pyramid_from_function
 from fewshotjax.detection.training import DetectorTrainConfig, fixed, mosaics, train_detector
 from fewshotjax.detection.training.ahead import Ahead
 from fewshotjax.detection.training.sources import shuffled
@@ -409,7 +409,7 @@ def test_it_finds_and_names_squares(capsys):
     with progress("squares") as line:
         found = train_detector(jax.random.key(0), made(), source, config, on_chunk=line, every=50)
     first, last = found.history[0].losses, found.history[-1].losses
-    assert last["loss"] < 0.5 * first["loss"]
+    assert last["loss"] < 0.6 * first["loss"]
     told = capsys.readouterr().err
     assert "squares 150/150" in told
     assert "proposals' recall" in told
@@ -427,3 +427,27 @@ def test_it_finds_and_names_squares(capsys):
                 break
     assert met >= 36
     assert last["right"] > 0.8
+
+
+@pytest.mark.long
+def test_the_default_detector_learns():
+    """From scratch; a layer whose units are all dead would tell no class from another."""
+    small = squares(0, 300)
+    twice = np.repeat(np.repeat(np.asarray(small.images), 2, axis=1), 2, axis=2)
+    labels = [row[:1] for row in small.labels]
+    photographs = boxed(twice, list(2 * small.boxes), labels, small.classes)
+    start = init_detector(
+        jax.random.key(0),
+        pyramid("resnet18_pyramid", key=jax.random.key(1), width=0.25),
+        DetectorConfig(),
+        small.classes,
+    )
+    config = DetectorTrainConfig(epochs=2, steps_per_epoch=75, ema=0.95)
+    found = train_detector(jax.random.key(0), start, fixed(photographs), config)
+    assert found.history[-1].losses["right"] > 0.6  # of squares; some are called background
+    maps = feature_maps(found.detector.params, start.net, jnp.asarray(twice[:1]))
+    places = jnp.asarray([[0.0, 0.0, 20.0, 20.0], [30.0, 30.0, 60.0, 60.0]])
+    seen = pool(found.detector.params, start.net, [one[0] for one in maps], places)
+    features = np.asarray(trunk(found.detector.params, start.net, seen))
+    assert (features > 0).mean() > 0.2
+    assert np.abs(features[0] - features[1]).mean() > 0.05
