@@ -17,22 +17,36 @@ from fewshotjax import delta as de
 from fewshotjax.episode_task import EpisodeTask, episode_task
 
 from .common import QUICK, say
-from .delta_runs import Plan, Sources, candidates, plan, trained
+from .delta_runs import GRIDS, Plan, Sources, candidates, plan, trained
 from .repmet_cells import CHOICE_KEY, EPISODE_KEY, Bed
 from .repmet_runs import Runs
 
-EPISODES, ABLATION_EPISODES, PROTOCOL_EPISODES = (20, 20, 20) if QUICK else (1_000, 400, 100)
+EPISODES, ABLATION_EPISODES, PROTOCOL_EPISODES = (20, 20, 20) if QUICK else (1_000, 400, 200)
 SAMPLES = 32 if QUICK else 1_024
 CLASSIFIER = de.ClassifierConfig(epochs=3) if QUICK else de.ClassifierConfig()
 CHUNK, SHOTS = 8, ((1,) if QUICK else (1, 5))
 CURVE = (32,) if QUICK else (1, 4, 16, 64, 256, 512, 1_024, 2_048)
 FIT = de.EpisodeFit(SAMPLES, classifier=CLASSIFIER)
 STEPS = CLASSIFIER.epochs * math.ceil(5 * (SAMPLES + 1) / CLASSIFIER.batch)  # of the classifier, 1-shot
-MAIN, PROTONET, EQUAL = "delta-encoder", "trained prototypical", "seeds only, equal steps"
+MAIN, EQUAL = "delta-encoder", "seeds only, equal steps"
+AUTHORS = "delta-encoder, authors' classifier"
+PROTONET = "another backbone: trained prototypical"
+# That validation chooses from for whatever makes samples; "adam" is the authors'.
+CLASSIFIERS = {"adam": CLASSIFIER} | (
+    {}
+    if QUICK
+    else {
+        f"{kind}, lambda {r:g}": de.ClassifierConfig(kind, regularization=r)
+        for kind, values in (("ridge", (1.0, 100.0)), ("lbfgs", (1.0, 100.0)))
+        for r in values
+    }
+    | {"means": de.ClassifierConfig("means")}
+)
+SAMPLING = ("linear offset", "gaussian noise")  # controls that take one of these, too
 
-
+LAMBDAS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 SCALINGS = ("none",) if QUICK else ("none", "l2", "standard")
-NOISE = (1.0,) if QUICK else (0.25, 0.5, 1.0)  # times the spread within seen classes
+NOISE = (1.0,) if QUICK else (0.25, 0.5, 1.0, 2.0)  # times the spread within seen classes
 
 
 def controls(base: tuple[np.ndarray, np.ndarray], seed: int) -> dict[str, dict[str, Callable[[], Any]]]:
@@ -60,11 +74,11 @@ def controls(base: tuple[np.ndarray, np.ndarray], seed: int) -> dict[str, dict[s
     }
 
 
-def fit_of(name: str, shots: int, samples: int = SAMPLES) -> de.EpisodeFit:
-    """Of a control."""
+def fit_of(name: str, shots: int, classifier: str = "adam") -> de.EpisodeFit:
+    """Of a row that makes samples, or of a control."""
     if name == EQUAL:
         return of_equal_steps(0, shots)
-    return replace(FIT, samples=0 if name == "seeds only" else samples)
+    return replace(FIT, samples=0 if name == "seeds only" else SAMPLES, classifier=CLASSIFIERS[classifier])
 
 
 def baselines(base: np.ndarray) -> dict[str, dict[str, few.Method]]:
@@ -77,8 +91,8 @@ def baselines(base: np.ndarray) -> dict[str, dict[str, few.Method]]:
         "nearest neighbour": {k: few.through(s, few.nearest_neighbour()) for k, s in scaled.items()},
         "prototypes": {k: few.through(s, few.prototypes()) for k, s in scaled.items()},
         "simpleshot": {"L2N": few.simpleshot(), "CL2N": few.simpleshot(base.mean(axis=0))},
-        "logistic": {f"lambda {r}": few.logistic(r) for r in (0.01, 0.1, 1.0)},
-        "ridge": {f"lambda {r}": few.ridge(r) for r in (0.1, 1.0)},
+        "logistic": {f"lambda {r:g}": few.logistic(r) for r in LAMBDAS},
+        "ridge": {f"lambda {r:g}": few.ridge(r) for r in LAMBDAS},
         "repmet K=1": {"": few.repmet(repmet)},
     }
 
@@ -136,7 +150,7 @@ class Cell:
         return found
 
     def deltas(self, found: Plan | None = None) -> list[de.DeltaEncoder]:
-        chosen = found or candidates()[self.choice["candidate"]]
+        chosen = found or candidates(self.bed)[self.choice["candidate"]]
         return trained(self.runs, self.bed, self.seed, chosen, self.parts["base"])
 
     def delta(self) -> de.DeltaEncoder:
@@ -152,18 +166,23 @@ class Cell:
         def random_classes() -> Any:
             return de.delta_sampler(de.random_class_deltas(jax.random.key(self.seed), delta(), x))
 
+        classifiers = self.choice["classifiers"]
         samplers: dict[str, Callable[[], Any]] = {
             MAIN: lambda: de.delta_sampler(delta()),
+            AUTHORS: lambda: de.delta_sampler(delta()),
             "noise codes": lambda: de.delta_sampler(delta(), "noise"),
             "random-class deltas": random_classes,
         }
         fewer = first_of(task, ABLATION_EPISODES)
         for name, sampler in list(samplers.items())[: 1 if QUICK else None]:
-            own = task if name == MAIN else fewer
-            self.keep(shots, name, lambda sampler=sampler, own=own: right(own, sampler()))
+            if name == AUTHORS and classifiers[MAIN] == "adam":
+                continue
+            own = task if name in (MAIN, AUTHORS) else fewer
+            fit = fit_of(name, shots, "adam" if name == AUTHORS else classifiers[MAIN])
+            self.keep(shots, name, lambda sampler=sampler, own=own, f=fit: right(own, sampler(), f))
         options = self.choice["options"]
         for name, makers in controls(parts["base"], self.seed).items():
-            make, fit = makers[options[name]], fit_of(name, shots)
+            make, fit = makers[options[name]], fit_of(name, shots, classifiers.get(name, "adam"))
             self.keep(shots, name, lambda make=make, f=fit: right(task, make(), f))
         for name, made in baselines(x).items():
             method = made[options[name]]
@@ -182,7 +201,7 @@ class Cell:
 
         def work() -> dict[str, Any]:
             parts, deltas = self.parts, self.deltas()
-            made = {f"epoch {i + 1}": delta for i, delta in enumerate(deltas)}
+            made = {f"epoch {n}": deltas[n - 1] for n in GRIDS[self.bed.name].epochs}
             file = self.runs.file("choice", self.bed.name, shots, f"{self.seed}.json")
             shape = {"ways": 5, "shots": shots, "queries": self.bed.queries, "episodes": PROTOCOL_EPISODES}
             options = {"fit": FIT, "chunk": CHUNK, **shape}
@@ -198,8 +217,8 @@ class Cell:
     def ablations(self) -> None:
         """1-shot: one thing changed."""
         task = task_of(self.parts["test"], self.bed, 1, EPISODE_KEY, ABLATION_EPISODES)
-        chosen = candidates()[self.choice["candidate"]]
-        base = {"scaling": chosen.config.scaling}
+        chosen = candidates(self.bed)[self.choice["candidate"]]
+        base = {"scaling": chosen.config.scaling, "code": chosen.config.code}
         rate = chosen.train.learning_rate
         here = f"{self.bed.name}, ablation, seed {self.seed}"
 
@@ -221,7 +240,7 @@ class Cell:
             fit = replace(FIT, classifier=de.ClassifierConfig(kind))
             run(f"classifier {kind}", lambda f=fit: right(task, de.delta_sampler(self.delta()), f))
         epochs = self.choice["epoch"]
-        plans = [plan(f"code {n}", rate, epochs, code=n, **base) for n in (1, 4, 64)]
+        plans = [plan(f"code {n}", rate, epochs, **{**base, "code": n}) for n in (1, 4, 16, 64)]
         plans += [plan(f"loss {n}", rate, epochs, loss=n, **base) for n in ("l1", "l2")]
         plans.append(plan("loss stop-gradient", rate, epochs, stop_gradient_weights=True, **base))
         plans += [plan(f"pairs {n}", rate, epochs, pairs=n, **base) for n in ("no_self", "nearest")]

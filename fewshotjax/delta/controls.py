@@ -1,4 +1,4 @@
-"""What must do worse than the Delta-encoder: differences of features added to a seed, and Gaussian noise.
+"""What a Delta-encoder has to be better than: differences of features added to a seed, and Gaussian noise.
 
 Linear offset: x̂ = s + (x - y) with pairs (x, y) of seen classes, no network. Noise: x̂ = s + ε with ε of the
 covariance within seen classes.
