@@ -1,7 +1,9 @@
 """What `--backbone` and `--data` name."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from .backbones import BACKBONES, Backbone, Preprocess, load_backbone
 from .data import (
@@ -103,7 +105,18 @@ def labelled_images(
     return folder(data, side, channels)
 
 
-def contamination(data: str, backbone: Backbone | None) -> str | None:
+@runtime_checkable
+class Network(Protocol):
+    """A backbone or a detector."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def options(self) -> Mapping[str, Any]: ...
+
+
+def contamination(data: str, backbone: Network | None) -> str | None:
     """A note where the backbone has seen the classes of the data."""
     trained_on = None if backbone is None else backbone.options.get("trained_on")
     if trained_on == "ImageNet" and data.startswith("tiny_imagenet"):

@@ -12,6 +12,7 @@ import numpy as np
 import typer
 
 from .backbones import load_backbone
+from .cli_inputs import contamination
 from .console import check_new, say, warnings_said
 from .data.root import data_file
 from .data.tiny_imagenet import PARTS as TINY
@@ -111,6 +112,9 @@ def train_detector_command(
         if validation is not None:
             error = _validation(validation, validation_images, photographs.classes, side, repair)
             config = replace(config, keep="best")
+    note = contamination(boxes, start)
+    if note is not None:
+        say(f"note: {note}")
     height, wide, _ = source.size
     say(
         f"{start.name}: {len(photographs)} photographs of {len(source.classes)} classes, images of "

@@ -24,8 +24,8 @@ class MosaicConfig:
 
     grid: int = 2  # photographs a side: 1 (single), 2 (mosaic2) or 3 (mosaic3)
     jitter: bool = True  # shrink each and place it at random in its cell
-    # At random, at whole pixels, with the whole box. It takes background away: the photograph's rectangle passes
-    # for the box more often (Tiny-ImageNet's novel test classes: 69 % at IoU .5, without it 50 %).
+    # At random, at whole pixels, with the whole box. It takes background away: the photograph's rectangle
+    # passes for the box more often (Tiny-ImageNet's novel test classes: 69 % at IoU .5, without it 50 %).
     crop: bool = True
     least_scale: float = 0.6  # of jitter, up to 1
 
