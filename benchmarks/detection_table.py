@@ -48,7 +48,7 @@ against the others. Intervals are 95 %: Student's t over trainings, which share 
 Runs are kept, trainings apart from rows, so an interrupted table goes on; TABLE_LIMIT_S ends it early, within
 a training, too; what is missing is said. TABLE_PART=1/2 and 2/2 share the work, a process each: run both,
 then once without, which does what is left and puts the table together. Needs FRUGALJAX_DATA. About 2.7
-core-hours on a shared Intel Xeon: trainings 0.8, the rest scenes and rows. With QUICK=1 a few classes
+core-hours on a shared Intel Xeon: trainings 1.0, the rest scenes and rows. With QUICK=1 a few classes
 and steps take the place of all: that shows that it works, and no more.
 """
 
