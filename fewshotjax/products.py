@@ -17,8 +17,8 @@ from .methods.method import Method
 
 CHUNK = 8  # episodes at once: their reads of the table fit the caches
 _BLOCKS = 8  # of rows, of which each is multiplied with what is not below the diagonal
-# What a multiplication of the table takes, and a read of it, in reads of an episode's feature: by
-# `make bench NAME=episode_speed` (2 cores of an Intel Xeon, 2026-11-30).
+# A multiplication of the table, and a read of it, in reads of an episode's feature: from single timings
+# (2 cores of an Intel Xeon, 2026-11-30), which no benchmark repeats.
 _MULTIPLY, _READ = 0.0085, 8.5
 _MOST_BYTES = 2**30
 _SPREAD = 100.0  # most squared distance from the mean of all, in spreads of the tightest class
@@ -46,8 +46,8 @@ def product_table(task: EpisodeTask) -> Float[Array, "M M"] | None:
     """[i, j], i ≤ j: (x_i - m)·(x_j - m) with m the mean of all; nothing below the diagonal.
 
     None: rounding might tell. Products are as inexact as the largest of them, so that of a class that is
-    tight compared with what lies far off nothing would be left. Up to the limit the rounding is below 1e-4 of
-    the spread of the tightest class (seen; `tests/fewshotjax/test_products.py`).
+    tight compared with what lies far off nothing would be left. Below the limit no prediction of
+    `tests/fewshotjax/test_products.py` differs from one in float64.
     """
     table = _table(jnp.asarray(task.features))
     return table if _is_exact(table, task) else None

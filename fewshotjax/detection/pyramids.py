@@ -120,7 +120,7 @@ def pyramid_of(backbone: Backbone, *, frozen: bool = False) -> Pyramid:
     """The pyramid that a backbone is, such as one that was trained as a classifier of the base classes.
 
     Args:
-        frozen: its weights stay as they are while a detector is trained, which takes half of the time a step.
+        frozen: its weights stay as they are while a detector is trained, which makes its steps quicker.
 
     Raises:
         ValueError: a network that is not of `PYRAMIDS`.
