@@ -266,11 +266,18 @@ class Cell:
             of_seed = np.repeat(np.arange(len(seeds)), made.shape[1])
             real = np.asarray(delta.scaling(new))
             spread = de.within_class_spread(flat, of_seed)
+            spreads = {  # those that the backbone was trained on may lie closer together
+                part: de.within_class_spread(np.asarray(delta.scaling(parts[part][0])), parts[part][1])
+                for part in ("base", "closed", "val")
+                if part in parts
+            }
             return {
                 "reconstruction": de.reconstruction(key, delta, x, references)._asdict(),
                 "code_spread": de.code_spread(key, delta, seeds)._asdict(),
                 "probes": de.linear_probes(key, delta, x, y, references)._asdict(),
                 "spread_synthetic_over_real": spread / de.within_class_spread(real, new_y),
+                "spread_within_classes": spreads,
+                "told_from_real": de.separability(key, flat, real),
                 "nearest_real_distance": float(de.nearest_real(flat, real).distances.mean()),
                 "code_std": np.asarray(delta.bank).std(axis=0).tolist(),
             }
@@ -280,16 +287,17 @@ class Cell:
     def generalised(self) -> None:
         """Base and test classes together, where there is a test set of the base classes."""
 
-        def work(samples: int) -> dict[str, Any]:
+        def work(samples: int, classifier: str) -> dict[str, Any]:
             parts = self.parts
             first = int(parts["base"][1].max()) + 1
             unseen = parts["test"][0], parts["test"][1] + first
-            options = {"samples": samples, "draws": 3, "classifier": CLASSIFIER}
+            options = {"samples": samples, "draws": 5, "classifier": CLASSIFIERS[classifier]}
             key = jax.random.key(EPISODE_KEY)
             found = de.generalised(key, self.delta(), parts["base"], parts["closed"], unseen, **options)
             return {name: told for name, told in found.to_json().items() if name != "per_class"}
 
-        for samples in (0, SAMPLES):
-            name = f"{self.bed.name}, generalised, seed {self.seed}, samples {samples}"
-            self.runs.run(name, lambda s=samples: work(s))
+        for kind in CLASSIFIERS:
+            for samples in (0, 64, SAMPLES):
+                name = f"{self.bed.name}, generalised, seed {self.seed}, {kind}, samples {samples}"
+                self.runs.run(name, lambda s=samples, c=kind: work(s, c))
         tidy()

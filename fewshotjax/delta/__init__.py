@@ -26,6 +26,7 @@ from .checks import (
     linear_probes as linear_probes,
     nearest_real as nearest_real,
     reconstruction as reconstruction,
+    separability as separability,
     within_class_spread as within_class_spread,
 )
 from .classifier import (

@@ -182,6 +182,37 @@ def linear_probes(
     return Probes(code, feature, float(np.bincount(of_class[order[:test]]).max() / test))
 
 
+def separability(
+    key: PRNGKeyArray,
+    samples: Float[Array | np.ndarray, "S D"],
+    real: Float[Array | np.ndarray, "R D"],
+    *,
+    held_out: float = 0.3,
+    regularization: float = 1e-2,
+) -> float:
+    """Share of held-out rows that a linear map tells to be synthetic or real; 0.5 where it cannot.
+
+    Both in one space, `delta.scaling(features)`, and as many of each: a random part of the larger side. The
+    map is that of `linear_probes`.
+
+    Raises:
+        ValueError: `held_out` that is not in (0, 1), or leaves nothing on one side.
+    """
+    k_rows, k_split = jax.random.split(key)
+    count = min(len(samples), len(real))
+    test = round(held_out * 2 * count)
+    if not 0 < held_out < 1 or not 0 < test < 2 * count:
+        raise ValueError(f"held_out must be in (0, 1) and leave rows on both sides, got {held_out}")
+    rows = [
+        np.asarray(jax.random.permutation(k, n))[:count]
+        for k, n in zip(jax.random.split(k_rows), (len(samples), len(real)), strict=True)
+    ]
+    parts = [np.asarray(part, np.float64)[own] for part, own in zip((samples, real), rows, strict=True)]
+    order = np.asarray(jax.random.permutation(k_split, 2 * count))
+    kinds = np.repeat([0, 1], count)
+    return _ridge(np.concatenate(parts), kinds, order[test:], order[:test], regularization)
+
+
 def _ridge(
     inputs: np.ndarray, of_class: np.ndarray, train: np.ndarray, test: np.ndarray, regularization: float
 ) -> float:

@@ -3,11 +3,16 @@
 One linear classifier of all classes learns real examples of the seen classes, and seeds with synthesized
 samples of the others. It is tested on other examples of both; a classifier that forgets either has a low
 harmonic mean. Without samples the few seeds are drowned by the seen classes: that is the baseline.
+
+A classifier that prefers one side says little by its harmonic mean: a bias added to the scores of the unseen
+classes would move it. The area under the curve of seen over unseen accuracy, as that bias goes from minus to
+plus infinity, chooses none (Chao et al. 2016, "An empirical study and analysis of generalized zero-shot
+learning for object recognition in the wild").
 """
 
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +34,7 @@ class GeneralisedResult:
     """Of R draws of the seeds; C classes, the seen ones first."""
 
     right: np.ndarray  # (R, C) share of each class's queries that were right, among all C classes
+    areas: np.ndarray  # (R,) under seen over unseen accuracy, over all biases of the unseen classes
     classes: tuple[str, ...]
     seen_classes: int  # how many of them were seen in training
     settings: dict[str, Any]
@@ -64,19 +70,24 @@ class GeneralisedResult:
         """Over draws."""
         return mean_of(self.harmonic_means)
 
+    @property
+    def area(self) -> Mean:
+        """Over draws; 1 where every query is right and any bias between the sides will do."""
+        return mean_of(self.areas)
+
     def per_class(self) -> dict[str, float]:
         """Share of each class's queries that were right, over all draws."""
         return dict(zip(self.classes, self.right.mean(axis=0).tolist(), strict=True))
 
     def table(self) -> str:
-        """Seen, unseen and harmonic mean."""
+        """Seen, unseen, harmonic mean and the area over all biases."""
         lines = [f"{name:13}  {getattr(self, name)}" for name in ("seen", "unseen")]
-        return "\n".join([*lines, f"harmonic mean  {self.harmonic}"])
+        return "\n".join([*lines, f"harmonic mean  {self.harmonic}", f"area           {self.area}"])
 
     def to_json(self) -> dict[str, Any]:
         """Settings and figures; None for an interval of a single draw."""
         figures: dict[str, Any] = {"schema": SCHEMA, "settings": self.settings}
-        for name in ("seen", "unseen", "harmonic"):
+        for name in ("seen", "unseen", "harmonic", "area"):
             mean, half = getattr(self, name)
             figures |= {name: mean, f"{name}_half": half if np.isfinite(half) else None}
         return {**figures, "per_class": self.per_class()}
@@ -128,7 +139,7 @@ def generalised(
     if names is not None and len(names) != ways:
         raise ValueError(f"names are {len(names)}, classes {ways}: give the seen and then the unseen ones")
     y_real, y_test = (np.searchsorted(old, part).astype(np.int32) for part in (y, y_test))
-    found, of_seed = [], np.repeat(np.arange(len(old), ways, dtype=np.int32), shots)
+    found, areas, of_seed = [], [], np.repeat(np.arange(len(old), ways, dtype=np.int32), shots)
     of_new = (len(old) + np.searchsorted(new, y_new)).astype(np.int32)
     for k_draw in jax.random.split(key, draws):
         rng = np.random.default_rng(np.asarray(jax.random.key_data(jax.random.fold_in(k_draw, 0))))
@@ -137,10 +148,10 @@ def generalised(
         queries = np.concatenate([x_test, x_new[rest]])
         arrays = map(jnp.asarray, (x, y_real, x_new[rows], of_seed, queries))
         k_fit = jax.random.fold_in(k_draw, 1)
-        guessed = _guessed(k_fit, sampler, *arrays, fit, ways, len(old), shots)
         true = np.concatenate([y_test, of_new[rest]])
-        right = np.bincount(true, np.asarray(guessed) == true, ways) / np.bincount(true, minlength=ways)
-        found.append(right)
+        guesses = Guesses(*map(np.asarray, _guessed(k_fit, sampler, *arrays, fit, ways, len(old), shots)))
+        found.append(guesses.right(true, ways))
+        areas.append(guesses.area(true, ways, len(old)))
     told = {
         "shots": shots,
         "draws": draws,
@@ -154,7 +165,36 @@ def generalised(
         "digest": digest_of(jax.tree.leaves(jax.device_get(sampler))),  # of the sampler's arrays
     }
     default = (*(f"seen {c}" for c in old), *(f"unseen {c}" for c in new))
-    return GeneralisedResult(np.stack(found), tuple(names or default), len(old), told)
+    return GeneralisedResult(np.stack(found), np.array(areas), tuple(names or default), len(old), told)
+
+
+class Guesses(NamedTuple):
+    """Of Q queries: the best class of each side, and by how much the unseen one is ahead."""
+
+    seen: np.ndarray  # (Q,)
+    unseen: np.ndarray  # (Q,)
+    lead: np.ndarray  # (Q,) score of `unseen` less that of `seen`
+
+    def right(self, true: np.ndarray, ways: int) -> np.ndarray:
+        """(C,), share of each class's queries that are right, without a bias; ties go to the seen class."""
+        guessed = np.where(self.lead > 0, self.unseen, self.seen)
+        return np.bincount(true, guessed == true, ways) / np.bincount(true, minlength=ways)
+
+    def area(self, true: np.ndarray, ways: int, seen: int) -> float:
+        """Under seen over unseen accuracy, each the mean over its classes; `seen` classes come first.
+
+        A query of a seen class is right as long as the bias is below minus its lead, one of an unseen class
+        when it is above: the area is the weight of the pairs in which the unseen one leads by more (half of
+        those that tie).
+        """
+        of_seen = true < seen
+        classes = np.where(of_seen, seen, ways - seen)
+        correct = np.where(of_seen, self.seen, self.unseen) == true
+        weights = correct / (np.bincount(true, minlength=ways)[true] * classes)
+        order = np.argsort(self.lead[of_seen], kind="stable")
+        leads, below = self.lead[of_seen][order], np.append(0.0, np.cumsum(weights[of_seen][order]))
+        first, last = (np.searchsorted(leads, self.lead[~of_seen], side) for side in ("left", "right"))
+        return float(weights[~of_seen] @ (below[first] + below[last]) / 2)
 
 
 @partial(jax.jit, static_argnums=(7, 8, 9, 10))
@@ -170,7 +210,7 @@ def _guessed(
     ways: int,
     seen: int,
     shots: int,
-) -> Int[Array, " Q"]:
+) -> tuple[Int[Array, " Q"], Int[Array, " Q"], Float[Array, " Q"]]:
     k_samples, k_fit = jax.random.split(key)
     x, seeds, queries = sampler.scale(x), sampler.scale(seeds), sampler.scale(queries)
     parts, labels = [x, seeds], [y, of_seed]
@@ -182,7 +222,9 @@ def _guessed(
     every = fit_linear(
         k_fit, jnp.concatenate(parts), jnp.concatenate(labels), None, fit.classifier, ways=ways
     )
-    return jnp.argmax(scores(every, queries), axis=1)
+    found = scores(every, queries)
+    best = [part.max(axis=1) for part in (found[:, :seen], found[:, seen:])]
+    return found[:, :seen].argmax(axis=1), seen + found[:, seen:].argmax(axis=1), best[1] - best[0]
 
 
 def _checked(part: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 
 from fewshotjax import delta as de
+from fewshotjax.delta.generalised import Guesses
 from fewshotjax.delta.protocols import _digest
 from fewshotjax.delta.scaling import Scaling
+from fewshotjax.episode_task import episode_task
+from fewshotjax.episodes import FIT as FIT_STREAM
 from fewshotjax.results import mean_of
 
 WIDTH = 5
@@ -95,6 +98,26 @@ def test_each_maximum_is_at_least_what_it_replaces(result, choice):
     assert most >= max(row.accuracy.mean for row in rows.values())
     np.testing.assert_array_equal(result.honest_accuracies, honest)
     assert result.best_model() == result.candidates[best]
+
+
+def test_an_accuracy_is_the_share_of_queries_that_the_weights_of_its_epoch_put_right(result, candidates):
+    """One episode of one candidate, from its support to its accuracies, in NumPy but for the fit."""
+    x, labels = examples(2)
+    delta, row = candidates["epoch 2"], 5
+    task = episode_task(jax.random.key(1), x, labels, **SHAPE)
+    drawn = task.episodes
+    classes, support, query = (np.asarray(part)[row] for part in (drawn.classes, drawn.support, drawn.query))
+    assert (labels[support[:, 0]] == classes).all()
+    assert (labels[query] == classes[:, None]).all()
+    fit = replace(FIT, classifier=replace(SHORT, keep_epochs=True))
+    key = jax.random.fold_in(jax.random.fold_in(task.key, row), FIT_STREAM)
+    sampler, known = de.delta_sampler(delta), np.arange(3, dtype=np.int32)
+    found = jax.jit(lambda k, s: de.fit_episode(k, sampler, fit, s, known, 3))(key, x[support[:, 0]])
+    right = []
+    for W, b in zip(np.asarray(found.trace.W), np.asarray(found.trace.b), strict=True):
+        guessed = (x[query.reshape(-1)] @ W.T + b).argmax(axis=1)
+        right.append(np.mean(guessed == np.repeat(np.arange(3), 4)))
+    np.testing.assert_allclose(result.accuracies[result.candidates.index("epoch 2"), row], right, atol=1e-6)
 
 
 def test_the_table_says_what_is_not_comparable(result, choice):
@@ -223,11 +246,31 @@ def test_generalised_counts_every_class(candidates, halves):
     assert found.unseen == mean_of(u)
     assert found.per_class()["unseen 6"] == pytest.approx(found.right[:, 6].mean())
     assert "harmonic mean" in found.table()
+    assert found.area == mean_of(found.areas)
+    assert 0 < found.to_json()["area"] < 1
     assert json.loads(json.dumps(found.to_json()))["unseen"] == pytest.approx(u.mean())
     assert found.settings["classifier"]["kind"] == "ridge"
     assert (found.settings["sampler"], found.settings["codes"]) == ("DeltaSampler", "pairs")
     none = de.generalised(KEY, candidates["epoch 1"], *halves, **{**options, "samples": 0})
     assert none.unseen.mean < found.unseen.mean, "two seeds beside 24 examples should be drowned"
+
+
+def test_the_area_is_that_under_the_curve_over_all_biases():
+    """Drawn bias by bias, ties included; a query counts by its class's size."""
+    rng = np.random.default_rng(0)
+    true = np.repeat(np.arange(5), [3, 6, 4, 2, 5])  # three classes seen, two not
+    seen, unseen = rng.integers(0, 3, 20), rng.integers(3, 5, 20)
+    lead = rng.integers(-4, 5, 20).astype(np.float32)
+    points = []
+    for bias in (np.inf, *(-np.unique(lead) + 0.5)[::1], -np.inf):
+        guessed = np.where(lead + bias > 0, unseen, seen)
+        of_class = [np.mean(guessed[true == c] == c) for c in range(5)]
+        points.append((np.mean(of_class[:3]), np.mean(of_class[3:])))
+    s, u = np.array(sorted(points, key=lambda point: (point[0], -point[1]))).T
+    assert Guesses(seen, unseen, lead).area(true, 5, 3) == pytest.approx(np.trapezoid(u, s))
+    certain = Guesses(np.where(true < 3, true, 0), np.where(true < 3, 3, true), np.where(true < 3, -1.0, 1.0))
+    assert certain.area(true, 5, 3) == 1
+    assert certain.right(true, 5).tolist() == [1] * 5
 
 
 def test_generalised_refuses(candidates, halves):

@@ -29,6 +29,7 @@ from fewshotjax.delta import (
     reconstruction,
     save_delta,
     seed_part,
+    separability,
     synthesis,
     synthesize,
     synthesize_noise,
@@ -315,6 +316,16 @@ def test_a_probe_finds_the_class_where_it_is(delta):
     assert 0.3 < found.chance < 0.5
     with pytest.raises(ValueError, match=r"held_out must be in \(0, 1\) .* got 1.0"):
         linear_probes(KEY, one, x, labels, np.arange(300), held_out=1.0)
+
+
+def test_a_map_tells_samples_from_real_ones_where_they_differ():
+    rng = np.random.default_rng(0)
+    real, alike = (rng.normal(size=(n, 3)).astype(np.float32) for n in (400, 900))
+    assert separability(KEY, alike, real) == pytest.approx(0.5, abs=0.1)
+    assert separability(KEY, alike + 2, real) > 0.9
+    assert separability(KEY, alike[:30] + np.float32(9), real) == 1
+    with pytest.raises(ValueError, match=r"held_out must be in \(0, 1\) .* got 0.0"):
+        separability(KEY, alike, real, held_out=0.0)
 
 
 def test_a_file_brings_the_encoder_back(delta, tmp_path):
