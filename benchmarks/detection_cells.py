@@ -3,6 +3,7 @@
 import csv
 import functools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,7 +130,14 @@ TRAINING = de.DetectorTrainConfig(
 # Less than by default, for a quarter less time a step: 16 proposals for each photograph of a scene.
 DETECTOR = de.DetectorConfig(channels=48, before_nms=300, proposals=64, hardest=48)
 PILOT_STEPS = 250
-# A classifier of crops of the base classes' boxes, which knows nothing of detectors.
+# Embeddings of crops of the base classes' boxes, which know nothing of detectors: a softmax classifier's, and
+# one learned as a metric by RepMet's own loss.
+SOFTMAX, DML = "softmax", "DML"
+EXTERNALS: dict[str, Callable[[], few.Objective]] = {
+    SOFTMAX: few.softmax_objective,
+    DML: lambda: few.repmet_objective(METRIC),
+}
+METRIC = few.RepMetConfig(embedding=None)
 CROP = 64 if QUICK else 32  # pixels; 64: one program for pyramid and crops
 EXTERNAL = replace(PRETRAINING, epochs=3, padding=3)
 if QUICK:
@@ -184,6 +192,11 @@ MAIN = (
 ABLATIONS = (
     _objective("repmet K=1", {}, {"modes": 1}, REPMET),
     _objective("repmet without OHEM", {"hardest": None}, {}, REPMET),
+    _objective("repmet without embedding loss", {}, {"embedding_weight": 0.0}, REPMET),
+    _objective("repmet, margin 0.25", {}, {"margin": 0.25}, REPMET),
+    _objective("repmet, margin 1", {}, {"margin": 1.0}, REPMET),
+    _objective("repmet, learned sigma", {}, {"learn_sigma": True}, REPMET),
+    _objective("repmet, deformable pooling", {"roi": "deformable"}, {}, REPMET),
 )
 OBJECTIVES = {one.name: one for one in (*MAIN, *ABLATIONS)}
 
@@ -221,7 +234,7 @@ def training_settings() -> dict[str, Any]:
         "scenes": repr(SCENES),
         "pilot_steps": PILOT_STEPS,
         "epoch_choice": [WAYS, SHOTS[1], QUERIES, EPOCH_EPISODES, EPOCH_IMAGES],
-        "external": [CROP, repr(EXTERNAL)],
+        "external": [CROP, repr(EXTERNAL), repr(METRIC)],
         "objectives": {name: repr(one) for name, one in OBJECTIVES.items()},
         "candidates": [one.told for one in candidates()],
     }

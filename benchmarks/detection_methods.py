@@ -8,7 +8,7 @@ from fewshotjax import detection as de
 from fewshotjax.detection import methods
 
 from .common import QUICK
-from .detection_cells import CE, REPMET, SHOTS
+from .detection_cells import CE, DML, REPMET, SHOTS, SOFTMAX
 
 RATES = (5e-3,) if QUICK else (1e-2, 1e-1)
 TUNED_AT_ONCE = 5  # photographs of a step; the authors have 1, which takes five times as many
@@ -116,7 +116,10 @@ def _trained(net: de.Net, _: Any, shots: int) -> Options:
     return {"": methods.trained(net)}
 
 
-EXTERNAL = Row("external embedding of crops", CE, _external, view="external")
+EXTERNALS = {
+    Row("external embedding of crops", CE, _external): SOFTMAX,
+    Row("external embedding of crops, DML", CE, _external): DML,
+}
 ROWS = (
     Row("repmet", REPMET, _repmet),
     Row("repmet, tuned", REPMET, _repmet_tuned, after="repmet"),
@@ -127,7 +130,7 @@ ROWS = (
     Row("class-agnostic proposals, prototypes", CE, _prototypes),
     Row("whole photograph, class mean", CE, _floor, after="metric baseline", view="whole"),
     Row("centred box, class mean", CE, _floor, after="metric baseline", view="centred"),
-    EXTERNAL,
+    *EXTERNALS,
 )
 REPMET_ROWS = ("repmet", "repmet, tuned")
 

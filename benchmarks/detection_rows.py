@@ -37,7 +37,7 @@ from .detection_cells import (
     photographs,
 )
 from .detection_figures import measured
-from .detection_methods import EXTERNAL, ROWS, Row, variants
+from .detection_methods import EXTERNALS, ROWS, Row, variants
 from .detection_scenes import SceneFiles, episodes_of, scenes
 from .repmet_runs import Runs
 
@@ -61,9 +61,12 @@ class Seat:
         assert found is not None, "asked before"
         return found
 
-    @functools.cached_property
-    def external(self) -> few.Backbone | None:
-        return detection_train.external(self.trained, self.seed)
+    def external(self, kind: str) -> few.Backbone | None:
+        return detection_train.external(self.trained, self.seed, kind)
+
+    def lacks(self, row: Row) -> bool:
+        """Whether it was too late to train the embedding of crops that the row has."""
+        return row in EXTERNALS and self.external(EXTERNALS[row]) is None
 
     def pool(self, part: str) -> de.DetectionPool:
         if self._pool is None or self._pool[0] != part:
@@ -78,9 +81,9 @@ class Seat:
         folder = self.runs.file("scenes", self.objective.name, self.seed, split.name, kind.name)
         return scenes(folder, self.pool(split.part), split, kind, episodes, key)
 
-    def crops(self, split: Split, kind: Kind, episodes: int, key: int) -> SceneFiles:
-        """The likeliest regions with the features of the classifier of crops."""
-        network = self.external
+    def crops(self, embedding: str, split: Split, kind: Kind, episodes: int, key: int) -> SceneFiles:
+        """The likeliest regions with the features of an embedding of crops."""
+        network = self.external(embedding)
         assert network is not None, "asked before"
         seen = self.files(split, kind, episodes, key)  # the detector has looked at these scenes already
 
@@ -91,16 +94,17 @@ class Seat:
                 cut._replace(features=np.where(cut.mask[..., None], made, np.float32(0))), frames
             )
 
-        folder = self.runs.file("crops", self.objective.name, self.seed, split.name, kind.name)
+        folder = self.runs.file("crops", embedding, self.objective.name, self.seed, split.name, kind.name)
         return scenes(folder, self.pool(split.part), split, kind, episodes, key, find)
 
-    def crops_pool(self, part: str) -> de.DetectionPool:
+    def crops_pool(self, embedding: str, part: str) -> de.DetectionPool:
         """The true boxes' crops; of the regions none is looked at."""
         pool = self.pool(part)
         cut = de.Regions(*(leaf[:, :1] for leaf in pool.regions))
         small = de.DetectionPool(pool.detector, pool.photographs, cut, pool.features)
-        assert self.external is not None
-        return de.external_pool(small, self.external, CROP, chunk=64)
+        network = self.external(embedding)
+        assert network is not None, "asked before"
+        return de.external_pool(small, network, CROP, chunk=64)
 
 
 def of_crops(network: few.Backbone, images: np.ndarray, boxes: np.ndarray, size: int = 16) -> np.ndarray:
@@ -180,25 +184,29 @@ class Views:
         self._seat, self._split, self._kind, self._key = seat, split, kind, key
         self._episodes = episodes
         self._made: list[SceneFiles] = []
+        self._of_crops: dict[str, tuple[de.DetectionPool, SceneFiles]] = {}
 
     @functools.cached_property
     def _files(self) -> SceneFiles:
         return self._filled(self._seat.files(self._split, self._kind, self._episodes, self._key))
 
-    @functools.cached_property
-    def _crop_files(self) -> SceneFiles:
-        assert self._files is not None  # looked at before
-        return self._filled(self._seat.crops(self._split, self._kind, self._episodes, self._key))
+    def _crops(self, embedding: str) -> tuple[de.DetectionPool, SceneFiles]:
+        if embedding not in self._of_crops:
+            assert self._files is not None  # looked at before
+            files = self._seat.crops(embedding, self._split, self._kind, self._episodes, self._key)
+            self._of_crops[embedding] = (
+                self._seat.crops_pool(embedding, self._split.part),
+                self._filled(files),
+            )
+        return self._of_crops[embedding]
 
-    @functools.cached_property
-    def _crops_pool(self) -> de.DetectionPool:
-        return self._seat.crops_pool(self._split.part)
-
-    def look(self, view: str, shots: int) -> Look:
+    def look(self, row: Row, shots: int) -> Look:
+        """What a row sees."""
         drawn = episodes_of(self._split, shots, self._episodes, self._key)
-        if view == "external":
-            return Look(self._crops_pool, self._crop_files.asked(), drawn)
-        return Look(self._seat.pool(self._split.part), self._files.asked(view), drawn)
+        if row in EXTERNALS:
+            pool, files = self._crops(EXTERNALS[row])
+            return Look(pool, files.asked(), drawn)
+        return Look(self._seat.pool(self._split.part), self._files.asked(row.view), drawn)
 
     def _filled(self, files: SceneFiles) -> SceneFiles:
         files.fill()
@@ -217,14 +225,14 @@ def choose(seat: Seat) -> None:
     for row in rows_of(seat.objective, UNSEEN):
         for shots in SHOTS:
             name = choice_name(row, shots, seed)
-            if runs.known(name) is not None or (row is EXTERNAL and seat.external is None):
+            if runs.known(name) is not None or seat.lacks(row):
                 continue
             made = options_of(runs, row, seat.detector.net, shots, seed)
 
             def work(row: Row = row, shots: int = shots, made: Any = made) -> dict[str, Any]:
                 if len(made) == 1:
                     return {"option": next(iter(made))}
-                look = views.look(row.view, shots)
+                look = views.look(row, shots)
                 scores = {
                     told: evaluated(method, look).figure("repmet_pooled_ap", resamples=0).value
                     for told, method in made.items()
@@ -241,7 +249,7 @@ def evaluate(seat: Seat, cell: Cell) -> None:
     views = Views(seat, cell.split, cell.kind, cell.episodes, EPISODE_KEY)
     for shots in cell.shots:
         for row in rows_of(seat.objective, cell.split):
-            if row is EXTERNAL and (not cell.external or seat.external is None):
+            if row in EXTERNALS and (not cell.external or seat.lacks(row)):
                 continue
             _test(seat, cell, row, shots, views)
         if cell.variants and shots == SHOTS[1] and seat.seed == 0 and seat.objective.name == REPMET:
@@ -262,7 +270,7 @@ def _test(seat: Seat, cell: Cell, row: Row, shots: int, views: Views) -> None:
         return
 
     def work() -> dict[str, Any]:
-        return {"option": told, **measured(evaluated(made[told], views.look(row.view, shots)))}
+        return {"option": told, **measured(evaluated(made[told], views.look(row, shots)))}
 
     runs.run(name, work)
 
@@ -274,7 +282,7 @@ def _variants(seat: Seat, cell: Cell, shots: int, views: Views) -> None:
     for words, method in variants(seat.detector.net, told).items():
 
         def work(method: de.DetectionMethod = method) -> dict[str, Any]:
-            look = views.look("regions", shots)
+            look = views.look(ROWS[0], shots)
             return measured(evaluated(method, look._replace(drawn=look.drawn.take(slice(ABLATION_EPISODES)))))
 
         seat.runs.run(f"ablation, {cell.name}, {shots}-shot, {words}", work)
@@ -291,7 +299,7 @@ def trained_ablation(seat: Seat, cell: Cell) -> None:
     method = ROWS[0].options(seat.detector.net, None, shots)[told]
     seat.runs.run(
         f"ablation, {cell.name}, {shots}-shot, {seat.objective.name}",
-        lambda: measured(evaluated(method, views.look("regions", shots))),
+        lambda: measured(evaluated(method, views.look(ROWS[0], shots))),
     )
     if not seat.runs.late():
         views.remove()

@@ -12,7 +12,8 @@ of photographs (3 epochs), and on it, which stays as it is from then on, for 2,7
   repmet  five representatives a class, embedding loss,
   ce      one representative and no embedding loss: the embedding is trained by cross-entropy alone,
 both with the same linear loss, 48 channels and 64 proposals an image. A training whose linear loss ends at
-chance counts as diverged. Ablations of training (one seed): K = 1, OHEM off.
+chance counts as diverged. Ablations of training (one seed): K = 1, OHEM off, no embedding loss, its margin
+halved and doubled, learned sigma, deformable pooling.
 
 Episodes: 5-way, 10 queries a class, 500; the queries are the same for 1, 5 and 10 shots. Support is always
 single photographs. In the main table ("mosaic2") a query is one of four photographs of a scene; the others
@@ -30,8 +31,9 @@ on ce     metric baseline: class means; the same tuned; fine-tuned detector: a n
           layer before it and the box head, on the trunk's features, 30 steps; class-agnostic proposals
           (objectness) with nearest prototypes; floors: the photographs' rectangles, which no detector is
           told, or their middles, as the only boxes, with class means
-external  the same network as a softmax classifier of crops of the base classes' boxes, 32 pixels, on the 16
-          likeliest regions of ce; class means of true boxes' crops
+external  the same network as a softmax classifier of crops of the base classes' boxes, 32 pixels, and what
+          three more epochs of RepMet's loss on its features make of that (DML), on the 16 likeliest regions
+          of ce; class means of true boxes' crops
 
 Chosen on validation classes (novel_val), before any test: the learning rate of each objective (pilots of 250
 steps, the same candidates, single photographs), the best of three epochs of each training, and for each row,

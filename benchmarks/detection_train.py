@@ -1,4 +1,4 @@
-"""Networks of detection_table: pyramids trained as classifiers, detectors on them, a classifier of crops."""
+"""Networks of detection_table: pyramids trained as classifiers, detectors on them, embeddings of crops."""
 
 import functools
 import math
@@ -23,6 +23,7 @@ from .detection_cells import (
     EPOCH_EPISODES,
     EPOCH_IMAGES,
     EXTERNAL,
+    EXTERNALS,
     MAIN,
     OBJECTIVES,
     PILOT_SEED,
@@ -32,6 +33,7 @@ from .detection_cells import (
     QUERIES,
     SCENES,
     SHOTS,
+    SOFTMAX,
     TRAINING,
     WAYS,
     Candidate,
@@ -51,34 +53,44 @@ BUSY_S = 60.0  # since its last checkpoint, in which a training is taken to be s
 def pretrained(runs: Runs, seed: int) -> few.Backbone | None:
     """The pyramid of a seed, a classifier of the base classes' photographs, for all objectives."""
     images = functools.partial(labelled, photographs("base_train"))
-    return _classifier(runs, f"pyramid, seed {seed}", seed, 64, PRETRAINING, images)
+    start = functools.partial(untrained, seed, 64)
+    return _trained(runs, f"pyramid, seed {seed}", seed, start, images, few.softmax_objective(), PRETRAINING)
 
 
-def external(runs: Runs, seed: int) -> few.Backbone | None:
-    """The same network as a classifier of crops of the base classes' boxes, softmax."""
-    return _classifier(runs, f"external, seed {seed}", seed, CROP, EXTERNAL, crops)
+def external(runs: Runs, seed: int, kind: str) -> few.Backbone | None:
+    """The same network on crops of the base classes' boxes: a classifier, and what DML makes of that one."""
+    options = seed, functools.partial(untrained, seed, CROP), crops
+    softmax = _trained(runs, f"external, seed {seed}", *options, EXTERNALS[SOFTMAX](), EXTERNAL)
+    if kind == SOFTMAX or softmax is None:
+        return softmax
+    return _trained(
+        runs, f"external {kind}, seed {seed}", seed, lambda: softmax, crops, EXTERNALS[kind](), EXTERNAL
+    )
 
 
-def _classifier(
+def untrained(seed: int, pixels: int) -> few.Backbone:
+    options = {key: value for key, value in PYRAMID.items() if key != "name"}
+    key = jax.random.fold_in(jax.random.key(seed), pixels)
+    return few.backbone(PYRAMID["name"], key=key, pixels=pixels, **options)
+
+
+def _trained(
     runs: Runs,
     name: str,
     seed: int,
-    pixels: int,
-    config: few.TrainConfig,
+    start: Callable[[], few.Backbone],
     images: Callable[[], few.LabelledImages],
+    objective: few.Objective,
+    config: few.TrainConfig,
 ) -> few.Backbone | None:
     path, state = runs.file(name, "network.safetensors"), runs.file(name, "state")
 
     def work() -> dict[str, Any]:
-        options = {key: value for key, value in PYRAMID.items() if key != "name"}
-        start = few.backbone(
-            PYRAMID["name"], key=jax.random.fold_in(jax.random.key(seed), pixels), pixels=pixels, **options
-        )
         found = few.train(
             jax.random.key(seed),
-            start,
+            start(),
             images(),
-            few.softmax_objective(),
+            objective,
             config,
             checkpoint=state,
             on_chunk=Teller(name, runs),
@@ -326,5 +338,6 @@ def all_of(runs: Runs, part: int, parts: int, seeds: int) -> None:
                 train(runs, objective, seed)
     for seed in range(seeds):
         if owner(CE, seed, seeds, parts) == part:  # its regions are looked at
-            external(runs, seed)
+            for kind in EXTERNALS:
+                external(runs, seed, kind)
     runs.reload()
