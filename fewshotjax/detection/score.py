@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ..fields import check_fields
+from .boxes import usable
 from .chosen import choose
 from .config import DetectorConfig
 from .detector import Net, decoded
@@ -66,10 +67,10 @@ def suppress(
         log_p: of each class; a region may be detected as several. NaN is no detection.
         background: log-probability, handed on.
 
-    Of equal scores the lower class comes first, then the lower region.
+    A box without area, as clipping leaves of one outside of the image, is no detection. Of equal scores the lower class comes first, then the lower region.
     """
     scores = jnp.exp(log_p)
-    there = mask[:, None] & (scores > scoring.least_score)
+    there = (mask & usable(boxes))[:, None] & (scores > scoring.least_score)
     most = min(scoring.per_image, len(boxes))
     kept = class_nms(boxes, scores, scoring.nms, most, mask=there)
     of_class = jnp.take_along_axis(scores.T, kept.indices, axis=1).reshape(-1)

@@ -402,13 +402,13 @@ def detection(torch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["plain", "crowd", "large"])
+@pytest.mark.parametrize("case", CASES)
 def test_coco_is_torchmetrics(torch, detection, case):
     found, truth = random_case(11, **CASES[case])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         metric = detection.MeanAveragePrecision(backend="pycocotools")
-        for image in range(30):
+        for image in range(CASES[case].get("images", 30)):
             d, t = (one.take(one.image_index == image) for one in (found, truth))
             metric.update(
                 [

@@ -176,6 +176,8 @@ def test_suppression_caps_ties_and_thresholds():
     np.testing.assert_allclose(found.scores[:4], [0.6, 0.5, 0.5, 0.1], rtol=1e-6)
     few = run(jnp.log(p), None, boxes, mask, Scoring(0.3, 2, 0.05))
     np.testing.assert_array_equal(few.region, [1, 2])
+    flat = run(jnp.log(p), None, boxes.at[2, 3].set(20), mask, Scoring(0.3, 2, 0.05))
+    np.testing.assert_array_equal(flat.region, [1, 0])  # a box without height is no detection
     none = run(jnp.full((5, 2), -jnp.inf), None, boxes, mask, Scoring(0.3, 2, 0.05))
     assert not none.valid.any()
 
