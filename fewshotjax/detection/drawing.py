@@ -28,13 +28,24 @@ class Drawn(NamedTuple):
     example: str  # its name
 
 
+class Missed(NamedTuple):
+    """An object that was not found."""
+
+    box: Sequence[float]  # as of `Drawn`
+    label: int
+    name: str
+
+
 def colour(label: int) -> str:
     """Of a class; they come again after eight."""
     return COLOURS[label % len(COLOURS)]
 
 
-def draw_boxes(photo: UInt8[np.ndarray, "H W 3"], found: Sequence[Drawn]) -> Image.Image:
-    """The photograph with its boxes, and the nearest examples of the first `SHOWN` of `found`.
+def draw_boxes(
+    photo: UInt8[np.ndarray, "H W 3"], found: Sequence[Drawn], missed: Sequence[Missed] = ()
+) -> Image.Image:
+    """The photograph with its boxes, dashed ones of what was missed, and the nearest examples of the first
+    `SHOWN` of `found`.
 
     Small photographs are enlarged, so that labels can be read, and large ones made smaller.
     """
@@ -49,6 +60,10 @@ def draw_boxes(photo: UInt8[np.ndarray, "H W 3"], found: Sequence[Drawn]) -> Ima
     taken: list[tuple[int, int, int, int]] = []
     for number in reversed(range(len(found))):
         _frame(pen, [edge * factor for edge in found[number].box], colour(found[number].label))
+    for lost in missed:
+        edges = [edge * factor for edge in lost.box]
+        _dashes(pen, edges, colour(lost.label))
+        _tag(pen, picture.size, letters, edges, f"{lost.name}, missed", "#FFFFFF", taken)
     for number, one in enumerate(found):  # the surest choose the place of their label first
         tag = f"{number + 1} {one.name} {one.score:.0%}"
         _tag(pen, picture.size, letters, [edge * factor for edge in one.box], tag, colour(one.label), taken)
@@ -67,6 +82,19 @@ def _frame(pen: ImageDraw.ImageDraw, box: Sequence[float], shade: str) -> None:
     x2, y2 = max(x2 - 1, x1 + 1), max(y2 - 1, y1 + 1)  # past the last pixel
     pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="white", width=4)
     pen.rectangle((x1, y1, x2, y2), outline=shade, width=2)
+
+
+def _dashes(pen: ImageDraw.ImageDraw, box: Sequence[float], shade: str) -> None:
+    """The frame of what was missed: pieces of 6 pixels on white."""
+    x1, y1, x2, y2 = (round(edge) for edge in box)
+    x2, y2 = max(x2 - 1, x1 + 1), max(y2 - 1, y1 + 1)
+    pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="white", width=4)
+    for x in range(x1, x2, 12):
+        for y in (y1, y2):
+            pen.line((x, y, min(x + 6, x2), y), fill=shade, width=2)
+    for y in range(y1, y2, 12):
+        for x in (x1, x2):
+            pen.line((x, y, x, min(y + 6, y2)), fill=shade, width=2)
 
 
 def _tag(

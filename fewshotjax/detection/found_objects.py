@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ..files import write_bytes
 from .data.annotations import Annotations
 from .data.coco import write_coco, write_coco_detections
-from .drawing import Drawn, draw_boxes
+from .drawing import Drawn, Missed, draw_boxes
 from .metrics.records import Detections, GroundTruth, no_detections
+from .metrics.voc import voc_match
 from .new_classes import SupportView
 from .photos import Photos
 
@@ -161,13 +162,16 @@ class FoundObjects:
         write_coco(place / IMAGES, known)
         return place / DETECTIONS, place / IMAGES
 
-    def draw(self, folder: str | os.PathLike[str], *, empty: bool = True) -> tuple[Path, ...]:
+    def draw(
+        self, folder: str | os.PathLike[str], *, empty: bool = True, truth: GroundTruth | None = None
+    ) -> tuple[Path, ...]:
         """Writes a .png of each photograph with its boxes, scores and, beside it, the nearest examples.
 
         The photographs are read again. "a/b.jpg" becomes a_b.png; the folder is made where it is missing.
 
         Args:
             empty: also of photographs without boxes.
+            truth: as of `picture`.
         """
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
@@ -176,22 +180,49 @@ class FoundObjects:
         for row in range(len(self.files)):
             if empty or (self.image_index == row).any():
                 buffer = io.BytesIO()
-                self.picture(row).save(buffer, "PNG")
+                self.picture(row, truth).save(buffer, "PNG")
                 write_bytes(place / names[row], buffer.getvalue())
                 written.append(place / names[row])
         return tuple(written)
 
-    def picture(self, photograph: int) -> Any:
-        """The PIL image that `draw` writes of one photograph."""
+    def picture(self, photograph: int, truth: GroundTruth | None = None) -> Any:
+        """The PIL image that `draw` writes of one photograph.
+
+        Args:
+            truth: the objects of all photographs. Boxes that hit none of them at IoU .5, by VOC's rules, are
+                said to be wrong, and objects that no box hits are drawn, dashed. `image_index` counts
+                `files`, labels count `classes`.
+
+        Raises:
+            ValueError: truth of a class that is not there.
+        """
         mine = np.flatnonzero(self.image_index == photograph)
         found = []
+        wrong, lost = (np.zeros(len(self), bool), np.zeros(0, int)) if truth is None else self._faults(truth)
+        missed = [
+            Missed(truth.boxes[i].tolist(), int(truth.labels[i]), self.classes[truth.labels[i]])
+            for i in lost.tolist()
+            if truth is not None and truth.image_index[i] == photograph
+        ]
         for i in mine.tolist():
             near, label = int(self.nearest[i]), int(self.labels[i])
             crop = self.support.crops[near] if near >= 0 else NO_EXAMPLE
             example = self.support.name(near) if near >= 0 else "trained on"
             score = float(self.scores[i])
-            found.append(Drawn(self.boxes[i].tolist(), label, self.classes[label], score, crop, example))
-        return draw_boxes(self.photos.read(photograph), found)
+            name = f"{self.classes[label]}, wrong" if wrong[i] else self.classes[label]
+            found.append(Drawn(self.boxes[i].tolist(), label, name, score, crop, example))
+        return draw_boxes(self.photos.read(photograph), found, missed)
+
+    def _faults(self, truth: GroundTruth) -> tuple[Bool[np.ndarray, " D"], Int[np.ndarray, " lost"]]:
+        """Which boxes are wrong, and rows of the objects that none hits; difficult objects are neither."""
+        if len(truth) and int(truth.labels.max()) >= len(self.classes):
+            raise ValueError(
+                f"truth has label {int(truth.labels.max())}, but the classes are {', '.join(self.classes)}: "
+                "give labels that count these"
+            )
+        target, hit = voc_match(self.detections, truth, iou=0.5)
+        easy = np.append(~np.asarray(truth.difficult), True)  # the last is for boxes on no object
+        return ~hit & easy[target], np.setdiff1d(np.flatnonzero(easy[:-1]), target[hit])
 
     def _take(self, rows: Any) -> "FoundObjects":
         return FoundObjects(

@@ -67,7 +67,8 @@ def suppress(
         log_p: of each class; a region may be detected as several. NaN is no detection.
         background: log-probability, handed on.
 
-    A box without area, as clipping leaves of one outside of the image, is no detection. Of equal scores the lower class comes first, then the lower region.
+    A box without area, as clipping leaves of one outside of the image, is no detection. Of equal scores the
+    lower class comes first, then the lower region.
     """
     scores = jnp.exp(log_p)
     there = (mask & usable(boxes))[:, None] & (scores > scoring.least_score)

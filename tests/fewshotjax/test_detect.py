@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fewshotjax.detection import found_objects
 from fewshotjax.detection.data import boxed, read_coco, read_coco_detections
 from fewshotjax.detection.detect import detect
-from fewshotjax.detection.drawing import COLOURS, PANEL, Drawn, draw_boxes
+from fewshotjax.detection.drawing import COLOURS, PANEL, Drawn, Missed, draw_boxes
 from fewshotjax.detection.found_objects import picture_names
+from fewshotjax.detection.metrics import GroundTruth
 from fewshotjax.detection.new_classes import new_classes
 from fewshotjax.detection.new_classes_files import load_new_classes, save_new_classes
 from fewshotjax.detection.sliding import WindowConfig, shapes_of, sliding
@@ -245,6 +247,35 @@ def test_pictures_show_boxes_and_nearest_examples(answer, tmp_path):
     panel = picture[30:94, 488:552].reshape(-1, 3).astype(int)
     crop = answer.support.crops[answer.nearest[0]].reshape(-1, 3)
     np.testing.assert_allclose(panel.mean(axis=0), crop.mean(axis=0), atol=20)  # the nearest example
+
+
+def test_pictures_tell_what_is_wrong_and_what_was_missed(answer, monkeypatch):
+    """One box hits, another does not, a difficult object counts for nothing, one object is missed."""
+    shown = []
+    monkeypatch.setattr(found_objects, "draw_boxes", lambda _, *drawn: shown.append(drawn))
+    first = np.flatnonzero(answer.image_index == 0)
+    hit, label = answer.boxes[first[0]], int(answer.labels[first[0]])
+    far = [1.0, 1.0, 3.0, 3.0]
+    labels, boxes = np.array([label, 1 - label, label, label]), np.array([hit, far, far, far])
+    truth = GroundTruth(np.array([0, 0, 0, 1]), labels, boxes, np.array([False, False, True, False]))
+    answer.picture(0, truth)
+    answer.picture(0, truth.take(slice(0)))
+    (found, missed), (all_wrong, none) = shown
+    assert [one.name.endswith(", wrong") for one in found] == [i != first[0] for i in first]
+    assert [(one.box, one.label) for one in missed] == [(far, 1 - label)]
+    assert all(one.name.endswith(", wrong") for one in all_wrong)
+    assert none == []
+    with pytest.raises(ValueError, match="truth has label 2, but the classes are red, blue"):
+        answer.picture(0, GroundTruth(np.array([0]), np.array([2]), np.array([far])))
+
+
+def test_what_was_missed_is_dashed():
+    black = np.zeros((480, 600, 3), np.uint8)
+    picture = np.asarray(draw_boxes(black, [], [Missed((100, 100, 200, 180), 0, "coin")]))
+    blue = [int(COLOURS[0][i : i + 2], 16) for i in (1, 3, 5)]
+    edge = (picture[179, 102:198] == blue).all(axis=1)
+    assert 0.3 < edge.mean() < 0.7
+    assert picture[140, 150].tolist() == [0, 0, 0]
 
 
 def test_drawn_boxes_have_the_colour_of_their_class():

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from fewshotjax.detection.boxes import Convention
 from fewshotjax.detection.metrics.curve import Curve, Points, average_precision, mean_defined
@@ -54,6 +54,24 @@ def voc_ap(
     check_settings(iou, convention)
     if points not in ("all", 11):
         raise ValueError(f"points must be 'all' or 11, got {points!r}: 101 are coco_ap's")
+    falling = np.argsort(-detections.scores, kind="stable")
+    target, hit = voc_match(detections, truth, iou, convention)
+    easy = np.append(~np.asarray(truth.difficult), True)  # the last is for detections on no object
+    counted = falling[easy[target[falling]]]
+
+    curves = {
+        label: Curve(detections.image_index[rows], hit[rows], truth.image_index[objects])
+        for label, rows, objects in _by_class(detections, truth, counted)
+    }
+    weights = image_weights(None, detections.image_index, truth.image_index)
+    per_class = {label: average_precision(curve, weights, points) for label, curve in curves.items()}
+    return VocAP(mean_defined(list(per_class.values())), per_class, curves, points)
+
+
+def voc_match(
+    detections: Detections, truth: GroundTruth, iou: float, convention: Convention = "half_open"
+) -> tuple[Int[np.ndarray, " D"], Bool[np.ndarray, " D"]]:
+    """The object that each detection is for, -1 for none, and whether it is that object's first."""
     labels = max((int(one.labels.max()) for one in (detections, truth) if len(one)), default=0) + 1
     pair = pairs(
         detections.image_index * labels + detections.labels, truth.image_index * labels + truth.labels
@@ -67,21 +85,11 @@ def voc_ap(
     chosen = chosen[overlap[chosen] >= iou]
     target = np.full(len(detections), -1)
     target[pair.detection[chosen]] = pair.truth[chosen]
-
     falling = np.argsort(-detections.scores, kind="stable")
     aimed = falling[target[falling] >= 0]
     hit = np.zeros(len(detections), bool)
     hit[aimed[np.unique(target[aimed], return_index=True)[1]]] = True
-    easy = np.append(~np.asarray(truth.difficult), True)  # the last is for detections on no object
-    counted = falling[easy[target[falling]]]
-
-    curves = {
-        label: Curve(detections.image_index[rows], hit[rows], truth.image_index[objects])
-        for label, rows, objects in _by_class(detections, truth, counted)
-    }
-    weights = image_weights(None, detections.image_index, truth.image_index)
-    per_class = {label: average_precision(curve, weights, points) for label, curve in curves.items()}
-    return VocAP(mean_defined(list(per_class.values())), per_class, curves, points)
+    return target, hit
 
 
 def episode_voc_ap(
