@@ -12,15 +12,17 @@ points the others do not dominate, each among its own.
 CIFAR-10 networks are those that `nemojax train` left in benchmarks/kept/NAME (recipe in docs/deploy.md); one
 that is not there is left out and said so. EfficientNet-Lite0 takes ImageNet photographs, the even ones for
 calibration, search and training, the odd ones for the report: few to train on, so its QAT is a trial.
-Runs are kept, and stored with the table, so that an interrupted one goes on. Needs FRUGALJAX_DATA; with
-QUICK=1 a network for scikit-learn's digits takes the place of all.
+Runs are kept, and stored with the table, so that an interrupted one goes on. TABLE_PART=1/2 and 2/2 share
+the searches, a process each: run both, then once without, which does what is left and puts the table
+together. About an hour of one core a seed. Needs FRUGALJAX_DATA; with QUICK=1 a network for scikit-learn's
+digits takes the place of all.
 """
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -234,11 +236,12 @@ def fronts(points: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def table(bench: Bench) -> dict[str, Any]:
+def table(bench: Bench, seeds: Iterable[int]) -> dict[str, Any]:
+    """Full precision, and what the searches of `seeds` found."""
     full = bench.run("full precision", lambda _: {"error": float(bench.report.full_precision()[0])})
     cells: dict[str, list[dict[str, Any]]] = {}
     all_points = []
-    for seed in range(SEEDS):
+    for seed in seeds:
         found = bench.search(seed)
         if found is None:
             continue
@@ -285,10 +288,15 @@ def main() -> None:
         "interval": "95 %, Student's t over seeds",
     }
     kept = Kept("nemo_table", settings)
+    part, parts = map(int, os.environ.get("TABLE_PART", "0/1").split("/"))
     rows = {}
-    for name, make in cases(Path(place or ".")):
-        rows[name] = table(Bench(name, make, kept, lambda: time.monotonic() - start > LIMIT_S))
+    for i, (name, make) in enumerate(cases(Path(place or "."))):
+        mine = [seed for seed in range(SEEDS) if (seed + i) % parts == part % parts]
+        rows[name] = table(Bench(name, make, kept, lambda: time.monotonic() - start > LIMIT_S), mine)
         jax.clear_caches()
+    if parts > 1:
+        say(f"part {part}/{parts}: {sum(row['missing_runs'] for row in rows.values())} runs are missing")
+        return
     untrained = [
         name for name in nemo.networks.NETWORKS if name.endswith("_cifar") and name not in rows and not QUICK
     ]
