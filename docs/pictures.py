@@ -1,4 +1,4 @@
-"""Draws the pictures of the detector's page: `python docs/pictures.py` writes coins.png and detection_table.png.
+"""Draws the pictures of the detector's page, coins.png and detection_table.png: `python docs/pictures.py`.
 
 The coins are the photograph that scikit-image ships (Brooklyn Museum, no known copyright restrictions); the
 bars are those of benchmarks/results/detection_table.json. Needs the extra `pretrained` and scikit-image.
