@@ -17,7 +17,7 @@ from fewshotjax import delta as de
 from fewshotjax.episode_task import EpisodeTask, episode_task
 
 from .common import QUICK, say
-from .delta_runs import GRIDS, Plan, Sources, candidates, plan, trained
+from .delta_runs import Plan, Sources, candidates, plan, trained
 from .repmet_cells import CHOICE_KEY, EPISODE_KEY, Bed
 from .repmet_runs import Runs
 
@@ -173,13 +173,11 @@ class Cell:
             "noise codes": lambda: de.delta_sampler(delta(), "noise"),
             "random-class deltas": random_classes,
         }
-        fewer = first_of(task, ABLATION_EPISODES)
         for name, sampler in list(samplers.items())[: 1 if QUICK else None]:
             if name == AUTHORS and classifiers[MAIN] == "adam":
                 continue
-            own = task if name in (MAIN, AUTHORS) else fewer
             fit = fit_of(name, shots, "adam" if name == AUTHORS else classifiers[MAIN])
-            self.keep(shots, name, lambda sampler=sampler, own=own, f=fit: right(own, sampler(), f))
+            self.keep(shots, name, lambda sampler=sampler, f=fit: right(task, sampler(), f))
         options = self.choice["options"]
         for name, makers in controls(parts["base"], self.seed).items():
             make, fit = makers[options[name]], fit_of(name, shots, classifiers.get(name, "adam"))
@@ -197,19 +195,20 @@ class Cell:
         self.runs.run(run, lambda: {"right": packed(work())})
 
     def protocols(self, shots: int) -> None:
-        """Honest and the authors', the epochs of the chosen training as candidates."""
+        """Honest and the authors', all epochs of the chosen training as candidates; also of 10 episodes."""
 
         def work() -> dict[str, Any]:
             parts, deltas = self.parts, self.deltas()
-            made = {f"epoch {n}": deltas[n - 1] for n in GRIDS[self.bed.name].epochs}
+            made = {f"epoch {n + 1}": one for n, one in enumerate(deltas)}
             file = self.runs.file("choice", self.bed.name, shots, f"{self.seed}.json")
             shape = {"ways": 5, "shots": shots, "queries": self.bed.queries, "episodes": PROTOCOL_EPISODES}
             options = {"fit": FIT, "chunk": CHUNK, **shape}
             if not file.exists():
                 de.choose_on_validation(jax.random.key(CHOICE_KEY), made, *parts["val"], file, **options)
             found = de.protocols(jax.random.key(EPISODE_KEY), made, *parts["test"], file, **options)
+            few_episodes = replace(found, authors_episodes=10)
             say(found.table())
-            return found.to_json()
+            return {**found.to_json(), "of_the_first_10": few_episodes.to_json()["protocols"]}
 
         self.runs.run(f"{self.bed.name}, {shots}-shot, seed {self.seed}, protocols", work)
         tidy()
@@ -246,7 +245,7 @@ class Cell:
         plans += [plan(f"pairs {n}", rate, epochs, pairs=n, **base) for n in ("no_self", "nearest")]
         plans.append(plan("pairs of any class", rate, epochs, pairs="shuffled_labels", **base))
         plans.append(plan("dropout 0", rate, epochs, dropout=0.0, **base))
-        plans += [plan(f"{n} seen classes", rate, epochs, classes=n, **base) for n in (25, 50)]
+        plans += [plan(f"{n} seen classes", rate, epochs * 100 // n, classes=n, **base) for n in (25, 50)]
         plans.append(plan("authors' sizes and rate", 1e-5, 6, hidden=8_192))
         for one in [] if QUICK else plans:
             run(one.told, lambda p=one: right(task, de.delta_sampler(self.deltas(p)[-1])))
@@ -263,6 +262,10 @@ class Cell:
             seeds = new[np.unique(new_y, return_index=True)[1]]
             made = np.asarray(de.synthesize(key, delta, seeds, 64, include_seeds=False))
             flat = made.reshape(-1, delta.width)
+            offsets = de.fit_offsets(x, references, delta.scaling)
+            moved = np.asarray(de.synthesize_offsets(key, offsets, seeds, 64, include_seeds=False))
+            moved = moved.reshape(-1, delta.width)
+            seed_labels = np.repeat(np.unique(new_y), 64)
             of_seed = np.repeat(np.arange(len(seeds)), made.shape[1])
             real = np.asarray(delta.scaling(new))
             spread = de.within_class_spread(flat, of_seed)
@@ -277,7 +280,10 @@ class Cell:
                 "probes": de.linear_probes(key, delta, x, y, references)._asdict(),
                 "spread_synthetic_over_real": spread / de.within_class_spread(real, new_y),
                 "spread_within_classes": spreads,
-                "told_from_real": de.separability(key, flat, real),
+                "told_from_real": {
+                    "delta-encoder": de.separability(key, flat, seed_labels, real, new_y),
+                    "linear offset": de.separability(key, moved, seed_labels, real, new_y),
+                },
                 "nearest_real_distance": float(de.nearest_real(flat, real).distances.mean()),
                 "code_std": np.asarray(delta.bank).std(axis=0).tolist(),
             }

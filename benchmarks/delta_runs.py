@@ -1,4 +1,4 @@
-"""What delta_table trains on and trains: features of repmet_table's softmax backbones, and Delta-encoders."""
+"""What delta_table trains on and trains: features of repmet_table's backbones, and Delta-encoders."""
 
 import os
 import uuid

@@ -92,7 +92,13 @@ def _reconstruction(
 def code_spread(
     key: PRNGKeyArray, delta: DeltaEncoder, seeds: Float[Array | np.ndarray, "S D"], count: int = 64
 ) -> Spread:
-    """Of `count` samples of each unscaled seed."""
+    """Of `count` samples of each unscaled seed.
+
+    Raises:
+        ValueError: a single seed, whose spread there is nothing to compare with.
+    """
+    if len(seeds) < 2:
+        raise ValueError(f"seeds are {len(seeds)}: give 2 or more, the spread is compared with theirs")
     scaled = delta.scaling(jnp.asarray(seeds, jnp.float32))
     samples = np.asarray(_samples(key, delta, scaled, count), np.float64)
     std = samples.std(axis=1)  # (S, D)
@@ -131,7 +137,12 @@ def nearest_real(
     *,
     chunk: int = BLOCK,
 ) -> Nearest:
-    """Of each sample, both in one space: `delta.scaling(features)`."""
+    """Of each sample, both in one space: `delta.scaling(features)`.
+
+    Raises:
+        ValueError: rows that are not finite, or none.
+    """
+    _finite("samples", samples), _finite("real", real)
     rows, distances = _nearest(jnp.asarray(samples), jnp.asarray(real), min(chunk, max(1, len(samples))))
     return Nearest(np.asarray(rows), np.asarray(distances))
 
@@ -166,8 +177,10 @@ def linear_probes(
         regularization: λ of (XᵀX/n + λI) W = XᵀY/n.
 
     Raises:
-        ValueError: `held_out` that is not in (0, 1), or leaves nothing on one side.
+        ValueError: features that are not finite, `held_out` that is not in (0, 1), or leaves nothing on one
+            side.
     """
+    _finite("features", features)
     test = round(held_out * len(features))
     if not 0 < held_out < 1 or not 0 < test < len(features):
         raise ValueError(f"held_out must be in (0, 1) and leave samples on both sides, got {held_out}")
@@ -185,32 +198,62 @@ def linear_probes(
 def separability(
     key: PRNGKeyArray,
     samples: Float[Array | np.ndarray, "S D"],
+    sample_labels: Int[Array | np.ndarray, " S"],
     real: Float[Array | np.ndarray, "R D"],
+    real_labels: Int[Array | np.ndarray, " R"],
     *,
     held_out: float = 0.3,
     regularization: float = 1e-2,
 ) -> float:
     """Share of held-out rows that a linear map tells to be synthetic or real; 0.5 where it cannot.
 
-    Both in one space, `delta.scaling(features)`, and as many of each: a random part of the larger side. The
-    map is that of `linear_probes`.
+    Both in one space, `delta.scaling(features)`, and of each class as many of each: a random part of the
+    larger side. Whole classes are held out, since the samples of a seed lie close together. The map is that
+    of `linear_probes`.
+
+    Args:
+        sample_labels, real_labels: classes; those that are on one side alone are left out.
 
     Raises:
-        ValueError: `held_out` that is not in (0, 1), or leaves nothing on one side.
+        ValueError: rows that are not finite or do not fit, fewer than two classes on both sides, or
+            `held_out` that is not in (0, 1) or leaves nothing on one side.
     """
-    k_rows, k_split = jax.random.split(key)
-    count = min(len(samples), len(real))
-    test = round(held_out * 2 * count)
-    if not 0 < held_out < 1 or not 0 < test < 2 * count:
-        raise ValueError(f"held_out must be in (0, 1) and leave rows on both sides, got {held_out}")
-    rows = [
-        np.asarray(jax.random.permutation(k, n))[:count]
-        for k, n in zip(jax.random.split(k_rows), (len(samples), len(real)), strict=True)
+    sides = [
+        (_finite(name, part), np.asarray(labels))
+        for name, part, labels in (("samples", samples, sample_labels), ("real", real, real_labels))
     ]
-    parts = [np.asarray(part, np.float64)[own] for part, own in zip((samples, real), rows, strict=True)]
-    order = np.asarray(jax.random.permutation(k_split, 2 * count))
-    kinds = np.repeat([0, 1], count)
-    return _ridge(np.concatenate(parts), kinds, order[test:], order[:test], regularization)
+    classes = np.intersect1d(sides[0][1], sides[1][1])
+    test = round(held_out * len(classes))
+    if not 0 < held_out < 1 or not 0 < test < len(classes):
+        raise ValueError(
+            f"held_out must be in (0, 1) and leave classes on both sides, got {held_out} of {len(classes)} "
+            "classes that are in samples and real"
+        )
+    if sides[0][0].shape[1] != sides[1][0].shape[1]:
+        raise ValueError(f"samples have width {sides[0][0].shape[1]}, real {sides[1][0].shape[1]}")
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    rows, kinds, tested = [], [], []
+    for rank, label in enumerate(rng.permutation(classes)):
+        own = [rng.permutation(np.flatnonzero(labels == label)) for _, labels in sides]
+        count = min(map(len, own))
+        for kind, (part, _) in enumerate(sides):
+            rows.append(part[own[kind][:count]])
+            kinds.append(np.full(count, kind))
+            tested.append(np.full(count, rank < test))
+    held, every = np.concatenate(tested), np.concatenate(kinds)
+    train, asked = np.flatnonzero(~held), np.flatnonzero(held)
+    return _ridge(np.concatenate(rows), every, train, asked, regularization)
+
+
+def _finite(name: str, rows: Array | np.ndarray) -> np.ndarray:
+    """Float64; ValueError for what no check may be made of."""
+    found = np.asarray(rows, np.float64)
+    if not found.size:
+        raise ValueError(f"{name} is empty, of shape {found.shape}: give rows")
+    if not np.isfinite(found).all():
+        row = int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
+        raise ValueError(f"{name} holds NaN or infinite values, row {row} the first: leave such rows out")
+    return found
 
 
 def _ridge(

@@ -25,6 +25,8 @@ Rows = Callable[[Int[Array, " b"]], Float[Array, "b D"]]
 BLOCK = 512  # examples that ridge and means read at once
 _PACKED_BITS = 14  # of an index that shares a word with its random number, which keeps 17 or more
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # of Adam (Kingma & Ba 2015)
+_LEAST_RIDGE = 1e-6  # of ridge: share of the trace
+_LEAST_GRADIENT = 1e-6  # of L-BFGS: largest derivative of the mean loss that counts as none
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,11 @@ def _ridge(
     config: ClassifierConfig,
     ways: int,
 ) -> LinearFit:
-    """The normal equations, whose sums are taken a block of examples at a time; b is not penalised."""
+    """The normal equations, whose sums are taken a block of examples at a time; b is not penalised.
+
+    λ is at least `_LEAST_RIDGE` of the trace: below that a Cholesky factor in float32 may be NaN, as of
+    features in the hundreds.
+    """
 
     def sums(x: Array, wanted: Array) -> tuple[Array, ...]:
         return x.T @ x, wanted @ x, jnp.sum(wanted, axis=1)
@@ -236,7 +242,9 @@ def _ridge(
     origin = here @ rows(first) / jnp.maximum(jnp.sum(here), 1.0)
     square, cross, sum_y = _summed(lambda index: rows(index) - origin[None], y, mask, ways, sums)
     sum_x, total = jnp.sum(cross, axis=0), jnp.maximum(jnp.sum(sum_y), 1.0)
-    kernel = square - jnp.outer(sum_x, sum_x) / total + config.regularization * jnp.eye(width)
+    square = square - jnp.outer(sum_x, sum_x) / total
+    weight = jnp.maximum(config.regularization, _LEAST_RIDGE * jnp.trace(square))
+    kernel = square + weight * jnp.eye(width)
     W = jax.scipy.linalg.solve(kernel, (cross - jnp.outer(sum_y, sum_x) / total).T, assume_a="pos").T
     return LinearFit(W, (sum_y - W @ sum_x) / total - W @ origin, _no_trace(ways, width))
 
@@ -291,7 +299,11 @@ def _lbfgs(
     config: ClassifierConfig,
     ways: int,
 ) -> LinearFit:
-    """Multinomial logistic regression, a fixed number of iterations from zero; b is not penalised."""
+    """Multinomial logistic regression from zero; b is not penalised.
+
+    Ends where an iteration gains nothing that float32 tells, or the gradient is as good as zero: past that
+    a line search tries in vain as often as it may. The trace goes on with the last loss.
+    """
     x, wanted = rows(jnp.arange(len(y))), jax.nn.one_hot(y, ways, axis=0)
     known = jnp.ones(len(y)) if mask is None else mask.astype(jnp.float32)
     x, total = x * known[:, None], jnp.maximum(jnp.sum(known), 1.0)
@@ -304,15 +316,25 @@ def _lbfgs(
     rule = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
 
-    def step(carry: Any, _: None) -> tuple[Any, Array]:
-        weights, state = carry
+    def goes_on(carry: Any) -> Array:
+        number, _, _, moving, _ = carry
+        return (number < config.iterations) & moving
+
+    def step(carry: Any) -> tuple[Any, ...]:
+        number, weights, state, _, losses = carry
         value, gradient = value_and_grad(weights, state=state)
+        losses = jnp.where(jnp.arange(config.iterations) < number, losses, value)
+        steepest = jnp.max(jnp.array([jnp.max(jnp.abs(g)) for g in jax.tree.leaves(gradient)]))
+        before = losses[jnp.maximum(number - 1, 0)]
+        gains = (number == 0) | (value < before)
         updates, state = rule.update(gradient, state, weights, value=value, grad=gradient, value_fn=loss)
-        return (optax.apply_updates(weights, updates), state), value
+        weights = optax.apply_updates(weights, updates)
+        return number + 1, weights, state, gains & (steepest > _LEAST_GRADIENT), losses
 
     start = {"W": jnp.zeros((ways, width)), "b": jnp.zeros(ways)}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        (weights, _), losses = jax.lax.scan(step, (start, rule.init(start)), length=config.iterations)
+        begin = jnp.asarray(0), start, rule.init(start), jnp.asarray(True), jnp.zeros(config.iterations)
+        _, weights, _, _, losses = jax.lax.while_loop(goes_on, step, begin)
     rate = jnp.full_like(losses, jnp.nan)
     return LinearFit(
         weights["W"], weights["b"], _no_trace(ways, width)._replace(loss=losses, learning_rate=rate)
