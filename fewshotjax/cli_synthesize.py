@@ -25,13 +25,13 @@ from .delta import (
     train_delta,
 )
 from .delta.config import LOSSES, SCALINGS
-from .delta.synthesis import CODES
+from .delta.synthesis import CODES, row_bytes
 from .episode_task import episode_task
 from .files import digest_of
 from .training import progress
 
 STOPPED = 130  # exit code of a training that --resume continues
-MOST_BYTES = 2**30  # of the samples of one class, which are made at once
+MOST_BYTES = 2**30  # of what the samples of one class take, which are made at once
 FEATURES = "A .npz with features (N, D) and labels (N,), or a .csv with the column label and one per feature."
 WAYS, QUERIES, EPISODES, SAMPLES = 5, 15, 200, 256  # of the validation, at most; 1-shot
 MODEL, TRAIN = DeltaConfig(), DeltaTrainConfig()
@@ -171,7 +171,7 @@ def _check_seeds(encoder: DeltaEncoder, seeds: LabelledFeatures, per_class: int)
             f"--per-class is {per_class}, but class {name} has {counts.max()} seeds, which share them: give "
             f"{counts.max()} or more"
         )
-    most = MOST_BYTES // (4 * width)
+    most = MOST_BYTES // row_bytes(width, encoder.config.code)
     if per_class > most:
         raise ValueError(f"--per-class is {per_class}: a class of more than {most} samples takes above 1 GiB")
 

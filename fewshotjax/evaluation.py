@@ -16,6 +16,7 @@ from .episode_task import EpisodeTask, episode_task
 from .episodes import FIT, Episode
 from .memory import chunk_within
 from .methods.by_products import by_products
+from .methods.held import held_bytes
 from .methods.method import Method
 from .methods.registry import by_name
 from .products import CHUNK, product_table, products_of, table_pays
@@ -146,7 +147,7 @@ def _evaluate(
         if table is not None and quicker[name]:
             found = _predictions(task, method, table, chunk or CHUNK, told, mesh, tabled=True)
         else:
-            size = 1 if method.sequential else chunk or _suited(task)
+            size = 1 if method.sequential else chunk or _suited(task, method)
             found = _predictions(task, method, pool, size, told, mesh)
         results[name] = EpisodeResult(found, task.episodes, task.classes, task.excluded, task.settings)
     return results
@@ -235,10 +236,12 @@ def _rows(pool: Array, index: Array | np.ndarray) -> Array:
     return pool.at[index].get(mode="promise_in_bounds")
 
 
-def _suited(task: EpisodeTask) -> int:
-    """Episodes at once whose examples take no more than the device likes."""
+def _suited(task: EpisodeTask, method: Method) -> int:
+    """Episodes at once whose examples take no more than the device likes, and all they hold than there is."""
     config, on_cpu = task.config, jax.default_backend() == "cpu"
     each = config.ways * config.parts * config.needed * task.features[0].size * 4
     fit = (_CPU_BYTES if on_cpu else _DEVICE_BYTES) // each
     most = int(np.clip(fit, 1, _CPU_CHUNK if on_cpu else BLOCK))
-    return chunk_within(most, lambda chunk: _HELD * each * chunk)
+    told = held_bytes(method)
+    held = 0 if told is None else told(config.ways, config.parts * config.most, task.features[0].size)
+    return chunk_within(most, lambda chunk: max(_HELD * each, held) * chunk)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .encoder import BLOCK
 from .scaling import Scaling
-from .synthesis import checked_seeds, draw_rows, keys_of, warn_of_replacement, with_seeds
+from .synthesis import checked_seeds, draw_rows, keys_of, row_bytes, warn_of_replacement, with_seeds
 
 
 @struct.dataclass
@@ -81,9 +81,8 @@ def synthesize_offsets(
     Warns:
         UserWarning: as `synthesize`.
     """
-    seeds = checked_seeds(
-        seeds, offsets.bank.shape[1], count, BLOCK if chunk is None else chunk, include_seeds
-    )
+    width, chunk = offsets.bank.shape[1], BLOCK if chunk is None else chunk
+    seeds = checked_seeds(seeds, width, count, chunk, include_seeds, row_bytes(width, 1))
     warn_of_replacement(count, len(offsets.bank))
     return _offsets(key, offsets, seeds, count, include_seeds)
 
@@ -102,7 +101,8 @@ def synthesize_noise(
     Raises:
         ValueError: as `synthesize`.
     """
-    seeds = checked_seeds(seeds, noise.root.shape[0], count, BLOCK if chunk is None else chunk, include_seeds)
+    width, chunk = noise.root.shape[0], BLOCK if chunk is None else chunk
+    seeds = checked_seeds(seeds, width, count, chunk, include_seeds, row_bytes(width, 1))
     return _noise(key, noise, seeds, count, include_seeds)
 
 

@@ -18,8 +18,9 @@ from ..methods.method import Labels
 from .classifier import ClassifierConfig, LinearFit, fit_linear, fit_rows
 
 Memory = Literal["blocks", "scan", "whole"]
-LIMIT_BYTES = 2**31  # of an episode's synthesized examples where they are kept
-_TICKET_BYTES = 100  # of a sample that is not kept: its code, class and place in the order
+LIMIT_BYTES = 2**31  # of what an episode holds
+_TICKET_BYTES = 100  # of a sample besides its features: its code, class and place in the order
+_COPIES = 2  # of samples that are kept: as they were made, and behind the seeds
 _HIDDEN_BYTES = 2**22  # of the hidden units that an episode has alive at once, of "blocks"
 
 
@@ -109,7 +110,7 @@ def _fitted(
     if not options.samples:
         return fit_linear(k_fit, x, real, padding, here, ways=ways)
     slots = seeds_of(labels, ways)
-    each = _each(options, slots.shape[1], ways, x.shape[1])
+    each = _each(options, sampler, slots.shape[1], ways, x.shape[1])
     made = _drawn(k_samples, sampler, x[slots.reshape(-1)], each)
     count = ways * slots.shape[1] * each
     y = jnp.repeat(jnp.arange(ways, dtype=jnp.int32), count // ways)
@@ -143,7 +144,7 @@ def synthesized(
 ) -> Float[Array, "N D"]:
     """All samples that `fit_episode` would make of scaled seeds: class after class, seed after seed."""
     slots = seeds_of(labels, ways)
-    each = _each(options, slots.shape[1], ways, seeds.shape[1])
+    each = _each(options, sampler, slots.shape[1], ways, seeds.shape[1])
     return _drawn(key, sampler, seeds[slots.reshape(-1)], each).kept(options.memory == "blocks")
 
 
@@ -166,7 +167,22 @@ def seeds_of(labels: Labels, ways: int) -> Int[Array | np.ndarray, "ways per"]:
     return order[(jnp.cumsum(counts) - counts)[:, None] + turn]
 
 
-def _each(options: EpisodeFit, seeds: int, ways: int, width: int) -> int:
+def episode_bytes(sampler: Any, options: EpisodeFit, ways: int, seeds: int, width: int) -> int:
+    """What an episode holds, about: samples twice, what draws them, and hidden units of a block.
+
+    Args:
+        seeds: of each class.
+        width: features.
+    """
+    count = ways * max(1, seeds) * (options.samples // max(1, seeds))
+    if not count:
+        return 4 * ways * seeds * width
+    kept = 0 if options.memory == "scan" else _COPIES * 4 * width * count
+    hidden = sampler.row_bytes() * count if options.memory == "whole" else _HIDDEN_BYTES
+    return kept + hidden + _TICKET_BYTES * count
+
+
+def _each(options: EpisodeFit, sampler: Any, seeds: int, ways: int, width: int) -> int:
     """Samples of a seed, checked."""
     each = options.samples // seeds
     if not each:
@@ -174,10 +190,9 @@ def _each(options: EpisodeFit, seeds: int, ways: int, width: int) -> int:
             f"samples is {options.samples}, but {seeds} seeds of a class share them: give {seeds} or more, "
             "or 0 for none"
         )
-    kept = options.memory != "scan"
-    total = ways * seeds * each * (4 * width if kept else _TICKET_BYTES)
+    total = episode_bytes(sampler, options, ways, seeds, width)
     if total > LIMIT_BYTES:
-        other = ", or keep none of them with memory='scan'" if kept else ""
+        other = ", or keep none of them with memory='scan'" if options.memory != "scan" else ""
         raise ValueError(
             f"samples {options.samples} of {ways} classes would take {total / 2**30:.1f} GiB an episode: "
             f"lower samples{other}"

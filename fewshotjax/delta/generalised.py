@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ..files import digest_of
 from ..results import Mean, mean_of
 from .classifier import ClassifierConfig, fit_linear, scores
-from .episode_fit import LIMIT_BYTES, EpisodeFit, synthesized
+from .episode_fit import LIMIT_BYTES, EpisodeFit, episode_bytes, synthesized
 from .rows import row_hashes
 from .samplers import delta_sampler
 
@@ -122,7 +122,7 @@ def generalised(
 
     Raises:
         ValueError: classes in both, queries that `seen` has or of a class that it lacks, an unseen class
-            without a query left, NaN, more than 2 GiB of examples.
+            without a query left, NaN, more than 2 GiB of examples, a classifier that gives NaN.
     """
     sampler = delta_sampler(delta, codes) if hasattr(delta, "params") else delta
     fit = EpisodeFit(samples, classifier=classifier or ClassifierConfig())
@@ -131,7 +131,9 @@ def generalised(
     _check(old, new, y_test, y_new, shots, draws)
     _check_apart(x, x_test)
     ways, count = len(old) + len(new), len(new) * shots
-    if 4 * x.shape[1] * (len(x) + len(new) * (samples + shots)) > LIMIT_BYTES:
+    # Seen examples scaled, and both behind one another: see `episode_bytes`.
+    held = 8 * x.shape[1] * len(x) + episode_bytes(sampler, fit, len(new), shots, x.shape[1])
+    if held > LIMIT_BYTES:
         raise ValueError(
             f"{len(x)} seen examples and {samples} samples of {len(new)} classes take more than "
             f"{LIMIT_BYTES / 2**30:.0f} GiB: give fewer examples of each seen class, or lower samples"
@@ -150,6 +152,11 @@ def generalised(
         k_fit = jax.random.fold_in(k_draw, 1)
         true = np.concatenate([y_test, of_new[rest]])
         guesses = Guesses(*map(np.asarray, _guessed(k_fit, sampler, *arrays, fit, ways, len(old), shots)))
+        if not np.isfinite(guesses.lead).all():
+            raise ValueError(
+                f"the classifier {fit.classifier.kind} gave NaN: scale the features, raise regularization "
+                "(ridge, lbfgs) or lower learning_rate (adam)"
+            )
         found.append(guesses.right(true, ways))
         areas.append(guesses.area(true, ways, len(old)))
     told = {

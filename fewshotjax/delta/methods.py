@@ -2,26 +2,28 @@
 
     compare(key, {"delta": delta_encoder(delta), "seeds": seeds_only(delta)}, features, labels, shots=1)
 
-Memory. `evaluate` has as many episodes alive as suit the examples that it draws, or `chunk`. Each of them
-keeps ways * samples * features * 4 bytes (10.5 MB of 5 classes, 1,024 samples, 512 features) and, with
-"blocks", 4 MiB of hidden units; "scan" keeps the codes alone, and decodes a batch of the classifier each time
-it is needed, which is once an epoch. With the same key all three give the same samples.
+Memory. `evaluate` has as many episodes alive as suit the examples that it draws and fit `memory_budget`, or
+`chunk`. Each of them holds twice ways * samples * features * 4 bytes (21 MB of 5 classes, 1,024 samples, 512
+features) and, with "blocks", 4 MiB of hidden units; "scan" keeps the codes alone, and decodes a batch of the
+classifier each time it is needed, which is once an epoch. With the same key all three give the same samples.
 
 Weights become constants of what `evaluate` compiles, anew for every Delta-encoder. To run many, use
 `accuracies_by_epoch`, which takes them as arguments.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..methods.held import holds
 from ..methods.method import Labels, Method
 from .classifier import ClassifierConfig, LinearFit, scores
 from .controls import Noise, Offsets
 from .encoder import DeltaEncoder
-from .episode_fit import EpisodeFit, Memory, fit_episode
+from .episode_fit import EpisodeFit, Memory, episode_bytes, fit_episode
 from .samplers import NoiseSampler, OffsetSampler, SeedsAlone, delta_sampler
 from .scaling import Scaling
 
@@ -103,7 +105,7 @@ def sampled(sampler: Any, options: EpisodeFit) -> Method:
     def predict(model: LinearFit, queries: Float[Array, "Q D"]) -> Float[Array, "Q ways"]:
         return scores(model, sampler.scale(queries))
 
-    return Method(fit, predict)
+    return holds(Method(fit, predict), partial(episode_bytes, sampler, options))
 
 
 def epoch_scores(

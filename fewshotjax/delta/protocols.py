@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,22 +21,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ..devices import check_mesh, pieces, sharded
 from ..episode_task import EpisodeTask, episode_task
 from ..episodes import FIT, Episode
 from ..fields import check_fields
 from ..files import digest_of, write_bytes
+from ..memory import chunk_within
 from .encoder import DeltaEncoder
-from .episode_fit import EpisodeFit, fit_episode
+from .episode_fit import EpisodeFit, episode_bytes, fit_episode
 from .methods import epoch_scores
 from .protocol_result import ProtocolResult
 from .rows import row_hashes
 from .samplers import delta_sampler
 
 SCHEMA = "frugaljax.fewshot.delta_choice/1"
-CHUNK = 8  # episodes alive at once, by default
+CHUNK = 8  # episodes alive at once, at most, by default
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def choose_on_validation(
     *,
     fit: EpisodeFit | None = None,
     codes: str = "pairs",
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     mesh: Mesh | None = None,
     **options: Any,
 ) -> Choice:
@@ -85,7 +87,7 @@ def choose_on_validation(
         file: to write the choice to, as JSON; `protocols` asks for it.
         fit: samples, classifier and memory; None: the authors'.
         codes: as of `delta_encoder`.
-        chunk: episodes alive at once.
+        chunk: as of `accuracies_by_epoch`.
         mesh: devices that share the episodes, as of `evaluate`.
         options: ways, shots, queries, episodes, classes, as of `evaluate`.
 
@@ -146,7 +148,7 @@ def protocols(
     authors: Authors | None = None,
     fit: EpisodeFit | None = None,
     codes: str = "pairs",
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     mesh: Mesh | None = None,
     **options: Any,
 ) -> ProtocolResult:
@@ -199,7 +201,7 @@ def protocols(
 
 
 def accuracies_by_epoch(
-    task: EpisodeTask, sampler: Any, fit: EpisodeFit, *, chunk: int = CHUNK, mesh: Mesh | None = None
+    task: EpisodeTask, sampler: Any, fit: EpisodeFit, *, chunk: int | None = None, mesh: Mesh | None = None
 ) -> Float[np.ndarray, "E T"]:
     """Accuracy of each episode after each epoch of its classifier, where `fit` keeps these; else T is 1.
 
@@ -209,18 +211,24 @@ def accuracies_by_epoch(
     Args:
         task: of `episode_task(key, features, labels, ...)`.
         sampler: of `delta_sampler` and the like.
-        chunk: episodes alive at once, on each device.
+        chunk: episodes alive at once, on each device; None: 8, or as many as `memory_budget` has room for.
         mesh: devices that share the episodes by its one axis, "pop": the accuracies of one device, bit for
             bit.
     """
+    config = task.config
+    if chunk is None:
+        width = task.features[0].size
+        held = episode_bytes(sampler, fit, config.ways, config.parts * config.most, width)
+        chunk = chunk_within(CHUNK, lambda count: count * held)
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     check_mesh(mesh)
     total, together = len(task.episodes.classes), chunk * pieces(mesh)
     rows = np.minimum(np.arange(together * math.ceil(total / together)), total - 1)  # the last repeats
     part = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], task.episodes)
-    equal = task.config.shot_range[0] == task.config.most
-    return np.asarray(
+    equal = config.shot_range[0] == config.most
+    found, failed = map(
+        np.asarray,
         _accuracies(
             task.key,
             jnp.asarray(rows, jnp.int32),
@@ -231,8 +239,15 @@ def accuracies_by_epoch(
             equal,
             chunk,
             mesh,
+        ),
+    )
+    if failed[:total].any():
+        warnings.warn(
+            f"the classifier {fit.classifier.kind} gave NaN in {failed[:total].sum()} of {total} episodes, "
+            "which count as wrong: scale the features, or raise regularization",
+            stacklevel=2,
         )
-    )[:total]
+    return found[:total]
 
 
 @partial(jax.jit, static_argnums=(5, 6, 7, 8))
@@ -246,11 +261,11 @@ def _accuracies(
     equal_shots: bool,
     chunk: int,
     mesh: Mesh | None,
-) -> Float[Array, "E T"]:
+) -> tuple[Float[Array, "E T"], Bool[Array, " E"]]:
     ways, shots = episodes.support.shape[1:]
     known = np.repeat(np.arange(ways, dtype=np.int32), shots)
 
-    def one(shared: tuple[PRNGKeyArray, Array, Any], item: tuple[Array, Episode]) -> Array:
+    def one(shared: tuple[PRNGKeyArray, Array, Any], item: tuple[Array, Episode]) -> tuple[Array, Array]:
         key, pool, sampler = shared
         row, episode = item
         k_fit = jax.random.fold_in(jax.random.fold_in(key, row), FIT)
@@ -258,10 +273,11 @@ def _accuracies(
         support, query = pool[episode.support.reshape(-1)], pool[episode.query.reshape(-1)]
         scores = epoch_scores(sampler)(fit_episode(k_fit, sampler, fit, support, labels, ways), query)
         true = np.repeat(np.arange(ways), episode.query.shape[1])
-        right = (jnp.argmax(scores, axis=2) == true[None]) & ~jnp.isnan(scores).any(axis=2)
-        return jnp.mean(right.astype(jnp.float32), axis=1)
+        failed = jnp.isnan(scores).any(axis=2)
+        right = (jnp.argmax(scores, axis=2) == true[None]) & ~failed
+        return jnp.mean(right.astype(jnp.float32), axis=1), failed.any()
 
-    def own(shared: Any, items: Any) -> Array:
+    def own(shared: Any, items: Any) -> tuple[Array, Array]:
         return jax.lax.map(partial(one, shared), items, batch_size=chunk)
 
     return sharded(own, mesh)((key, pool, sampler), (rows, episodes))
@@ -279,7 +295,7 @@ def _rows(found: Choice) -> np.ndarray:
 
 def _settings(fit: EpisodeFit) -> dict[str, Any]:
     """Of a fit, but for what changes no figure of the honest protocol."""
-    told = dataclasses.asdict(fit)
+    told = {name: value for name, value in dataclasses.asdict(fit).items() if name != "memory"}
     return {**told, "classifier": {**told["classifier"], "keep_epochs": False}}
 
 

@@ -21,7 +21,7 @@ from .encoder import BLOCK, DeltaEncoder
 from .model import decode_from, seed_part
 
 CODES = ("pairs", "noise", "normal")
-MOST_BYTES = 4 * 2**30  # of samples of one call
+MOST_BYTES = 4 * 2**30  # of what one call holds
 
 
 def synthesize(
@@ -52,14 +52,15 @@ def synthesize(
             where another number of seeds makes blocks of another size, the samples agree to 1e-5 (absolute).
 
     Raises:
-        ValueError: seeds of another width or not finite, a negative count, no such `codes`, samples of more
-            than 4 GiB, or a mesh of other axes.
+        ValueError: seeds of another width or not finite, a negative count, no such `codes`, more than
+            4 GiB, or a mesh of other axes.
 
     Warns:
         UserWarning: `count` is above the number of seen pairs, so that they are drawn with replacement.
     """
     chunk = BLOCK if chunk is None else chunk
-    seeds = checked_seeds(seeds, delta.width, count, chunk, include_seeds)
+    each = row_bytes(delta.width, delta.config.code)
+    seeds = checked_seeds(seeds, delta.width, count, chunk, include_seeds, each)
     if codes not in CODES:
         raise ValueError(f"codes must be one of {', '.join(CODES)}, got {codes!r}")
     if codes == "pairs":
@@ -198,10 +199,24 @@ def warn_of_replacement(count: int, most: int) -> None:
         )
 
 
+def row_bytes(width: int, code: int) -> int:
+    """What a sample takes: twice its features, and its code four times, while it is drawn and decoded."""
+    return 8 * width + 16 * code
+
+
 def checked_seeds(
-    seeds: Float[Array | np.ndarray, "S D"], width: int, count: int, chunk: int, include_seeds: bool
+    seeds: Float[Array | np.ndarray, "S D"],
+    width: int,
+    count: int,
+    chunk: int,
+    include_seeds: bool,
+    each: int,
 ) -> Float[Array, "S D"]:
-    """The seeds as float32 on the device, or a ValueError that says what is wrong with the request."""
+    """The seeds as float32 on the device, or a ValueError that says what is wrong with the request.
+
+    Args:
+        each: bytes that a sample takes.
+    """
     if seeds.ndim != 2 or seeds.shape[1] != width:
         raise ValueError(f"seeds are of shape {seeds.shape}, this is of features (S, {width})")
     if not np.isfinite(np.asarray(seeds)).all():
@@ -210,10 +225,10 @@ def checked_seeds(
         raise ValueError(f"count must not be negative, got {count}")
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, or None, got {chunk}")
-    needed = 4 * len(seeds) * (count + include_seeds) * width
+    needed = len(seeds) * (count + include_seeds) * each
     if needed > MOST_BYTES:
         raise ValueError(
-            f"count is {count} for {len(seeds)} seeds of width {width}: {needed / 2**30:.1f} GiB of samples. "
+            f"count is {count} for {len(seeds)} seeds of width {width}: {needed / 2**30:.1f} GiB. "
             "Synthesize fewer at a time, or in a scan with synthesize_rows"
         )
     return jnp.asarray(seeds, jnp.float32)

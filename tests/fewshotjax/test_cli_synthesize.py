@@ -183,7 +183,7 @@ def test_synthesize_refuses(place, trained, tmp_path, capsys):
     for change, message in (
         ({"--features": tmp_path / "wide.npz"}, "--features has 9 features, the Delta-encoder of --delta 4"),
         ({"--per-class": 1}, "--per-class is 1, but class bee has 2 seeds, which share them: give 2 or more"),
-        ({"--per-class": 10**9}, "--per-class is 1000000000: a class of more than 67108864 samples"),
+        ({"--per-class": 10**9}, "--per-class is 1000000000: a class of more than 16777216 samples"),
         ({"--codes": "magic"}, "--codes must be one of pairs, noise, normal, got 'magic'"),
         ({"--out": tmp_path / "o.txt"}, "o.txt must end in .npz or .csv"),
         ({"--features": tmp_path / "none.npz"}, "there is no such file"),

@@ -1,5 +1,6 @@
 """Honest and authors' protocol on the same episodes, generalised few-shot, and the pictures."""
 
+import importlib
 import json
 from dataclasses import replace
 
@@ -9,18 +10,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewshotjax import delta as de
+import fewshotjax as fs
+from fewshotjax import delta as de, evaluation
+from fewshotjax.delta import episode_fit
 from fewshotjax.delta.generalised import Guesses
 from fewshotjax.delta.protocols import _digest
 from fewshotjax.delta.scaling import Scaling
 from fewshotjax.episode_task import episode_task
 from fewshotjax.episodes import FIT as FIT_STREAM
+from fewshotjax.memory import program_bytes
 from fewshotjax.results import mean_of
 
 WIDTH = 5
 KEY = jax.random.key(0)
 SHORT = de.ClassifierConfig(epochs=4, batch=16, learning_rate=0.05)
 FIT = de.EpisodeFit(8, classifier=SHORT)
+RIDGE = de.ClassifierConfig("ridge")
 SHAPE = {"ways": 3, "shots": 1, "queries": 4, "episodes": 24}
 
 
@@ -253,6 +258,84 @@ def test_generalised_counts_every_class(candidates, halves):
     assert (found.settings["sampler"], found.settings["codes"]) == ("DeltaSampler", "pairs")
     none = de.generalised(KEY, candidates["epoch 1"], *halves, **{**options, "samples": 0})
     assert none.unseen.mean < found.unseen.mean, "two seeds beside 24 examples should be drowned"
+
+
+def test_generalised_is_the_argmax_of_one_classifier_in_the_scaled_space(candidates, halves):
+    """One draw retold: rows of the seeds, a fit of scaled examples, and scaled queries, in NumPy."""
+    standard = Scaling(jnp.full(WIDTH, 1.0), jnp.asarray([0.2, 1.0, 5.0, 1.0, 2.0]), "standard")
+    delta = candidates["epoch 1"].replace(scaling=standard)
+    ridge = de.ClassifierConfig("ridge", regularization=0.1)
+    (x, y), (x_test, y_test), (x_new, y_new) = halves
+    found = de.generalised(KEY, delta, *halves, shots=2, draws=1, samples=0, classifier=ridge)
+    k_draw = jax.random.split(KEY, 1)[0]
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(jax.random.fold_in(k_draw, 0))))
+    rows = np.concatenate([rng.permutation(np.flatnonzero(y_new == c))[:2] for c in (4, 5, 6)])
+
+    def scaled(part):
+        return (part - np.asarray(standard.mean)) / np.asarray(standard.std)
+
+    inputs, wanted = scaled(np.concatenate([x, x_new[rows]])), np.eye(7)[np.concatenate([y, y_new[rows]])]
+    middle, target = inputs.mean(axis=0), wanted.mean(axis=0)
+    gram = (inputs - middle).T @ (inputs - middle) + 0.1 * np.eye(WIDTH)
+    W = np.linalg.solve(gram, (inputs - middle).T @ (wanted - target))
+    rest = np.setdiff1d(np.arange(len(y_new)), rows)
+    scores = (scaled(np.concatenate([x_test, x_new[rest]])) - middle) @ W + target
+    true = np.concatenate([y_test, y_new[rest]])
+    right = [np.mean(scores[true == c].argmax(axis=1) == c) for c in range(7)]
+    np.testing.assert_allclose(found.right[0], right)
+    lead = scores[:, 4:].max(axis=1) - scores[:, :4].max(axis=1)
+    guesses = Guesses(scores[:, :4].argmax(axis=1), 4 + scores[:, 4:].argmax(axis=1), lead)
+    assert found.areas[0] == pytest.approx(guesses.area(true, 7, 4))
+
+
+def test_what_is_not_a_number_is_no_accuracy(candidates, halves):
+    """A classifier that fails is told, not counted as class 0."""
+    broken = candidates["epoch 1"].replace(bank=candidates["epoch 1"].bank * jnp.nan)
+    with pytest.raises(ValueError, match="the classifier ridge gave NaN: scale the features"):
+        de.generalised(KEY, broken, *halves, draws=1, samples=6, classifier=RIDGE)
+    task = episode_task(KEY, *examples(2), **{**SHAPE, "episodes": 3})
+    fit = de.EpisodeFit(8, classifier=RIDGE)
+    with pytest.warns(UserWarning, match="the classifier ridge gave NaN in 3 of 3 episodes"):
+        assert not de.accuracies_by_epoch(task, de.delta_sampler(broken), fit).any()
+
+
+def test_episodes_alive_at_once_are_those_that_memory_has_room_for(candidates, monkeypatch):
+    """Of accuracies_by_epoch and of evaluate, which ask what an episode holds."""
+    told = []
+    sampler, fit = de.delta_sampler(candidates["epoch 1"]), de.EpisodeFit(90_000, classifier=RIDGE)
+    held = episode_fit.episode_bytes(sampler, fit, 3, 1, WIDTH)
+    assert held > 90_000 * 3 * (2 * 4 * WIDTH)
+    monkeypatch.setenv("FRUGALJAX_MEMORY_BYTES", str(int(2.5 * held)))
+    code = importlib.import_module("fewshotjax.delta.protocols")  # the function has its module's name
+    monkeypatch.setattr(
+        code, "_accuracies", lambda *given: told.append(given[7]) or (np.zeros((24, 1)), np.zeros(24, bool))
+    )
+    task = episode_task(KEY, *examples(2), **SHAPE)
+    de.accuracies_by_epoch(task, sampler, fit)
+    assert told == [2]
+    assert evaluation._suited(task, de.delta_encoder(candidates["epoch 1"], 90_000, classifier=RIDGE)) == 2
+    assert evaluation._suited(task, fs.prototypes()) > 2
+
+
+def test_an_episode_takes_what_it_is_said_to(candidates):
+    """XLA's own count, without running it; of all three ways to make the samples."""
+    config = de.DeltaConfig(hidden=64, code=3)
+    delta = de.DeltaEncoder(
+        config, de.init_delta(KEY, config, WIDTH), jnp.zeros((20, 3)), WIDTH, candidates["epoch 1"].scaling
+    )
+    seeds = np.zeros((3, WIDTH), np.float32)
+    for memory in ("blocks", "whole", "scan"):
+        fit = de.EpisodeFit(200_000, classifier=RIDGE, memory=memory)
+        sampler = de.delta_sampler(delta, "noise")
+
+        def run(key, x, sampler=sampler, fit=fit):
+            return de.fit_episode(key, sampler, fit, x, np.arange(3, dtype=np.int32), 3)
+
+        said, real = (
+            episode_fit.episode_bytes(sampler, fit, 3, 1, WIDTH),
+            program_bytes(jax.jit(run), KEY, seeds),
+        )
+        assert 0.4 < real / said < 1.6, memory
 
 
 def test_the_area_is_that_under_the_curve_over_all_biases():

@@ -245,11 +245,11 @@ def test_bad_requests_are_refused(delta):
         ({"count": -1}, "count must not be negative, got -1"),
         ({"chunk": 0}, "chunk must be at least 1, or None, got 0"),
         ({"codes": "other"}, "codes must be one of pairs, noise, normal, got 'other'"),
-        ({"count": 10**9}, "count is 1000000000 for 3 seeds of width 4: 44.7 GiB of samples"),
+        ({"count": 10**9}, "count is 1000000000 for 3 seeds of width 4: 223.5 GiB"),
     ):
         with pytest.raises(ValueError, match=match):
             synthesize(**{"key": KEY, "delta": delta, "seeds": SEEDS, "count": 5, **change})
-    with pytest.raises(ValueError, match="GiB of samples"):
+    with pytest.raises(ValueError, match=r"GiB\. Synthesize fewer"):
         synthesize_offsets(KEY, fit_offsets(X, REFERENCES, delta.scaling), SEEDS, 10**9)
     with pytest.raises(ValueError, match="count must not be negative"):
         synthesize_noise(KEY, fit_noise(X, LABELS, delta.scaling), SEEDS, -3)
@@ -319,13 +319,45 @@ def test_a_probe_finds_the_class_where_it_is(delta):
 
 
 def test_a_map_tells_samples_from_real_ones_where_they_differ():
+    """Whole classes are held out: copies of real ones, which lie close together, are not told by heart."""
     rng = np.random.default_rng(0)
-    real, alike = (rng.normal(size=(n, 3)).astype(np.float32) for n in (400, 900))
-    assert separability(KEY, alike, real) == pytest.approx(0.5, abs=0.1)
-    assert separability(KEY, alike + 2, real) > 0.9
-    assert separability(KEY, alike[:30] + np.float32(9), real) == 1
-    with pytest.raises(ValueError, match=r"held_out must be in \(0, 1\) .* got 0.0"):
-        separability(KEY, alike, real, held_out=0.0)
+    centres = 3 * rng.normal(size=(30, 4))
+    labels = np.repeat(np.arange(30), 20)
+    real = (centres[labels] + rng.normal(size=(600, 4))).astype(np.float32)
+    copies = np.repeat(real[::20], 20, axis=0) + np.float32(1e-3) * rng.normal(size=(600, 4)).astype(
+        np.float32
+    )
+    assert separability(KEY, copies, labels, real, labels) == pytest.approx(0.5, abs=0.12)
+    assert separability(KEY, real + np.float32(12), labels, real, labels) > 0.9
+    few = labels < 9  # of the other classes there are real ones alone
+    assert 0 <= separability(KEY, copies[few], labels[few], real, labels) <= 1
+
+
+@pytest.mark.usefixtures("as_users_have_it")
+def test_what_separability_refuses():
+    labels = np.repeat(np.arange(30), 20)
+    rows = np.random.default_rng(0).normal(size=(600, 4)).astype(np.float32)
+    broken = np.where(np.arange(600)[:, None] == 7, np.float32(np.nan), rows)
+    for given, held_out, message in (
+        ((rows, labels, rows, labels), 0.0, r"held_out must be in \(0, 1\) .* got 0.0 of 30 classes"),
+        ((broken, labels, rows, labels), 0.3, "samples holds NaN or infinite values, row 7 the first"),
+        ((rows[:0], labels[:0], rows, labels), 0.3, "samples is empty"),
+        ((rows[:, :3], labels, rows, labels), 0.3, "samples have width 3, real 4"),
+        ((rows, labels, rows, labels + 29), 0.3, "of 1 classes that are in samples and real"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            separability(KEY, *given, held_out=held_out)
+
+
+def test_checks_refuse_what_they_could_say_nothing_about(delta):
+    broken = X.copy()
+    broken[3, 1] = np.nan
+    with pytest.raises(ValueError, match="features holds NaN or infinite values, row 3 the first"):
+        linear_probes(KEY, delta, broken, LABELS, REFERENCES)
+    with pytest.raises(ValueError, match="real holds NaN or infinite values, row 3 the first"):
+        nearest_real(X, broken)
+    with pytest.raises(ValueError, match="seeds are 1: give 2 or more"):
+        code_spread(KEY, delta, X[:1])
 
 
 def test_a_file_brings_the_encoder_back(delta, tmp_path):
