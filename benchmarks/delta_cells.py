@@ -157,27 +157,14 @@ class Cell:
         return self.deltas()[self.choice["epoch"] - 1]
 
     def main(self, shots: int) -> None:
-        """Every row, each kept on its own."""
-        parts = self.parts
-        task = task_of(parts["test"], self.bed, shots, EPISODE_KEY, EPISODES)
+        """Every row but those of `other_codes`, each kept on its own."""
+        parts, classifiers = self.parts, self.choice["classifiers"]
+        task, x = self.task(shots), parts["base"][0]
         delta = cache(self.delta)
-        x = parts["base"][0]
-
-        def random_classes() -> Any:
-            return de.delta_sampler(de.random_class_deltas(jax.random.key(self.seed), delta(), x))
-
-        classifiers = self.choice["classifiers"]
-        samplers: dict[str, Callable[[], Any]] = {
-            MAIN: lambda: de.delta_sampler(delta()),
-            AUTHORS: lambda: de.delta_sampler(delta()),
-            "noise codes": lambda: de.delta_sampler(delta(), "noise"),
-            "random-class deltas": random_classes,
-        }
-        for name, sampler in list(samplers.items())[: 1 if QUICK else None]:
-            if name == AUTHORS and classifiers[MAIN] == "adam":
-                continue
-            fit = fit_of(name, shots, "adam" if name == AUTHORS else classifiers[MAIN])
-            self.keep(shots, name, lambda sampler=sampler, f=fit: right(task, sampler(), f))
+        for name, kind in {MAIN: classifiers[MAIN], AUTHORS: "adam"}.items():
+            if name == MAIN or (kind != classifiers[MAIN] and not QUICK):
+                fit = fit_of(name, shots, kind)
+                self.keep(shots, name, lambda f=fit: right(task, de.delta_sampler(delta()), f))
         options = self.choice["options"]
         for name, makers in controls(parts["base"], self.seed).items():
             make, fit = makers[options[name]], fit_of(name, shots, classifiers.get(name, "adam"))
@@ -189,6 +176,23 @@ class Cell:
         if other is not None:
             self.keep(shots, PROTONET, lambda: right_of_method(task, few.prototypes(), *other))
         tidy()
+
+    def other_codes(self, shots: int) -> None:
+        """Rows of the chosen Delta-encoder with codes that are not those of seen pairs."""
+        task, delta = self.task(shots), cache(self.delta)
+        fit, key = fit_of(MAIN, shots, self.choice["classifiers"][MAIN]), jax.random.key(self.seed)
+        samplers = {
+            "noise codes": lambda: de.delta_sampler(delta(), "noise"),
+            "random-class deltas": lambda: de.delta_sampler(
+                de.random_class_deltas(key, delta(), self.parts["base"][0])
+            ),
+        }
+        for name, sampler in samplers.items():
+            self.keep(shots, name, lambda sampler=sampler: right(task, sampler(), fit))
+        tidy()
+
+    def task(self, shots: int) -> EpisodeTask:
+        return task_of(self.parts["test"], self.bed, shots, EPISODE_KEY, EPISODES)
 
     def keep(self, shots: int, name: str, work: Callable[[], np.ndarray]) -> None:
         run = f"{self.bed.name}, {shots}-shot, seed {self.seed}, {name}"

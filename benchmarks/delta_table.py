@@ -148,6 +148,12 @@ def units(runs: Runs, sources: Sources) -> Iterator[tuple[str, Callable[[], Any]
             cell = Cell(runs, sources, bed, seed, choice)
             for shots in SHOTS:
                 yield f"{bed.name}, {shots}-shot, seed {seed}", lambda c=cell, s=shots: c.main(s)
+    for seed in range(SEEDS):
+        for bed in BEDS:
+            choice = runs.known(f"{bed.name}, choice")
+            if choice is None:
+                continue
+            cell = Cell(runs, sources, bed, seed, choice)
             if seed < PROTOCOL_SEEDS:
                 for shots in SHOTS:
                     yield f"{bed.name}, protocols, seed {seed}", lambda c=cell, s=shots: c.protocols(s)
@@ -155,6 +161,8 @@ def units(runs: Runs, sources: Sources) -> Iterator[tuple[str, Callable[[], Any]
                 yield f"{bed.name}, checks", cell.checks
                 if bed.data == "tiny_imagenet":
                     yield f"{bed.name}, generalised", cell.generalised
+            for shots in () if QUICK else SHOTS:
+                yield f"{bed.name}, other codes, seed {seed}", lambda c=cell, s=shots: c.other_codes(s)
     choice = runs.known(f"{BEDS[0].name}, choice")
     for seed in range(ABLATION_SEEDS if choice else 0):  # last: they take long and matter least
         yield f"{BEDS[0].name}, ablations, seed {seed}", Cell(runs, sources, BEDS[0], seed, choice).ablations
