@@ -57,6 +57,9 @@ def detect_objects(
     threshold: Annotated[
         float | None, typer.Option(help="Least score, 0-1; default: chosen on the support.")
     ] = None,
+    per_image: Annotated[
+        int | None, typer.Option(help="Boxes of a photograph at most; default: the detector's, 100.")
+    ] = None,
     pixels: Annotated[
         int | None,
         typer.Option(
@@ -98,6 +101,7 @@ def detect_objects(
             "--support-images": support_images,
             "--classes": classes,
             "--pixels": pixels,
+            "--per-image": per_image,
             "--repair": repair or None,
             "--keep-base": keep_base or None,
             "--tune": tune or None,
@@ -124,7 +128,7 @@ def detect_objects(
         raise ValueError("--augment is of fine-tuning: give --tune EPOCHS, too")
     looked_at = photos(images)
     say(f"reading {detector_file or 'the pretrained network of sliding windows'}")
-    eye = detector(detector_file)
+    eye = detector(detector_file, per_image=per_image)
     with warnings_said():
         if load is not None:
             found = load_new_classes(load, eye)

@@ -20,6 +20,7 @@ from .detection.anchors import AnchorConfig
 from .detection.base_classes import base_error
 from .detection.config import DetectorConfig
 from .detection.data import BoxedImages, MosaicConfig, bccd, check_no_novel, fitted, tiny_imagenet_boxed
+from .detection.data.annotations import Faulty
 from .detection.detector import Detector, init_detector
 from .detection.detector_files import save_detector
 from .detection.photos import check_pixels
@@ -181,7 +182,9 @@ def _photographs(boxes: str, images: Path | None, side: int, repair: bool, optio
         return fitted(bccd(None, part), *_canvas(480, 640, side)).images
     if not Path(boxes).exists():
         raise ValueError(f"{option} {boxes}: there is no such file; sets are named like bccd:train")
-    given, _ = read_support(boxes, images, faulty="repair" if repair else "refuse", keep_empty=True)
+    # At twice the size of training, for one more step down: photographs of a camera would fill the memory.
+    faulty: Faulty = "repair" if repair else "refuse"
+    given, _ = read_support(boxes, images, faulty=faulty, keep_empty=True, longest=2 * side)
     canvases = [_canvas(tall, wide, side) for tall, wide in given.sizes.tolist()]
     height, width = (max(one[axis] for one in canvases) for axis in (0, 1))
     return fitted(given, height, width).images

@@ -4,6 +4,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -27,7 +28,10 @@ PLUGIN = "efficientnet_lite0"  # of windows
 
 
 def detector(
-    weights: str | os.PathLike[str] | None = None, *, windows: WindowConfig | None = None
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    windows: WindowConfig | None = None,
+    per_image: int | None = None,
 ) -> Detector | Windows:
     """A trained detector, or what stands in its place.
 
@@ -36,16 +40,25 @@ def detector(
             of EfficientNet-Lite0 (extra `pretrained`), which find something at once, though no proposals were
             trained.
         windows: how these are judged.
+        per_image: boxes of a photograph at most; None: as the config has it, 100.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file, or damaged; without weights, that the plugin is not installed.
+        ValueError: per_image below 1; not such a file, or damaged; without weights, that the plugin is not
+            installed.
     """
     if weights is None:
-        return Windows(plugin_pyramid(PLUGIN), windows or WindowConfig())
+        config = windows or WindowConfig()
+        return Windows(
+            plugin_pyramid(PLUGIN),
+            replace(config, per_image=config.per_image if per_image is None else per_image),
+        )
     if windows is not None:
         raise ValueError("windows are for weights=None: a trained detector has its own proposals")
-    return load_detector(weights)
+    found = load_detector(weights)
+    if per_image is None:
+        return found
+    return replace(found, net=replace(found.net, config=replace(found.net.config, per_image=per_image)))
 
 
 def detect(
@@ -142,9 +155,12 @@ def _gathered(
     least: float,
 ) -> FoundObjects:
     columns: list[list[np.ndarray]] = [[] for _ in range(7)]
+    full: list[str] = []
     for row, seen, scale in parts:
         one = seen.found
         keep = one.valid & (one.scores >= least)
+        if keep.all():
+            full.append(photos.files[row])
         if seen.failed:
             raise ValueError(f"{photos.files[row]}: scores are NaN: use another method or detector")
         limit = np.array([*sizes[row, ::-1], *sizes[row, ::-1]], np.float64)
@@ -162,6 +178,11 @@ def _gathered(
         )
         for column, value in zip(columns, values, strict=True):
             column.append(np.asarray(value))
+    if full and least > 0:  # all that there is was asked for otherwise
+        _warn(
+            f"{len(full)} photographs have {len(keep)} boxes, the most that are kept, the first {full[0]}: "
+            "there may be more; raise per_image (detector(per_image=...), --per-image)"
+        )
     image, labels, scores, boxes, none, nearest, distance = (np.concatenate(one) for one in columns)
     return FoundObjects(
         found.classes,

@@ -61,12 +61,13 @@ def draw_boxes(
     for number in reversed(range(len(found))):
         _frame(pen, [edge * factor for edge in found[number].box], colour(found[number].label))
     for lost in missed:
-        edges = [edge * factor for edge in lost.box]
-        _dashes(pen, edges, colour(lost.label))
-        _tag(pen, picture.size, letters, edges, f"{lost.name}, missed", "#FFFFFF", taken)
+        _dashes(pen, [edge * factor for edge in lost.box], colour(lost.label))
     for number, one in enumerate(found):  # the surest choose the place of their label first
         tag = f"{number + 1} {one.name} {one.score:.0%}"
         _tag(pen, picture.size, letters, [edge * factor for edge in one.box], tag, colour(one.label), taken)
+    for lost in missed:  # nothing is painted over these
+        edges = [edge * factor for edge in lost.box]
+        _tag(pen, picture.size, letters, edges, f"{lost.name}, missed", "#FFFFFF", taken)
     if not found:
         return picture
     rows = min(len(found), SHOWN)
@@ -106,13 +107,14 @@ def _tag(
     shade: str,
     taken: list[tuple[int, int, int, int]],
 ) -> None:
-    """Above the box, else below, else inside; where none is free, above all the same, inside the picture."""
+    """Above the box, else below, else inside, at the top or bottom: where it covers the least of others."""
     left, top, right, bottom = pen.textbbox((0, 0), text, font=letters)
     width, height = math.ceil(right - left) + 6, math.ceil(bottom - top) + 6
     x = min(max(round(box[0]) - 1, 0), max(size[0] - width, 0))
-    places = [max(min(round(y), size[1] - height), 0) for y in (box[1] - height, box[3], box[1])]
+    heights = (box[1] - height, box[3], box[1], box[3] - height)
+    places = [max(min(round(y), size[1] - height), 0) for y in heights]
     spots = [(x, y, x + width, y + height) for y in places]
-    spot = next((one for one in spots if not any(_meet(one, other) for other in taken)), spots[0])
+    spot = min(spots, key=lambda one: sum(_shared(one, other) for other in taken))  # the first of equals
     taken.append(spot)
     pen.rectangle(spot, fill=shade, outline="white")
     pen.text((spot[0] + 3 - left, spot[1] + 3 - top), text, fill=_ink(shade), font=letters)
@@ -161,5 +163,7 @@ def _ink(shade: str) -> str:
     return "black" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 > 0.18 else "white"
 
 
-def _meet(one: Sequence[int], other: Sequence[int]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Pixels that both cover."""
+    width, height = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
+    return max(0, width) * max(0, height)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -16,6 +16,7 @@ from ..files import write_bytes
 from .data.annotations import Annotations
 from .data.coco import write_coco, write_coco_detections
 from .drawing import Drawn, Missed, draw_boxes
+from .metrics.pooled import on_left_out
 from .metrics.records import Detections, GroundTruth, no_detections
 from .metrics.voc import voc_match
 from .new_classes import SupportView
@@ -78,13 +79,16 @@ class FoundObjects:
         Raises:
             ValueError: no such photograph.
         """
+        return self._take(self.image_index == self._row(photograph))
+
+    def _row(self, photograph: int | str) -> int:
         if isinstance(photograph, str):
             if photograph not in self.files:
                 raise ValueError(f"no photograph {photograph!r}: there are {', '.join(self.files[:5])}, ...")
-            photograph = self.files.index(photograph)
+            return self.files.index(photograph)
         if not 0 <= photograph < len(self.files):
             raise ValueError(f"no photograph {photograph}: their numbers are 0 to {len(self.files) - 1}")
-        return self._take(self.image_index == photograph)
+        return int(photograph)
 
     def above(self, threshold: float) -> "FoundObjects":
         """Those of a score of at least `threshold`; one below that of `detect` brings nothing back."""
@@ -176,53 +180,66 @@ class FoundObjects:
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         written = []
-        names = picture_names(self.files)
+        names, faults = picture_names(self.files), None if truth is None else self._faults(truth)
         for row in range(len(self.files)):
             if empty or (self.image_index == row).any():
                 buffer = io.BytesIO()
-                self.picture(row, truth).save(buffer, "PNG")
+                self._picture(row, faults).save(buffer, "PNG")
                 write_bytes(place / names[row], buffer.getvalue())
                 written.append(place / names[row])
         return tuple(written)
 
-    def picture(self, photograph: int, truth: GroundTruth | None = None) -> Any:
+    def picture(self, photograph: int | str, truth: GroundTruth | None = None) -> Any:
         """The PIL image that `draw` writes of one photograph.
 
         Args:
+            photograph: its number or name.
             truth: the objects of all photographs. Boxes that hit none of them at IoU .5, by VOC's rules, are
-                said to be wrong, and objects that no box hits are drawn, dashed. `image_index` counts
-                `files`, labels count `classes`.
+                said to be wrong, and objects that no box hits are drawn, dashed; difficult ones and crowds
+                are neither. `image_index` counts `files`, labels count `classes`.
 
         Raises:
-            ValueError: truth of a class that is not there.
+            ValueError: no such photograph; truth of a class or photograph that is not there.
         """
+        return self._picture(self._row(photograph), None if truth is None else self._faults(truth))
+
+    def _picture(self, photograph: int, faults: "Faults | None") -> Any:
         mine = np.flatnonzero(self.image_index == photograph)
-        found = []
-        wrong, lost = (np.zeros(len(self), bool), np.zeros(0, int)) if truth is None else self._faults(truth)
-        missed = [
-            Missed(truth.boxes[i].tolist(), int(truth.labels[i]), self.classes[truth.labels[i]])
-            for i in lost.tolist()
-            if truth is not None and truth.image_index[i] == photograph
-        ]
+        found: list[Drawn] = []
+        missed = []
+        if faults is not None:
+            lost = faults.lost.take(faults.lost.image_index == photograph)
+            missed = [
+                Missed(box, label, self.classes[label])
+                for box, label in zip(lost.boxes.tolist(), lost.labels.tolist(), strict=True)
+            ]
         for i in mine.tolist():
             near, label = int(self.nearest[i]), int(self.labels[i])
             crop = self.support.crops[near] if near >= 0 else NO_EXAMPLE
             example = self.support.name(near) if near >= 0 else "trained on"
             score = float(self.scores[i])
-            name = f"{self.classes[label]}, wrong" if wrong[i] else self.classes[label]
+            name = self.classes[label]
+            name = f"{name}, wrong" if faults is not None and faults.wrong[i] else name
             found.append(Drawn(self.boxes[i].tolist(), label, name, score, crop, example))
         return draw_boxes(self.photos.read(photograph), found, missed)
 
-    def _faults(self, truth: GroundTruth) -> tuple[Bool[np.ndarray, " D"], Int[np.ndarray, " lost"]]:
-        """Which boxes are wrong, and rows of the objects that none hits; difficult objects are neither."""
-        if len(truth) and int(truth.labels.max()) >= len(self.classes):
-            raise ValueError(
-                f"truth has label {int(truth.labels.max())}, but the classes are {', '.join(self.classes)}: "
-                "give labels that count these"
-            )
+    def _faults(self, truth: GroundTruth) -> "Faults":
+        """Of all photographs; difficult objects and crowds are neither wrong nor missed."""
+        for what, column, known in (
+            ("label", truth.labels, self.classes),
+            ("image_index", truth.image_index, self.files),
+        ):
+            if len(truth) and int(column.max()) >= len(known):
+                some = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
+                raise ValueError(
+                    f"truth has {what} {int(column.max())}: it must count the {len(known)}: {some}"
+                )
         target, hit = voc_match(self.detections, truth, iou=0.5)
-        easy = np.append(~np.asarray(truth.difficult), True)  # the last is for boxes on no object
-        return ~hit & easy[target], np.setdiff1d(np.flatnonzero(easy[:-1]), target[hit])
+        counted = np.append(~truth.left_out, True)  # the last is for boxes on no object
+        lost = np.setdiff1d(np.flatnonzero(counted[:-1]), target[hit])
+        wrong = ~hit & counted[target]
+        inside = on_left_out(self.detections, truth)
+        return Faults(wrong & ~inside, truth.take(lost))
 
     def _take(self, rows: Any) -> "FoundObjects":
         return FoundObjects(
@@ -238,6 +255,13 @@ class FoundObjects:
             self.threshold,
             self.photos,
         )
+
+
+class Faults(NamedTuple):
+    """What truth says about boxes."""
+
+    wrong: Bool[np.ndarray, " D"]
+    lost: GroundTruth  # that no box hits
 
 
 def picture_names(files: Sequence[str]) -> list[str]:

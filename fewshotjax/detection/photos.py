@@ -147,11 +147,13 @@ def _check_array(one: Any, row: int) -> None:
 
 
 def _unique(given: Sequence[Any]) -> tuple[str, ...]:
-    """Names of files, whole paths where two have one name; numbers for the rest."""
+    """Names of files, whole paths where two have one name; numbers for the rest, and behind a file that comes
+    again."""
     paths = [Path(one) if isinstance(one, str | os.PathLike) else None for one in given]
     short = [path.name for path in paths if path is not None]
     twice = len(set(short)) < len(short)
-    return tuple(
-        f"photo {row}" if path is None else path.as_posix() if twice else path.name
-        for row, path in enumerate(paths)
-    )
+    names: dict[str, None] = {}  # a set in order
+    for row, path in enumerate(paths):
+        name = f"photo {row}" if path is None else path.as_posix() if twice else path.name
+        names[name if name not in names else f"{name} ({row})"] = None
+    return tuple(names)

@@ -6,7 +6,7 @@ detector reaches that takes the whole photograph, or its middle, for the box and
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ from .metrics.auroc import OpenSet, auroc_by_episode
 from .metrics.bootstrap import Interval, bootstrap
 from .metrics.coco import CocoAP, coco_ap
 from .metrics.overlap import paired_iou, pairs
-from .metrics.pooled import PooledAP, repmet_pooled_ap
+from .metrics.pooled import PooledAP, repmet_pooled_ap, without_left_out
 from .metrics.records import Detections, GroundTruth
 from .metrics.voc import VocAP, episode_voc_ap, voc_ap
 from .queries import centred
@@ -59,25 +59,29 @@ class DetectionResult:
 
     @cached_property
     def pooled(self) -> PooledAP:
-        return repmet_pooled_ap(self.detections, self.truth)
+        return repmet_pooled_ap(*without_left_out(self.detections, self.truth))
 
     @cached_property
     def voc(self) -> VocAP:
         """All-point."""
-        return voc_ap(self.detections, self.truth)
+        return voc_ap(self.detections, self._as_voc)
 
     @cached_property
     def voc_11(self) -> VocAP:
-        return voc_ap(self.detections, self.truth, points=11)
+        return voc_ap(self.detections, self._as_voc, points=11)
 
     @cached_property
     def coco(self) -> CocoAP:
-        return coco_ap(self.detections, self.truth)
+        return coco_ap(self.detections, replace(self.truth, crowd=self.truth.left_out))
+
+    @cached_property
+    def _as_voc(self) -> GroundTruth:
+        return replace(self.truth, difficult=self.truth.left_out)
 
     @cached_property
     def episode_voc(self) -> Mean:
         """Mean of the VOC AP within each episode that has objects."""
-        values = episode_voc_ap(self.detections, self.truth, self.episode_of)
+        values = episode_voc_ap(self.detections, self._as_voc, self.episode_of)
         return mean_of(values[~np.isnan(values)])
 
     @cached_property
@@ -190,7 +194,7 @@ class DetectionResult:
 
     def _share(self, hit: Bool[np.ndarray, " M"]) -> Weighted:
         """Of the objects, difficult and crowd ones left out."""
-        easy = ~(np.asarray(self.truth.difficult) | np.asarray(self.truth.crowd))
+        easy = ~self.truth.left_out
         episode, count = self.episode_of[self.truth.image_index], len(self.episodes)
         objects, hits = (
             np.bincount(episode[rows], minlength=count).astype(np.float64) for rows in (easy, easy & hit)

@@ -54,6 +54,7 @@ def read_support(
     classes: Sequence[str] | None = None,
     faulty: Faulty = "refuse",
     keep_empty: bool = False,
+    longest: int | None = None,
 ) -> tuple[BoxedImages, tuple[int, ...]]:
     """Photographs of any sizes with their boxes, and a category number for each class.
 
@@ -65,6 +66,7 @@ def read_support(
         faulty: boxes outside of their photograph or without a side: "refuse", or "repair", which cuts or
             drops them with a warning.
         keep_empty: also photographs without a box, which show background: to train and to test on.
+        longest: pixels of the longer side of photographs of files, as of `read_images`.
 
     Raises:
         ValueError: as `read_coco`, `read_voc` and `read_images`; no boxes at all; a class without one.
@@ -83,7 +85,8 @@ def read_support(
         if not len(used):
             raise ValueError(f"{path}: has no boxes: draw one around an example of each class, at least")
         place = images if images is not None else path.parent if of_coco else path
-        found, numbers = read_images(known if keep_empty else known.only(used), place), known.category_ids
+        wanted = known if keep_empty else known.only(used)
+        found, numbers = read_images(wanted, place, longest=longest), known.category_ids
     if not found.shown.any():
         raise ValueError("support has no boxes: give one of each class, at least")
     if classes is not None:

@@ -135,7 +135,8 @@ class WindowFinder:
         if self._background is None or self._background[0] is not shown:
             self._background = shown, *self._beside(shown, windows)
         _, features, there = self._background
-        used = np.isin(np.arange(len(shown.sizes)), shown.image[keep])
+        rows = np.arange(len(shown.sizes))
+        used = np.isin(rows, shown.image[keep]) | ~np.isin(rows, shown.image)  # nothing but background
         return WindowModel(
             windows,
             _unit(shown.features),
@@ -159,7 +160,7 @@ class WindowFinder:
         for row in range(count):
             height, width = shown.sizes[row].tolist()
             own = shown.boxes[shown.image == row]
-            best = table_iou(windows, own).max(axis=1)
+            best = table_iou(windows, own).max(axis=1, initial=0.0)
             inside = (windows[:, 2] <= width) & (windows[:, 3] <= height)
             crowds = shown.ignored_in(row)  # no background
             clear = ~on_crowds(windows, crowds, inside=IGNORED, iou=max(self.config.apart, 1e-6))

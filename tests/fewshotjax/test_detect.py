@@ -265,8 +265,80 @@ def test_pictures_tell_what_is_wrong_and_what_was_missed(answer, monkeypatch):
     assert [(one.box, one.label) for one in missed] == [(far, 1 - label)]
     assert all(one.name.endswith(", wrong") for one in all_wrong)
     assert none == []
-    with pytest.raises(ValueError, match="truth has label 2, but the classes are red, blue"):
+    with pytest.raises(ValueError, match="truth has label 2: it must count the 2: red, blue"):
         answer.picture(0, GroundTruth(np.array([0]), np.array([2]), np.array([far])))
+
+
+def test_drawing_with_truth_matches_once(answer, tmp_path, monkeypatch):
+    calls = []
+    match = found_objects.voc_match
+    monkeypatch.setattr(
+        found_objects, "voc_match", lambda *given, **more: calls.append(1) or match(*given, **more)
+    )
+    truth = GroundTruth(answer.image_index, answer.labels, answer.boxes)
+    written = answer.draw(tmp_path, truth=truth)
+    assert len(written) == 3
+    assert len(calls) == 1
+    assert np.array_equal(np.asarray(Image.open(written[0])), np.asarray(answer.picture("photo 0", truth)))
+    far = GroundTruth(np.array([7]), np.array([0]), np.array([[1.0, 1.0, 3.0, 3.0]]))
+    for given, wanted, message in (
+        (-1, truth, "no photograph -1: their numbers are 0 to 2"),
+        ("x", truth, "no photograph 'x'"),
+        (0, far, "truth has image_index 7: it must count the 3: photo 0, photo 1, photo 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            answer.picture(given, wanted)
+
+
+def test_crowds_are_neither_wrong_nor_missed(answer, monkeypatch):
+    shown = []
+    monkeypatch.setattr(found_objects, "draw_boxes", lambda _, *drawn: shown.append(drawn))
+    box = answer.boxes[0]
+    around = np.array([[box[0] - 5, box[1] - 5, box[2] + 5, box[3] + 5]])
+    label = np.array([int(answer.labels[0])])
+    answer.picture(0, GroundTruth(np.array([0]), label, around, crowd=np.array([True])))
+    ((found, missed),) = shown
+    assert [one.name for one in found] == [answer.classes[label[0]]]
+    assert missed == []
+
+
+def test_what_was_missed_is_written_above_what_was_found():
+    """Labels of found boxes do not hide it, wherever there is room."""
+    black = np.zeros((480, 600, 3), np.uint8)
+    crop = np.zeros((9, 9, 3), np.uint8)
+    found = [Drawn((100 + i, 100, 160, 160), 0, "coin", 0.9, crop, "x") for i in range(3)]
+    missed = [Missed((104, 104, 158, 158), 0, "coin")]
+    alone = np.asarray(draw_boxes(black, [], missed))
+    together = np.asarray(draw_boxes(black, found, missed))[:, :600]
+
+    def whites(picture):
+        return (picture == 255).all(axis=2).sum()
+
+    frames = np.asarray(draw_boxes(black, found))[:, :600]
+    assert whites(together) - whites(frames) > 0.5 * whites(alone)
+
+
+def test_as_many_boxes_as_are_kept_are_said_to_be_so():
+    photo = scene(64, 64, (RED, 4, 4, 16), (RED, 40, 4, 16), (RED, 4, 40, 16), (RED, 40, 40, 16), seed=9)[0]
+    few = Windows(pyramid(), dataclasses.replace(WINDOWS.config, per_image=2))
+    classes = new_classes(KEY, few, support(), pixels=P)
+    with pytest.warns(
+        UserWarning, match="1 photographs have 2 boxes, the most that are kept, the first photo 0"
+    ):
+        assert len(detect(classes, [photo], threshold=0.3)) == 2
+
+
+def test_a_support_photograph_without_an_example_is_background():
+    """Of BoxedImages; its windows stand for what is none of the classes, in all folds."""
+    given = support()
+    image, _ = scene(64, 64, (squares.GREEN, 20, 20, 24), seed=5)
+    rows = [*given.images, image]
+    boxes = [given.boxes[i][given.shown[i]] for i in range(3)] + [np.zeros((0, 4), np.float32)]
+    labels = [given.labels[i][given.shown[i]].tolist() for i in range(3)] + [[]]
+    found = new_classes(KEY, WINDOWS, boxed(rows, boxes, labels, ("red", "blue")), pixels=P)
+    quota = len(np.asarray(found.model.there)) // 4
+    assert np.asarray(found.model.there)[3 * quota :].any()
+    assert len(detect(found, [scene(64, 64, (squares.GREEN, 12, 30, 24), seed=6)[0]])) == 0
 
 
 def test_what_was_missed_is_dashed():

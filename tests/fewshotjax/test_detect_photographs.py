@@ -80,6 +80,10 @@ def test_photographs_of_lists_and_arrays(tmp_path):
     assert len(photos(np.stack([image, image]))) == 2
     assert photos(support()).files == ("a", "b", "c")
     assert photos(given) is given
+    assert photos([tmp_path / "x.png"] * 2).files == (
+        (tmp_path / "x.png").as_posix(),
+        f"{tmp_path}/x.png (1)",
+    )
 
 
 @pytest.mark.parametrize(

@@ -301,6 +301,44 @@ def test_pictures_go_with_their_annotations(tmp_path):
         read_images(away, tmp_path)
 
 
+def test_large_pictures_are_made_smaller_as_they_are_read(tmp_path, monkeypatch):
+    """With their boxes; never all of them at their own size at once."""
+    sizes = [(600, 400), (90, 60), (400, 600)]
+    record = {
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "width": w, "height": h} for i, (w, h) in enumerate(sizes)
+        ],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 1, "bbox": [w / 4, h / 4, w / 2, h / 2]}
+            for i, (w, h) in enumerate(sizes)
+        ],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    for i, (w, h) in enumerate(sizes):
+        image = Image.new("RGB", (w, h), "white")
+        image.paste("black", (w // 4, h // 4, 3 * w // 4, 3 * h // 4))
+        image.save(tmp_path / f"{i}.png")
+    found = read_images(read_coco(tmp_path / "a.json"), tmp_path, longest=120)
+    assert [image.shape[:2] for image in found.images] == [(80, 120), (60, 90), (120, 80)]
+    np.testing.assert_allclose(found.boxes[:, 0], [[30, 20, 90, 60], [22.5, 15, 67.5, 45], [20, 30, 60, 90]])
+    for image, (x1, y1, x2, y2) in zip(found.images, found.boxes[:, 0].astype(int), strict=True):
+        assert image[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].max() < 10
+        assert image[: y1 - 2].min() > 245
+    for annotation, image in zip(found.truth().areas, found.images, strict=True):
+        assert annotation == pytest.approx(image.shape[0] * image.shape[1] / 4, rel=0.01)
+    with pytest.raises(ValueError, match="longest must be at least 1 pixel, or None, got 0"):
+        read_images(read_coco(tmp_path / "a.json"), tmp_path, longest=0)
+
+
+def test_categories_that_nothing_has_may_share_a_name(tmp_path):
+    """As a parent that some tools write; two that have boxes may not."""
+    twice = COCO | {"categories": [*COCO["categories"], {"id": 77, "name": COCO["categories"][0]["name"]}]}
+    (tmp_path / "a.json").write_text(json.dumps(twice))
+    (tmp_path / "b.json").write_text(json.dumps(COCO))
+    assert read_coco(tmp_path / "a.json").classes == read_coco(tmp_path / "b.json").classes
+
+
 def small():
     images = [
         np.full((10, 20, 3), 5, np.uint8),

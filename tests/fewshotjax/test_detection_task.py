@@ -23,7 +23,13 @@ from fewshotjax.detection.episodes import (
     draw_detection_episodes,
     listed_episodes,
 )
-from fewshotjax.detection.metrics import class_agnostic_recall, coco_ap, repmet_pooled_ap, voc_ap
+from fewshotjax.detection.metrics import (
+    Detections,
+    class_agnostic_recall,
+    coco_ap,
+    repmet_pooled_ap,
+    voc_ap,
+)
 from fewshotjax.detection.pool import DetectionPool, external_pool
 from fewshotjax.detection.queries import centred, mosaic_queries
 from fewshotjax.detection.regions import Regions
@@ -334,6 +340,21 @@ def test_figures_are_those_of_the_metrics(result):
         (voc_ap(other.detections, truth).mean_ap, *other.figure("voc_ap", resamples=20)[1:])
     )  # nothing is kept of the one that it was made of
     assert other.figure("voc_ap", resamples=20).value != result.figure("voc_ap", resamples=20).value
+
+
+@pytest.mark.parametrize("kind", ["crowd", "difficult"])
+def test_what_is_left_out_is_left_out_of_every_figure(result, kind):
+    """As if the object and what was found on it were not there, but for recall, which never counted it."""
+    truth = result.truth
+    found = Detections(truth.image_index, truth.labels, np.ones(len(truth)), truth.boxes)  # all is found
+    rows = np.arange(len(truth)) % 3 == 0
+    some = replace(truth, **{kind: rows})
+    lost = replace(result, truth=some, detections=found.take(~rows))
+    right = replace(result, truth=some, detections=found)
+    for name in ("repmet_pooled_ap", "voc_ap", "voc_ap_11", "coco_ap", "recall"):
+        assert lost.figure(name, resamples=0).value == pytest.approx(1), name
+        assert right.figure(name, resamples=0).value == pytest.approx(1), name
+    assert lost.episode_voc.mean == pytest.approx(1)
 
 
 def test_settings_tell_a_row_from_others(result):

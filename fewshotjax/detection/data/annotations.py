@@ -4,10 +4,11 @@ import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from fewshotjax.data.decode import decode
 from fewshotjax.data.files import Files, leaves
@@ -110,6 +111,7 @@ def read_images(
     place: str | os.PathLike[str],
     *,
     prefix: str = "",
+    longest: int | None = None,
     threads: int | None = None,
 ) -> BoxedImages:
     """The pictures of a folder, zip or tar file with their boxes: one array where all are of one size.
@@ -119,11 +121,16 @@ def read_images(
 
     Args:
         place: holds the annotations' files, below `prefix` ("JPEGImages/", say).
+        longest: pixels of the longer side of what is kept: larger pictures are made smaller as they are read,
+            and their boxes with them, so that memory does not grow with the camera. None: as they are.
         threads: that decode; None: one per processor up to 8.
 
     Raises:
         ValueError: a file that is missing, damaged, no picture, or of another size than annotated.
     """
+    if longest is not None and longest < 1:
+        raise ValueError(f"longest must be at least 1 pixel, or None, got {longest}")
+    kept = annotations if longest is None else _within(annotations, longest)
     names = [f"{prefix}{name}" for name in annotations.files]
     for name in names:
         if leaves(name):
@@ -135,19 +142,34 @@ def read_images(
 
         def one(row: int) -> np.ndarray:
             try:
-                image = np.asarray(decode(files.read(names[row])))
+                picture = decode(files.read(names[row]))
             except ValueError as error:
                 raise ValueError(f"{files.place / names[row]}: {error}") from None
             height, width = annotations.sizes[row].tolist()
-            if image.shape[:2] != (height, width):
-                have = f"is {image.shape[1]}x{image.shape[0]} (upright), its annotation says {width}x{height}"
+            if picture.size != (width, height):
+                have = f"is {picture.width}x{picture.height} (upright), its annotation says {width}x{height}"
                 raise ValueError(f"{files.place / names[row]}: {have}: its boxes would be elsewhere")
-            return image
+            small = kept.sizes[row].tolist()
+            if small != [height, width]:
+                picture = picture.resize((small[1], small[0]), Image.Resampling.BILINEAR)
+            return np.asarray(picture)
 
         with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
             images = tuple(pool.map(one, range(len(names))))
     same = len({image.shape for image in images}) == 1
-    return with_images(annotations, np.stack(images) if same else images)
+    return with_images(kept, np.stack(images) if same else images)
+
+
+def _within(annotations: Annotations, longest: int) -> Annotations:
+    """Of pictures whose longer side is `longest` pixels at most."""
+    factors = np.minimum(1.0, longest / annotations.sizes.max(axis=1))
+    sizes = np.maximum(1, np.round(annotations.sizes * factors[:, None])).astype(np.int64)
+    truth = annotations.truth
+    y, x = (sizes / annotations.sizes)[truth.image_index].T
+    boxes = truth.boxes * np.stack([x, y, x, y], axis=1)
+    areas = np.asarray(truth.areas) * x * y
+    moved = GroundTruth(truth.image_index, truth.labels, boxes, truth.difficult, truth.crowd, areas)
+    return replace(annotations, sizes=sizes, truth=moved)
 
 
 def with_images(annotations: Annotations, images: np.ndarray | tuple[np.ndarray, ...]) -> BoxedImages:

@@ -7,6 +7,7 @@ and for all that are float32 numbers, as a detector's are.
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def read_coco(path: str | os.PathLike[str], *, faulty: Faulty = "refuse") -> Ann
     images = _rows(path, record, "images")
     categories = sorted(_rows(path, record, "categories"), key=lambda row: _whole(path, row, "id"))
     image_place = _places(path, images, "images")
+    categories = _told_apart(categories, _rows(path, record, "annotations"))
     category_place = _places(path, categories, "categories")
     sizes = [[_whole(path, row, "height", 1), _whole(path, row, "width", 1)] for row in images]
     size = np.array(sizes, np.int64).reshape(-1, 2)
@@ -59,6 +61,13 @@ def read_coco(path: str | os.PathLike[str], *, faulty: Faulty = "refuse") -> Ann
         for rows, name in ((images, "file_name"), (categories, "name"))
     )
     return Annotations(files, size, classes, truth, tuple(image_place), tuple(category_place))
+
+
+def _told_apart(categories: list[Any], annotations: Any) -> list[Any]:
+    """Without categories of no annotation that have the name of another, as some tools write for a parent."""
+    used = {str(row.get("category_id")) for row in annotations}
+    names = Counter(str(row.get("name")) for row in categories)
+    return [row for row in categories if str(row.get("id")) in used or names[str(row.get("name"))] < 2]
 
 
 def write_coco(path: str | os.PathLike[str], annotations: Annotations) -> None:

@@ -6,6 +6,7 @@ Not comparable with VOC's or COCO's AP: here a second detection of a found objec
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool
 
 from fewshotjax.detection.boxes import Convention
 from fewshotjax.detection.metrics.curve import Curve, average_precision
@@ -29,6 +30,27 @@ class PooledAP:
         """AP with image i counted weights[i] times, for `bootstrap`."""
         weights = image_weights(weights, self.curve.image_index, self.curve.objects)
         return average_precision(self.curve, weights)
+
+
+def without_left_out(
+    detections: Detections, truth: GroundTruth, iou: float = 0.5
+) -> tuple[Detections, GroundTruth]:
+    """Without difficult and crowd objects, which the authors' metric does not know, and without what lies on
+    them and on no other object: inside of a crowd, or with an IoU of `iou` and more.
+    """
+    return detections.take(~on_left_out(detections, truth, iou)), truth.take(~truth.left_out)
+
+
+def on_left_out(detections: Detections, truth: GroundTruth, iou: float = 0.5) -> Bool[np.ndarray, " D"]:
+    """Which lie on a difficult or crowd object, of whatever class, and on no other one."""
+    left_out = truth.left_out
+    pair = pairs(detections.image_index, truth.image_index)
+    a, b = detections.boxes[pair.detection], truth.boxes[pair.truth]
+    lies = paired_iou(a, b, crowd=np.asarray(truth.crowd)[pair.truth]) >= iou
+    found = np.zeros(len(detections), bool)
+    found[pair.detection[lies & left_out[pair.truth]]] = True
+    found[pair.detection[lies & ~left_out[pair.truth]]] = False
+    return found
 
 
 def repmet_pooled_ap(

@@ -76,6 +76,11 @@ class GroundTruth:
     def __len__(self) -> int:
         return len(self.image_index)
 
+    @property
+    def left_out(self) -> np.ndarray:
+        """(M,) bool: `difficult` or `crowd`, which a figure that knows one of the two takes for that one."""
+        return np.asarray(self.difficult) | np.asarray(self.crowd)
+
     def take(self, rows: Any) -> "GroundTruth":
         """Those of `rows`: indices, a mask or a slice."""
         names = ("image_index", "labels", "boxes", "difficult", "crowd", "areas")
