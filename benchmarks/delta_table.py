@@ -159,13 +159,17 @@ def units(runs: Runs, sources: Sources) -> Iterator[tuple[str, Callable[[], Any]
                     yield f"{bed.name}, protocols, seed {seed}", lambda c=cell, s=shots: c.protocols(s)
             if seed == 0:
                 yield f"{bed.name}, checks", cell.checks
-                if bed.data == "tiny_imagenet":
-                    yield f"{bed.name}, generalised", cell.generalised
+            if bed is BEDS[0] and seed == 0:
+                yield f"{bed.name}, ablations, seed {seed}", cell.ablations
             for shots in () if QUICK else SHOTS:
                 yield f"{bed.name}, other codes, seed {seed}", lambda c=cell, s=shots: c.other_codes(s)
     choice = runs.known(f"{BEDS[0].name}, choice")
-    for seed in range(ABLATION_SEEDS if choice else 0):  # last: they take long and matter least
-        yield f"{BEDS[0].name}, ablations, seed {seed}", Cell(runs, sources, BEDS[0], seed, choice).ablations
+    cells = [Cell(runs, sources, BEDS[0], seed, choice) for seed in range(ABLATION_SEEDS if choice else 0)]
+    for cell in cells[:1]:
+        if cell.bed.data == "tiny_imagenet":
+            yield f"{cell.bed.name}, generalised", cell.generalised
+    for cell in cells[1:]:  # last: they take long and matter least
+        yield f"{cell.bed.name}, ablations, seed {cell.seed}", cell.ablations
 
 
 def summary(runs: Runs, bed: Bed, start: str, seeds: int, against: str) -> dict[str, Any] | None:
@@ -219,6 +223,7 @@ def main() -> None:
     for name, work in list(units(runs, sources)):
         seed = int(name.split("seed ")[1]) if "seed " in name else 0
         index, bed = next((i, b) for i, b in enumerate(BEDS) if name.startswith(f"{b.name}, "))
+        index += "generalised" in name  # no more of the same part's
         if (seed * len(BEDS) + index) % parts != part % parts:  # a backbone is trained by one process alone
             continue
         if late() or sources.features(bed, seed) is None:
