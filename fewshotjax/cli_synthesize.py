@@ -119,13 +119,21 @@ def synthesize_features(
     features: Annotated[Path, typer.Option(help=f"Examples of new classes, all of them seeds. {FEATURES}")],
     delta: Annotated[Path, typer.Option(help="The .safetensors file of train-delta.")],
     out: Annotated[Path, typer.Option(help="The .npz or .csv file to write, of the form of --features.")],
-    per_class: Annotated[int, typer.Option(help="Samples of each class, shared by its seeds.")] = 1024,
+    per_class: Annotated[
+        int,
+        typer.Option(
+            help="Samples of each class, shared by its seeds; 0: none, which scales a table of queries as "
+            "samples are, class by class."
+        ),
+    ] = 1024,
     codes: Annotated[str, typer.Option(help=f"One of {', '.join(CODES)}.")] = "pairs",
     include_seeds: Annotated[bool, typer.Option(help="Also write the seeds.")] = True,
     seed: Annotated[int, typer.Option(help="Decides the samples.")] = 0,
 ) -> None:
     """Write synthesized features of classes that were seen once or a few times."""
     check_new(out)
+    if not per_class and not include_seeds:
+        raise ValueError("--per-class is 0 and --no-include-seeds given: there is nothing to write")
     if codes not in CODES:
         raise ValueError(f"--codes must be one of {', '.join(CODES)}, got {codes!r}")
     if not delta.is_file():
@@ -151,7 +159,10 @@ def synthesize_features(
             writer.add(array.reshape(-1, encoder.width), label, synthesized)
     print(f"{writer.rows} rows of {len(seeds.classes)} classes in {out}")
     if encoder.scaling.kind != "none":
-        say(f"note: features are scaled ({encoder.scaling.kind}) as the Delta-encoder's; scale queries alike")
+        say(
+            f"note: features are scaled ({encoder.scaling.kind}) as the Delta-encoder's; --per-class 0 scales "
+            "a table of queries alike"
+        )
 
 
 def _shape(seeds: int, per_class: int) -> tuple[int, int]:
@@ -165,11 +176,11 @@ def _check_seeds(encoder: DeltaEncoder, seeds: LabelledFeatures, per_class: int)
     width, counts = seeds.features.shape[1], np.bincount(seeds.labels, minlength=len(seeds.classes))
     if width != encoder.width:
         raise ValueError(f"--features has {width} features, the Delta-encoder of --delta {encoder.width}")
-    if per_class < counts.max():
+    if per_class < counts.max() and per_class != 0:
         name = seeds.classes[int(counts.argmax())]
         raise ValueError(
             f"--per-class is {per_class}, but class {name} has {counts.max()} seeds, which share them: give "
-            f"{counts.max()} or more"
+            f"{counts.max()} or more, or 0 for none"
         )
     most = MOST_BYTES // row_bytes(width, encoder.config.code)
     if per_class > most:

@@ -3,14 +3,17 @@
 import csv
 import sys
 import zipfile
+from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fewshotjax import cli, cli_synthesize, delta as de
 from fewshotjax.cli_features import FeatureWriter, read_features
 from fewshotjax.delta import synthesis
+from fewshotjax.delta.scaling import Scaling
 
 WIDTH = 4
 TINY = ("--hidden", 6, "--code", 2, "--epochs", 2, "--batch", 16, "--learning-rate", 0.01)
@@ -157,6 +160,24 @@ def test_synthesize_writes_a_table(place, trained, tmp_path, capsys, kind):
     assert "exists: give another name" in refused(capsys, "synthesize", *given, "--out", out)
 
 
+def test_queries_are_scaled_as_samples_are(place, trained, tmp_path, capsys):
+    """Without a sample, by any scaling."""
+    statistics = Scaling(jnp.arange(4.0), jnp.asarray([1.0, 2.0, 3.0, 4.0]), "standard")
+    scaled = trained.replace(scaling=statistics, config=replace(trained.config, scaling="standard"))
+    de.save_delta(tmp_path / "standard.safetensors", scaled)
+    given = ("--features", place / "new.csv", "--delta", tmp_path / "standard.safetensors", "--per-class", 0)
+    code, told, err = run(capsys, "synthesize", *given, "--out", tmp_path / "queries.npz")
+    assert code == 0, err
+    assert told.startswith("3 rows of 2 classes")
+    assert "--per-class 0 scales a table of queries alike" in err
+    found, before = (read_features(p, "") for p in (tmp_path / "queries.npz", place / "new.csv"))
+    order = np.argsort(before.labels, kind="stable")  # class by class
+    np.testing.assert_array_equal(found.labels, before.labels[order])
+    np.testing.assert_allclose(found.features, statistics(before.features[order]), rtol=1e-6)
+    message = refused(capsys, "synthesize", *given, "--no-include-seeds", "--out", tmp_path / "none.npz")
+    assert "there is nothing to write" in message
+
+
 def test_numbers_of_seeds_between_two_powers_of_two_are_one_program(place, trained, tmp_path, capsys):
     """Three, four and two seeds: the first two of one shape, each cut to what its seeds share."""
     labels = np.repeat([0, 1, 2], [3, 4, 2])
@@ -183,6 +204,7 @@ def test_synthesize_refuses(place, trained, tmp_path, capsys):
     for change, message in (
         ({"--features": tmp_path / "wide.npz"}, "--features has 9 features, the Delta-encoder of --delta 4"),
         ({"--per-class": 1}, "--per-class is 1, but class bee has 2 seeds, which share them: give 2 or more"),
+        ({"--per-class": -3}, "--per-class is -3, but class bee has 2 seeds"),
         ({"--per-class": 10**9}, "--per-class is 1000000000: a class of more than 16777216 samples"),
         ({"--codes": "magic"}, "--codes must be one of pairs, noise, normal, got 'magic'"),
         ({"--out": tmp_path / "o.txt"}, "o.txt must end in .npz or .csv"),
