@@ -160,8 +160,8 @@ def synthesize_features(
     print(f"{writer.rows} rows of {len(seeds.classes)} classes in {out}")
     if encoder.scaling.kind != "none":
         say(
-            f"note: features are scaled ({encoder.scaling.kind}) as the Delta-encoder's; --per-class 0 scales "
-            "a table of queries alike"
+            f"note: features are scaled ({encoder.scaling.kind}) as the Delta-encoder's; --per-class 0 "
+            "scales a table of queries alike"
         )
 
 
