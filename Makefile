@@ -52,7 +52,7 @@ test-slow: $(VENV)/.has-$(EVERYTHING) $(VENV)/.has-bench
 
 # Against the wheel that users install, not against this folder, and with XLA's own optimizations: what is in the
 # package, the console scripts, and the numbers that all else stands on.
-WHEEL_TESTS := test_packaging.py test_public_api.py test_compiling.py */test_cli.py hwmodel/test_placements.py egrljax/test_environment.py \
+WHEEL_TESTS := test_packaging.py test_public_api.py test_compiling.py */test_cli.py hwmodel/test_cli_hw.py hwmodel/test_placements.py egrljax/test_environment.py \
   nemojax/test_quantized.py nemojax/test_lowered.py nemojax/test_export_onnx_networks.py
 
 test-wheel: $(VENV)/.has-$(EVERYTHING)
