@@ -64,7 +64,7 @@ from .repmet_runs import Runs, excludes, over_seeds
 
 LIMIT_S = float(os.environ.get("TABLE_LIMIT_S", "inf"))
 CHOICE_EPISODES = 20 if QUICK else 100  # of each number of shots
-PROTOCOL_SEEDS, ABLATION_SEEDS = 1, 3
+PROTOCOL_SEEDS, ABLATION_SEEDS = 1, 1
 
 
 def settings() -> dict[str, Any]:
