@@ -4,6 +4,7 @@ The coins are the photograph that scikit-image ships (Brooklyn Museum, no known 
 bars are those of benchmarks/results/detection_table.json. Needs the extra `pretrained` and scikit-image.
 """
 
+import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -66,13 +67,14 @@ def bars(path: Path) -> None:
     """VOC AP of unseen classes in mosaics by method and number of shots, with intervals over trainings."""
     record = json.loads((HERE.parent / "benchmarks" / "results" / "detection_table.json").read_text())
     cells = record["table"]["unseen, mosaic2"]
+    rows = [row for row in ROWS if all(row in cell for cell in cells.values())]
     figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
     for i, (cell, shade) in enumerate(zip(cells, ("#56B4E9", "#0072B2", "#009E73"), strict=True)):
-        figures = [cells[cell][row]["figures"]["voc_ap"] for row in ROWS]
+        figures = [cells[cell][row]["figures"]["voc_ap"] for row in rows]
         mean, low, high = (100 * np.array([one[part] for one in figures]) for part in ("mean", "low", "high"))
-        places = np.arange(len(ROWS)) + 0.25 * (i - 1)
+        places = np.arange(len(rows)) + 0.25 * (i - 1)
         axes.barh(places, mean, 0.22, xerr=(mean - low, high - mean), color=shade, label=cell)
-    axes.set_yticks(range(len(ROWS)), list(ROWS.values()))
+    axes.set_yticks(range(len(rows)), [ROWS[row] for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel("VOC AP at IoU .5 of unseen classes, percent")
     axes.legend(loc="upper right", frameon=False)
@@ -80,6 +82,12 @@ def bars(path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+PICTURES = {"coins": coins, "detection_table": bars}
+
 if __name__ == "__main__":
-    coins(HERE / "coins.png")
-    bars(HERE / "detection_table.png")
+    parser = argparse.ArgumentParser(
+        description="Draws the pictures of the detector's page beside this file."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+    for name in parser.parse_args().names or PICTURES:
+        PICTURES[name](HERE / f"{name}.png")
