@@ -140,35 +140,31 @@ def best_of(scores: dict[str, float]) -> str:
 
 def units(runs: Runs, sources: Sources) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Work after the choices, the most wanted first; each needs its backbone alone."""
-    for seed in range(SEEDS):
-        for bed in BEDS:
-            choice = runs.known(f"{bed.name}, choice")
-            if choice is None:
-                continue
-            cell = Cell(runs, sources, bed, seed, choice)
+    chosen = {bed.name: runs.known(f"{bed.name}, choice") for bed in BEDS}
+    cells = [
+        Cell(runs, sources, bed, seed, chosen[bed.name])
+        for seed in range(SEEDS)
+        for bed in BEDS
+        if chosen[bed.name] is not None
+    ]
+    for cell in cells:
+        for shots in SHOTS:
+            yield f"{cell.bed.name}, {shots}-shot, seed {cell.seed}", lambda c=cell, s=shots: c.main(s)
+    for cell in cells:
+        bed, seed = cell.bed, cell.seed
+        if seed < PROTOCOL_SEEDS:
             for shots in SHOTS:
-                yield f"{bed.name}, {shots}-shot, seed {seed}", lambda c=cell, s=shots: c.main(s)
-    for seed in range(SEEDS):
-        for bed in BEDS:
-            choice = runs.known(f"{bed.name}, choice")
-            if choice is None:
-                continue
-            cell = Cell(runs, sources, bed, seed, choice)
-            if seed < PROTOCOL_SEEDS:
-                for shots in SHOTS:
-                    yield f"{bed.name}, protocols, seed {seed}", lambda c=cell, s=shots: c.protocols(s)
-            if seed == 0:
-                yield f"{bed.name}, checks", cell.checks
-            if bed is BEDS[0] and seed == 0:
-                yield f"{bed.name}, ablations, seed {seed}", cell.ablations
-            for shots in () if QUICK else SHOTS:
-                yield f"{bed.name}, other codes, seed {seed}", lambda c=cell, s=shots: c.other_codes(s)
-    choice = runs.known(f"{BEDS[0].name}, choice")
-    cells = [Cell(runs, sources, BEDS[0], seed, choice) for seed in range(ABLATION_SEEDS if choice else 0)]
-    for cell in cells[:1]:
-        if cell.bed.data == "tiny_imagenet":
-            yield f"{cell.bed.name}, generalised", cell.generalised
-    for cell in cells[1:]:  # last: they take long and matter least
+                yield f"{bed.name}, protocols, seed {seed}", lambda c=cell, s=shots: c.protocols(s)
+        if seed == 0:
+            yield f"{bed.name}, checks", cell.checks
+        if bed is BEDS[0] and seed == 0:
+            yield f"{bed.name}, ablations, seed {seed}", cell.ablations
+        for shots in () if QUICK else SHOTS:
+            yield f"{bed.name}, other codes, seed {seed}", lambda c=cell, s=shots: c.other_codes(s)
+    first = [cell for cell in cells if cell.bed is BEDS[0]]
+    if first and BEDS[0].data == "tiny_imagenet":
+        yield f"{BEDS[0].name}, generalised", first[0].generalised
+    for cell in first[1:ABLATION_SEEDS]:  # last: they take long and matter least
         yield f"{cell.bed.name}, ablations, seed {cell.seed}", cell.ablations
 
 
