@@ -104,10 +104,6 @@ def task_of(
     return episode_task(jax.random.key(key), *part, **shape)
 
 
-def first_of(task: EpisodeTask, count: int) -> EpisodeTask:
-    return task._replace(episodes=jax.tree.map(lambda leaf: leaf[:count], task.episodes))
-
-
 def right(task: EpisodeTask, sampler: Any, fit: de.EpisodeFit = FIT) -> np.ndarray:
     """Queries of each episode that were right."""
     found = de.accuracies_by_epoch(task, sampler, fit, chunk=CHUNK)[:, -1]
