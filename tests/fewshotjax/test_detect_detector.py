@@ -212,7 +212,8 @@ def test_methods_that_are_refused(trained):
 def test_detectors_come_from_files_or_the_plugin(monkeypatch, tmp_path):
     monkeypatch.setattr(detect_module, "plugin_pyramid", lambda name: pyramid())
     config = WindowConfig(bins=((0, 2),))
-    assert detector(windows=config).config is config
+    assert detector(windows=config).config == config
+    assert detector(per_image=7, windows=config).config == dataclasses.replace(config, per_image=7)
     assert "no trained proposals" in repr(detector(windows=config))
     with pytest.raises(ValueError, match="windows are for weights=None"):
         detector(tmp_path / "x.safetensors", windows=config)
