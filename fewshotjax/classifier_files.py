@@ -1,25 +1,22 @@
 """A classifier in one .safetensors file: examples, modes and settings, but not the backbone."""
 
 import dataclasses
-import json
 import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from .backbones import Backbone
 from .classifier import Classifier
 from .classifier_checks import check_classes
 from .classifier_fingerprint import check_fingerprint
 from .classifier_method import Modes, calibrated, resolved
-from .files import write_bytes
 from .representatives import Representatives
+from .tensor_files import TensorFile
 
-FORMAT, SCHEMA = "fewshotjax classifier", 1
+FILE = TensorFile("classifier", "save_classifier")
 _TEXT = ("classes", "files", "notes", "digests")  # tuples of names
 
 
@@ -42,9 +39,7 @@ def save_classifier(path: str | os.PathLike[str], classifier: Classifier) -> Non
     if isinstance(classifier.model, Modes):
         modes, mask = map(np.asarray, classifier.model.found)
         tensors |= {"modes": modes, "mode_mask": mask}
-    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    metadata = {"format": FORMAT, "schema": str(SCHEMA), "classifier": json.dumps(told)}
-    write_bytes(path, safetensors.numpy.save(tensors, metadata))
+    FILE.write(path, tensors, told)
 
 
 def load_classifier(path: str | os.PathLike[str], backbone: Backbone | None = None) -> Classifier:
@@ -58,29 +53,15 @@ def load_classifier(path: str | os.PathLike[str], backbone: Backbone | None = No
         ValueError: not such a file, damaged or of another version; another backbone than it was made with; a
             method that is not registered.
     """
-    metadata, tensors = _read(path)
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path}: is not a classifier's file: give one that save_classifier wrote")
-    if metadata.get("schema") != str(SCHEMA):
-        raise ValueError(
-            f"{path}: has schema version {metadata.get('schema')}, this library reads {SCHEMA}: load it "
-            "with the library that wrote it"
-        )
-    damaged = f"{path}: is damaged: save it again"
-    try:
-        found = _rebuilt(json.loads(metadata["classifier"]), tensors)
-    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError, json.JSONDecodeError):
-        raise ValueError(damaged) from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    told, tensors = FILE.read(path)
+    with FILE.understood(path):
+        found = _rebuilt(told, tensors)
     if backbone is None:
         return found
     if found.made_with is None:
         raise ValueError(f"{path}: was made of features alone: leave backbone out")
-    try:
+    with FILE.understood(path):
         check_fingerprint(found.made_with, backbone)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
     return dataclasses.replace(found, backbone=backbone)
 
 
@@ -136,13 +117,3 @@ def _rebuilt(told: dict[str, Any], tensors: dict[str, np.ndarray]) -> Classifier
 def _check(right: Any, what: str) -> None:
     if not right:
         raise ValueError(f"its {what} do not fit the rest: save it again")
-
-
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    try:
-        with safetensors.safe_open(path, "np") as file:
-            names: list[Any] = list(file.keys())
-            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, TypeError) as error:  # TypeError: a type that NumPy lacks
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: is no .safetensors file, or damaged ({reason}): save it again") from None

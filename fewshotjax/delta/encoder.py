@@ -1,7 +1,6 @@
 """A trained Delta-encoder with the codes of its seen pairs, and its .safetensors file."""
 
 import dataclasses
-import json
 import os
 from functools import partial
 from typing import Any
@@ -10,17 +9,15 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from ..files import write_bytes
+from ..tensor_files import Like, TensorFile, check_finite, check_tensors
 from .config import DeltaConfig
 from .model import encode, init_delta
 from .scaling import Scaling
 
-FORMAT, SCHEMA = "fewshotjax delta", 1
+FILE = TensorFile("delta", "save_delta")
 BLOCK = 512  # rows whose hidden units are alive at once
 
 
@@ -84,26 +81,17 @@ def save_delta(path: str | os.PathLike[str], delta: DeltaEncoder) -> None:
         ValueError: weights or codes that are NaN or infinite.
         OSError: the file cannot be written.
     """
-    tensors = {
-        "/".join(("params", *place)): np.ascontiguousarray(leaf)
-        for place, leaf in flax.traverse_util.flatten_dict(jax.device_get(delta.params)).items()
-    }
-    tensors |= {
-        "bank": np.ascontiguousarray(delta.bank),
-        "scaling/mean": np.ascontiguousarray(delta.scaling.mean),
-        "scaling/std": np.ascontiguousarray(delta.scaling.std),
-    }
+    tensors = flax.traverse_util.flatten_dict({"params": jax.device_get(delta.params)}, sep="/")
+    tensors |= {"bank": delta.bank, "scaling/mean": delta.scaling.mean, "scaling/std": delta.scaling.std}
     if delta.bank_labels is not None:
-        tensors["bank_labels"] = np.ascontiguousarray(delta.bank_labels)
-    for name, array in tensors.items():
-        _check(np.isfinite(array).all(), path, f"tensor {name!r} holds NaN or infinite values: train anew")
+        tensors["bank_labels"] = delta.bank_labels
+    check_finite(path, tensors)
     told = {
         "config": dataclasses.asdict(delta.config),
         "width": delta.width,
         "scaling": delta.scaling.kind,
     }
-    metadata = {"format": FORMAT, "schema": str(SCHEMA), "delta": json.dumps(told)}
-    write_bytes(path, safetensors.numpy.save(tensors, metadata))
+    FILE.write(path, tensors, told)
 
 
 def load_delta(path: str | os.PathLike[str]) -> DeltaEncoder:
@@ -114,68 +102,29 @@ def load_delta(path: str | os.PathLike[str]) -> DeltaEncoder:
         ValueError: not such a file, damaged or of another version; settings that no config has; tensors that
             are missing, unexpected, of another shape or type, or hold NaN.
     """
-    metadata, tensors = _read(path)
-    _check(metadata.get("format") == FORMAT, path, "is no Delta-encoder's file: give one of save_delta")
-    _check(
-        metadata.get("schema") == str(SCHEMA),
-        path,
-        f"has schema version {metadata.get('schema')}, this library reads {SCHEMA}: load it with the library "
-        "that wrote it",
-    )
-    try:
-        told = json.loads(metadata["delta"])
+    told, tensors = FILE.read(path)
+    with FILE.understood(path):
         config, width, kind = DeltaConfig(**told["config"]), int(told["width"]), str(told["scaling"])
         like = jax.eval_shape(lambda key: init_delta(key, config, width), jax.random.key(0))
-    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError, json.JSONDecodeError):
-        raise ValueError(f"{path}: its metadata are damaged: save it again with save_delta") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
     _check(kind == config.scaling, path, f"is scaled by {kind!r}, its config says {config.scaling!r}")
-    shapes: dict[str, tuple[int | None, ...]] = {
-        "/".join(("params", *place)): leaf.shape
-        for place, leaf in flax.traverse_util.flatten_dict(like).items()
-    }
-    shapes |= {"bank": (None, config.code), "scaling/mean": (width,), "scaling/std": (width,)}
+    wanted = flax.traverse_util.flatten_dict({"params": like}, sep="/")
+    wanted |= {name: Like((width,), np.float32) for name in ("scaling/mean", "scaling/std")}
+    wanted["bank"] = Like((None, config.code), np.float32)
     if "bank_labels" in tensors:
-        shapes["bank_labels"] = (len(tensors["bank"]) if "bank" in tensors else None,)
-    for what, names in (
-        ("misses", shapes.keys() - tensors.keys()),
-        ("also has", tensors.keys() - shapes.keys()),
-    ):
-        _check(not names, path, f"{what} {', '.join(sorted(names)[:5])}: save it again with save_delta")
-    for name, shape in shapes.items():
-        array, kept = tensors[name], np.int32 if name == "bank_labels" else np.float32
-        fits = array.ndim == len(shape) and all(
-            b in (None, a) for a, b in zip(array.shape, shape, strict=True)
-        )
-        _check(
-            fits and array.dtype == kept,
-            path,
-            f"tensor {name!r} is {array.dtype} of shape {array.shape}, its config needs {kept.__name__} of "
-            f"{tuple('any' if n is None else n for n in shape)}",
-        )
-        _check(np.isfinite(array).all(), path, f"tensor {name!r} holds NaN or infinite values: train anew")
+        pairs = len(tensors["bank"]) if np.ndim(tensors.get("bank", 0)) else None
+        wanted["bank_labels"] = Like((pairs,), np.int32)
+    check_tensors(path, tensors, wanted, "its config")
     _check(len(tensors["bank"]) > 0, path, "its bank is empty: train anew")
     _check((tensors["scaling/std"] > 0).all(), path, "tensor 'scaling/std' must be above 0: train anew")
-    weights = {tuple(n.split("/")[1:]): jnp.asarray(a) for n, a in tensors.items() if n.startswith("params/")}
+    weights = {name: jnp.asarray(array) for name, array in tensors.items() if name.startswith("params/")}
     return DeltaEncoder(
         config=config,
-        params=flax.traverse_util.unflatten_dict(weights),
+        params=flax.traverse_util.unflatten_dict(weights, sep="/")["params"],
         bank=jnp.asarray(tensors["bank"]),
         width=width,
         scaling=Scaling(jnp.asarray(tensors["scaling/mean"]), jnp.asarray(tensors["scaling/std"]), kind),
         bank_labels=jnp.asarray(tensors["bank_labels"]) if "bank_labels" in tensors else None,
     )
-
-
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    try:
-        with safetensors.safe_open(path, "np") as file:
-            names: list[Any] = list(file.keys())
-            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, TypeError) as error:  # TypeError: a type that NumPy lacks
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: is no .safetensors file, or damaged ({reason}): save it again") from None
 
 
 def _check(right: Any, path: str | os.PathLike[str], message: str) -> None:

@@ -1,17 +1,15 @@
 """New classes in one .safetensors file: representatives, examples and settings, but not the detector."""
 
-import json
 import os
 from typing import Any
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from ..files import write_bytes
 from ..representatives import Representatives
+from ..tensor_files import TensorFile
 from .detector import Detector
 from .finder import Finder, RegionFinder
 from .methods.repmet import RepMetModel, repmet
@@ -21,7 +19,7 @@ from .support import SupportConfig
 from .tuning import DetectionTuning
 from .windows import WindowFinder, WindowModel, Windows
 
-FORMAT, SCHEMA = "fewshotjax new classes", 1
+FILE = TensorFile("new classes", "save_new_classes")
 _WINDOW = ("windows", "support", "labels", "keep", "background", "there")
 
 
@@ -50,7 +48,7 @@ def save_new_classes(path: str | os.PathLike[str], found: NewClasses) -> None:
     if isinstance(finder, RegionFinder):
         tensors |= {"modes": np.asarray(found.model.found.modes), "mask": np.asarray(found.model.found.mask)}
         tensors["missing"] = np.asarray(found.model.missing)
-        tensors |= {f"own/{name}": leaf for name, leaf in _flat(found.model.own).items()}
+        tensors |= flax.traverse_util.flatten_dict({"own": found.model.own}, sep="/")
         told["keep_base"] = finder.support.keep_base
     else:
         tensors |= {f"window/{name}": np.asarray(getattr(found.model, name)) for name in _WINDOW}
@@ -58,9 +56,7 @@ def save_new_classes(path: str | os.PathLike[str], found: NewClasses) -> None:
         told[name] = list(getattr(found, name))
     told |= {name: getattr(found, name) for name in ("ways", "pixels", "threshold")}
     told["files"] = list(found.support.files)
-    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    metadata = {"format": FORMAT, "schema": str(SCHEMA), "classes": json.dumps(told)}
-    write_bytes(path, safetensors.numpy.save(tensors, metadata))
+    FILE.write(path, tensors, told)
 
 
 def load_new_classes(path: str | os.PathLike[str], detector: Detector | Windows) -> NewClasses:
@@ -73,28 +69,9 @@ def load_new_classes(path: str | os.PathLike[str], detector: Detector | Windows)
         FileNotFoundError: no such file.
         ValueError: not such a file, damaged or of another version; another detector than they were made with.
     """
-    metadata, tensors = _read(path)
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path}: is no file of new classes: give one that save_new_classes wrote")
-    if metadata.get("schema") != str(SCHEMA):
-        raise ValueError(
-            f"{path}: has schema version {metadata.get('schema')}, this library reads {SCHEMA}: load it "
-            "with the library that wrote it"
-        )
-    try:
-        return _rebuilt(json.loads(metadata["classes"]), tensors, detector)
-    except (
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        RecursionError,
-        OverflowError,
-        json.JSONDecodeError,
-    ):
-        raise ValueError(f"{path}: is damaged: save it again") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    told, tensors = FILE.read(path)
+    with FILE.understood(path):
+        return _rebuilt(told, tensors, detector)
 
 
 def _rebuilt(
@@ -112,7 +89,8 @@ def _rebuilt(
         model = WindowModel(**{name: tensors[f"window/{name}"] for name in _WINDOW})
     else:
         config = SupportConfig(keep_base=bool(told["keep_base"]))
-        own = _nested({name[4:]: array for name, array in tensors.items() if name.startswith("own/")})
+        learned = {name: jnp.asarray(array) for name, array in tensors.items() if name.startswith("own/")}
+        own = flax.traverse_util.unflatten_dict(learned, sep="/").get("own", {})
         # Nothing is learned any more: of the tuning it matters alone whether the box head is the model's own.
         tuning = DetectionTuning(box=True) if "box" in own else None
         finder = RegionFinder(detector, repmet(detector.net, config, tuning=tuning), config)
@@ -159,25 +137,6 @@ def _rebuilt(
     )
 
 
-def _flat(tree: Any, above: str = "") -> dict[str, np.ndarray]:
-    """Nested dicts of arrays by path."""
-    found: dict[str, np.ndarray] = {}
-    for name, one in tree.items():
-        found |= _flat(one, f"{above}{name}/") if isinstance(one, dict) else {above + name: np.asarray(one)}
-    return found
-
-
-def _nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, array in flat.items():
-        *above, last = path.split("/")
-        place = tree
-        for name in above:
-            place = place.setdefault(name, {})
-        place[last] = jnp.asarray(array)
-    return tree
-
-
 def _check(right: Any, what: str) -> None:
     if not right:
         raise ValueError(f"its {what} do not fit the rest: save it again")
@@ -186,13 +145,3 @@ def _check(right: Any, what: str) -> None:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    try:
-        with safetensors.safe_open(path, "np") as file:
-            names: list[Any] = list(file.keys())
-            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, TypeError) as error:  # TypeError: a type that NumPy lacks
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: is no .safetensors file, or damaged ({reason}): save it again") from None

@@ -299,11 +299,11 @@ def test_files_that_are_refused(small, tmp_path):
         return {**metadata, "backbone": json.dumps({**told, **change})}
 
     for meta, arrays, message in (
-        (metadata, less, f"1 tensors are missing for a conv4: {kernel}"),
+        (metadata, less, f"1 tensors are missing for a conv4 with .*: {kernel}"),
         (
             metadata,
             {**tensors, "params/x": tensors[kernel]},
-            "1 tensors are unexpected for a conv4: params/x",
+            "1 tensors are unexpected for a conv4 with .*: params/x",
         ),
         (
             metadata,
@@ -311,19 +311,23 @@ def test_files_that_are_refused(small, tmp_path):
             r"float32 of shape \(2, 3, 8, 8\), a conv4 with",
         ),
         (metadata, {**tensors, kernel: tensors[kernel] * np.nan}, f"'{kernel}' holds NaN or infinite values"),
-        (metadata, {**tensors, kernel: tensors[kernel].astype(np.float16)}, f"'{kernel}' is of type F16"),
+        (
+            metadata,
+            {**tensors, kernel: tensors[kernel].astype(np.float16)},
+            f"'{kernel}' is float16 of",
+        ),
         (named(options={"hidden": 9}), tensors, "tensor .* a conv4 with .* needs float32"),
         (named(options={"depth": 9}), tensors, "conv4 has no option 'depth': it has hidden, output"),
         (
             named(name="resnet12", options={}),
             tensors,
-            "tensors are missing for a resnet12: batch_stats/norm_0_0/mean",
+            "tensors are missing for a resnet12 with .*: batch_stats/norm_0_0/mean",
         ),
         (named(name="vgg"), tensors, "name must be one of conv4, resnet12, .*, got 'vgg'"),
-        (named(preprocess={}), tensors, "its metadata are damaged"),
-        ({**metadata, "backbone": "[]"}, tensors, "its metadata are damaged"),
+        (named(preprocess={}), tensors, "is damaged: save it again with save_backbone"),
+        ({**metadata, "backbone": "[]"}, tensors, "is damaged: save it again with save_backbone"),
         ({**metadata, "schema": "7"}, tensors, "schema version 7, this library reads 1"),
-        ({}, tensors, "is not a backbone's file"),
+        ({}, tensors, "is no file of save_backbone"),
     ):
         safetensors.numpy.save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, file, meta)
         with pytest.raises(ValueError, match=message):

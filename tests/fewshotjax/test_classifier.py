@@ -336,7 +336,7 @@ def test_files_are_checked(tmp_path):
     nan = tensors["support"].copy()
     nan[0, 0] = np.nan
     for bad, message in (
-        (lambda: written({"format": "pt"}), "is not a classifier's file"),
+        (lambda: written({"format": "pt"}), "is no file of save_classifier"),
         (lambda: written({**metadata, "schema": "7"}), "schema version 7"),
         (lambda: written({**metadata, "classifier": "{"}), "is damaged"),
         (lambda: written(dropped=["labels"]), "is damaged"),

@@ -468,7 +468,7 @@ def test_other_files_are_no_classes(found, tmp_path):
         path.write_bytes(safetensors.numpy.save(some, text))
 
     for change, message in (
-        ({"metadata": {"format": "other"}}, "is no file of new classes"),
+        ({"metadata": {"format": "other"}}, "is no file of save_new_classes"),
         ({"metadata": {"schema": "9"}}, "has schema version 9"),
         ({"metadata": {"classes": "{"}}, "is damaged"),
         ({"told": {"threshold": 3.0}}, "its threshold do not fit"),

@@ -26,10 +26,10 @@ def test_other_files_are_refused(tmp_path):
     path = tmp_path / "head.safetensors"
     fs.save_head(path, head())
     for objective, width, classes, message in (
-        (OBJECTIVE, 7, 3, "head/Dense_0/kernel is float32 of shape"),
-        (OBJECTIVE, 6, 4, "modes is float32 of shape"),
-        (fs.softmax_objective(), 6, 3, "misses bias, kernel: it is of another objective"),
-        (fs.repmet_objective(fs.RepMetConfig(modes=2, embedding=4)), 6, 3, "also has log_sigma"),
+        (OBJECTIVE, 7, 3, "head/Dense_0/kernel' is float32 of shape"),
+        (OBJECTIVE, 6, 4, "modes' is float32 of shape"),
+        (fs.softmax_objective(), 6, 3, "missing for this objective .*: bias, kernel"),
+        (fs.repmet_objective(fs.RepMetConfig(modes=2, embedding=4)), 6, 3, "unexpected .*: log_sigma"),
     ):
         with pytest.raises(ValueError, match=message):
             fs.load_head(path, objective, width, classes)
@@ -37,9 +37,9 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"is no \.safetensors file, or damaged"):
         fs.load_head(path, OBJECTIVE, 6, 3)
     path.write_bytes(safetensors.numpy.save({"a": np.zeros(1)}, {"format": "other"}))
-    with pytest.raises(ValueError, match="is not a head's file of this version"):
+    with pytest.raises(ValueError, match="is no file of save_head"):
         fs.load_head(path, OBJECTIVE, 6, 3)
-    with pytest.raises(ValueError, match="head holds numbers that are not finite in a/b"):
+    with pytest.raises(ValueError, match="tensor 'a/b' holds NaN or infinite values"):
         fs.save_head(path, {"a": {"b": jnp.array([jnp.nan])}})
 
 
