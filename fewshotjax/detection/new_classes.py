@@ -100,7 +100,8 @@ def new_classes(
         key: of k-means and tuning.
         detector: trained, of `detector(weights=...)` or `train_detector`; or `Windows`.
         support: photographs of any sizes with boxes, the path of a COCO JSON, or a folder, zip or tar file of
-            VOC's XML.
+            VOC's XML. Photographs of files that have no box are passed over; of `BoxedImages` they are
+            looked at, too, as background of windows and to choose the threshold.
         images: folder, zip or tar file of the photographs that a file names; None: beside it.
         config: what becomes of the boxes; None: the defaults of `SupportConfig`.
         method: another one of `detection.methods` that learns new classes, with a config of its own; None:

@@ -142,7 +142,8 @@ def test_what_cannot_be_is_told(small, as_users_have_it):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     found = pyramid("resnet18_pyramid", key=jax.random.key(0), width=0.0625, norm="frozen", mean=99.0)
-    config = replace(SMALL, anchors=AnchorConfig(), roi="deformable", hardest=None)
+    head = replace(SMALL.head, learn_sigma=True)  # a tensor without a dimension
+    config = replace(SMALL, anchors=AnchorConfig(), roi="deformable", hardest=None, head=head)
     path = tmp_path_factory.mktemp("detector") / "d.safetensors"
     detector = init_detector(jax.random.key(2), found, config, ("cat", "dog", "été"))
     save_detector(path, detector)
