@@ -12,7 +12,8 @@ points the others do not dominate, each among its own.
 CIFAR-10 networks are those that `nemojax train` left in benchmarks/kept/NAME (recipe in docs/deploy.md); one
 that is not there is left out and said so. EfficientNet-Lite0 takes ImageNet photographs, the even ones for
 calibration, search and training, the odd ones for the report: few to train on, so its QAT is a trial.
-Runs are kept, and stored with the table, so that an interrupted one goes on. TABLE_PART=1/2 and 2/2 share
+Runs are kept by network and checksum of its weights, and stored with the table, so that an interrupted one
+goes on and another network can come later. TABLE_PART=1/2 and 2/2 share
 the searches, a process each: run both, then once without, which does what is left and puts the table
 together. About an hour of one core a seed. Needs FRUGALJAX_DATA; with QUICK=1 a network for scikit-learn's
 digits takes the place of all.
@@ -125,7 +126,8 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()[:12]
 
 
-def cases(data: Path) -> Iterator[tuple[str, Callable[[], Case]]]:
+def cases(data: Path) -> Iterator[tuple[str, str, Callable[[], Case]]]:
+    """Name, checksum of weights that a training left, and what makes the case."""
     parts: list[Any] = []  # read once, when the first network wants it
 
     def member(folder: Path) -> Callable[[], Case]:
@@ -137,11 +139,11 @@ def cases(data: Path) -> Iterator[tuple[str, Callable[[], Case]]]:
         return make
 
     if QUICK:
-        yield "digits", digits
+        yield "digits", "", digits
         return
     for folder in members():
-        yield folder.name, member(folder)
-    yield "efficientnet_lite0", lambda: photographs(data)
+        yield folder.name, digest(folder), member(folder)
+    yield "efficientnet_lite0", "", lambda: photographs(data)
 
 
 def choose(front: nemo.Front) -> dict[str, int]:
@@ -282,7 +284,6 @@ def main() -> None:
         "cifar_images": {"calibration": CALIBRATION, "search": SEARCHED, "report": REPORTED},
         "ptq": str(PTQ),
         "qat": {"cifar": str(CIFAR_QAT), "photographs": str(PHOTOGRAPHS)},
-        "weights": {folder.name: digest(folder) for folder in members()},
         "costs": list(COSTS),
         "limits": list(LIMITS),
         "interval": "95 %, Student's t over seeds",
@@ -290,9 +291,10 @@ def main() -> None:
     kept = Kept("nemo_table", settings)
     part, parts = map(int, os.environ.get("TABLE_PART", "0/1").split("/"))
     rows = {}
-    for i, (name, make) in enumerate(cases(Path(place or "."))):
+    for i, (name, weights, make) in enumerate(cases(Path(place or "."))):
         mine = [seed for seed in range(SEEDS) if (seed + i) % parts == part % parts]
-        rows[name] = table(Bench(name, make, kept, lambda: time.monotonic() - start > LIMIT_S), mine)
+        bench = Bench(f"{name} {weights}".strip(), make, kept, lambda: time.monotonic() - start > LIMIT_S)
+        rows[name] = {"weights": weights, **table(bench, mine)}
         jax.clear_caches()
     if parts > 1:
         say(f"part {part}/{parts}: {sum(row['missing_runs'] for row in rows.values())} runs are missing")
