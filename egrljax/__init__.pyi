@@ -7,7 +7,12 @@ from . import boltzmann as boltzmann, decisions as decisions, ssne as ssne
 from .acting import act as act, act_greedily as act_greedily
 from .at_bits import allowed_levels as allowed_levels, environment_at as environment_at
 from .boltzmann import Boltzmann as Boltzmann, BoltzmannRates as BoltzmannRates
-from .checkpoint import Keep as Keep, load_state as load_state, save_state as save_state
+from .checkpoint import (
+    Keep as Keep,
+    load_state as load_state,
+    save_state as save_state,
+    state_if_there as state_if_there,
+)
 from .config import (
     PRESETS as PRESETS,
     EGRLConfig as EGRLConfig,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization
 
-from hwmodel import write_bytes
+from hwmodel import Hosts, write_bytes
 
 FORMAT, SCHEMA = "frugaljax state", 2
 AGAIN = "start the search anew, or restore the file from a copy"
@@ -94,12 +94,7 @@ def save_state(path: str | os.PathLike[str], state: Any, settings: Mapping[str, 
 
 
 def load_state(
-    path: str | os.PathLike[str],
-    like: State,
-    settings: Mapping[str, Any],
-    *,
-    part: bool = False,
-    content: bytes | None = None,
+    path: str | os.PathLike[str], like: State, settings: Mapping[str, Any], *, part: bool = False
 ) -> State:
     """The state saved in `path`, as a pytree of the structure, shapes and types of `like`.
 
@@ -107,14 +102,46 @@ def load_state(
 
     Args:
         part: `like` is a dict with some of the saved one's entries; the others are left.
-        content: what the file holds, where it was read elsewhere; `path` is then for messages alone.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not such a file, of another version, cut short, damaged, written with other
             settings, or of another shape than `like`; the message says which, and what to do.
     """
-    header, payload = _checked(path, Path(path).read_bytes() if content is None else content)
+    return _loaded(path, Path(path).read_bytes(), like, settings, part)
+
+
+def state_if_there(
+    path: str | os.PathLike[str] | None,
+    like: State,
+    settings: Mapping[str, Any],
+    *,
+    part: bool = False,
+    hosts: Hosts | None = None,
+) -> State | None:
+    """As `load_state`; None without a path, or where there is no such file yet.
+
+    Args:
+        hosts: processes of which the first reads the file, for all.
+
+    Raises:
+        ValueError: as `load_state`.
+        hwmodel.HostsError: the first process could not read the file.
+    """
+    if path is None:
+        return None
+
+    def read() -> bytes | None:
+        return Path(path).read_bytes() if Path(path).exists() else None
+
+    content = read() if hosts is None else hosts.from_first(read)
+    return None if content is None else _loaded(path, content, like, settings, part)
+
+
+def _loaded(
+    path: str | os.PathLike[str], content: bytes, like: State, settings: Mapping[str, Any], part: bool
+) -> State:
+    header, payload = _checked(path, content)
     _compare(str(path), header["settings"], json.loads(_canonical(dict(settings))))
     saved = _restored(path, payload)
     if part:

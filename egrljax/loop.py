@@ -96,7 +96,7 @@ def run(
             state, metrics = _host_chunk(algo, env, state, count, board)
         left -= count
         collected.append(metrics)
-        if on_chunk is not None and on_chunk(state, collected[-1]) in (True, "stop"):
+        if on_chunk is not None and hw.wants_stop(on_chunk(state, collected[-1])):
             break
     if not collected:
         return state, None

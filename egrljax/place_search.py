@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 import hwmodel as hw
 
-from .checkpoint import digest, load_state, raw, save_state, typed
+from .checkpoint import digest, raw, save_state, state_if_there, typed
 from .config import EGRLConfig
 from .egrl import egrl
 from .environment import Environment, measure
@@ -81,9 +80,9 @@ def search(
     saved: dict[str, Any] = {"evaluations": none.astype(jnp.int32), "best_s": none, "known_s": none}
     k_init, k_known = jax.random.split(key)
     state = jax.jit(algo.init)(k_init, env, actor)
-    if checkpoint is not None and (content := _read(checkpoint, hosts)) is not None:
-        saved = load_state(checkpoint, {**saved, "state": raw(state)}, settings, content=content)
-        state = typed(saved.pop("state"))
+    kept = state_if_there(checkpoint, {**saved, "state": raw(state)}, settings, hosts=hosts)
+    if kept is not None:
+        saved, state = kept, typed(kept.pop("state"))
     placements = jnp.asarray(np.stack(list(known.values())), jnp.int32)
     fresh = not len(saved["known_s"])
     if fresh and board is not None:
@@ -127,21 +126,12 @@ def search(
     )
 
 
-def _read(checkpoint: str | os.PathLike[str], hosts: hw.Hosts | None) -> bytes | None:
-    """What the file holds; None: there is none."""
-
-    def read() -> bytes | None:
-        return Path(checkpoint).read_bytes() if Path(checkpoint).exists() else None
-
-    return read() if hosts is None else hosts.from_first(read)
-
-
 def _told(on_chunk: Progress | None, state: EGRLState, budget: int, before: int, env: Environment) -> bool:
     """Whether `on_chunk` wants the end."""
     if on_chunk is None:
         return False
     numbers = int(state.measured) + before, budget, float(state.best_s), float(env.reference_s)
-    return on_chunk(*numbers) in (True, "stop")
+    return hw.wants_stop(on_chunk(*numbers))
 
 
 def _mean_s(

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ import numpy as np
 
 import hwmodel as hw
 
-from .checkpoint import digest, load_state, raw, save_state, typed
+from .checkpoint import digest, raw, save_state, state_if_there, typed
 from .config import EGRLConfig
 from .environment import Environment
 from .several import environments
@@ -72,12 +71,13 @@ def train_policy(
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "environments": digest(envs),
     }
-    if checkpoint is not None and Path(checkpoint).exists():
-        state = typed(load_state(checkpoint, {"state": raw(state)}, about)["state"])
+    saved = state_if_there(checkpoint, {"state": raw(state)}, about)
+    if saved is not None:
+        state = typed(saved["state"])
 
     def told() -> bool:
         best = float(jnp.exp(-jnp.min(state.fitness)))
-        return on_chunk is not None and on_chunk(int(state.measured), settings.budget, best) in (True, "stop")
+        return on_chunk is not None and hw.wants_stop(on_chunk(int(state.measured), settings.budget, best))
 
     told()
     stop = False

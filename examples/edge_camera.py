@@ -46,6 +46,7 @@ SAMPLES = {  # classes of the sample pictures, files of skimage/data
     "stars": "hubble_deep_field.jpg",
     "tissue": "ihc.png",
 }
+LEAST_FRAMES = 12
 SEEN = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg")
 
 
@@ -115,7 +116,14 @@ def own_pictures(settings: Settings, support: Path, frames: Path, test: Path | N
     tested = None if test is None else fs.folder(test, settings.pixels)
     if tested is not None and tested.classes != shown.classes:
         raise SystemExit(f"the classes of {test} are {tested.classes}, those of {support} {shown.classes}")
-    return Pictures(shown, fs.pictures(frames, settings.pixels).images, tested)
+    found = fs.pictures(frames, settings.pixels).images
+    if len(found) < LEAST_FRAMES:
+        raise SystemExit(f"--frames {frames} holds {len(found)} pictures: give at least {LEAST_FRAMES}")
+    # In another order than the files: a third calibrates, which in the camera's own may be the night.
+    chosen = np.random.default_rng(settings.seed).permutation(len(found))[: settings.frames]
+    if len(chosen) < len(found):
+        print(f"--frames {frames}: {len(chosen)} of {len(found)} pictures, drawn by the seed")
+    return Pictures(shown, found[chosen], tested)
 
 
 def learn(key: jax.Array, embed: fs.Backbone, pictures: Pictures, settings: Settings) -> fs.Classifier:
@@ -159,10 +167,8 @@ def accuracy(
     """Share of the test pictures whose class is right."""
     if pictures.test is None:
         return None
-    wrong, each = (
-        0.0,
-        len(pictures.frames) - calibration(pictures),
-    )  # as many at once as the search: one program
+    wrong = 0.0
+    each = len(pictures.frames) - calibration(pictures)  # as many at once as the search: one program
     for start in range(0, len(pictures.test), each):
         part = pictures.test.take(np.arange(start, min(start + each, len(pictures.test))))
         task = nemo.classification(net, pixels.normalize(jnp.asarray(part.images)), part.labels, top_k=1)
@@ -172,7 +178,7 @@ def accuracy(
 
 
 def calibration(pictures: Pictures) -> int:
-    """Frames that set the quantizers' ranges, the first ones; the others are searched on."""
+    """Frames that set the quantizers' ranges, first in a random order; the others are searched on."""
     return len(pictures.frames) // 3
 
 
@@ -315,6 +321,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Compressed]:
     given = parser.parse_args(arguments)
     if (given.support is None) != (given.frames is None):
         parser.error("--support and --frames go together")
+    if given.test is not None and given.support is None:
+        parser.error("--test needs --support and --frames: the sample pictures have a test of their own")
     settings = replace(QUICK if given.quick else Settings(), learner=given.learner, seed=given.seed)
     given.out.mkdir(parents=True, exist_ok=True)
     if given.support is None:

@@ -202,3 +202,8 @@ def preset(name: str, **changes: Any) -> NemoConfig:
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {sorted(PRESETS)}, got {name!r}")
     return replace(PRESETS[name], **changes)
+
+
+def default_config(warm_start: object) -> NemoConfig:
+    """What `search` runs where it is given none: with a table of sensitivities the species that reads it."""
+    return PRESETS["default"] if warm_start is None else PRESETS["guided"]

@@ -24,14 +24,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from egrljax import baselines
+from hwmodel import wants_stop
 
 from .chip_costs import ChipCost
 from .config import NemoConfig
-from .cosearch_options import OPTIONS as OPTIONS, Clock, check_options, of_round
-from .cosearch_outcome import CoFound as CoFound, Pairs as Pairs
+from .cosearch_options import OPTIONS as OPTIONS, Clock, check_budget, check_options, of_round, plain
+from .cosearch_outcome import CoFound as CoFound, Pairs as Pairs, settings_of
 from .first_generation import uniform_bits
 from .joint import chip_costs, genomes, joint, placed_by
 from .joint_space import JointSpace
+from .limits import limits as checked_limits
 from .placing import RULES, evolved, small_evolution
 from .search import search
 from .subset import most_hypervolume
@@ -58,6 +60,7 @@ def searched_bits(key: jax.Array, task: Task, budget: int, **options: Any) -> Pa
     check_options(options)
     cost = _one_placing(task)
     maps = cost.place.maps
+    check_budget(budget, options, maps=maps)
     found = search(key, task, budget=budget // maps, **options)
     placement = np.asarray(_placements(cost, jnp.asarray(found.bits)))
     return Pairs(
@@ -109,11 +112,14 @@ def bits_then_placement(
             evaluations.
         options: see `OPTIONS`; limits of objectives on the chip hold for the outcome.
     """
-    _check_share(share)
+    _check_parts(share, rows)
     check_options(options)
+    check_budget(budget, options, share)
+    settings = settings_of("bits_then_placement", key, budget, share=share, rows=rows, options=plain(options))
     k_bits, k_place = jax.random.split(key)
     clock = Clock(options)
     limits = options.pop("limits", None)
+    checked_limits(task, limits or {})
     on_chip = chip_costs(task)
     others = tuple((name, cost) for name, cost in task.costs_of_bits if name not in on_chip)
     if not others:
@@ -132,11 +138,11 @@ def bits_then_placement(
     runs = found.evaluations
     parts = [placed._replace(evaluations=placed.evaluations + runs, runs=runs, finished=in_time)]
     left -= placed.evaluations
-    if in_time and _affordable(left, rows):
-        finite = np.flatnonzero(np.isfinite(placed.costs).all(axis=1))
+    finite = np.flatnonzero(np.isfinite(placed.costs).all(axis=1))
+    if in_time and len(finite) and _affordable(left, rows):
         best = finite[_most_valuable(placed.costs[finite], _affordable(left, rows))]
         parts.append(searched_placements(k_place, task, placed.bits[best], placed.costs[best], left))
-    return CoFound.of(task, parts, limits)
+    return CoFound.of(task, parts, limits, settings)
 
 
 def placement_then_bits(
@@ -150,8 +156,17 @@ def placement_then_bits(
             memories are narrow, fewer bits show more of what a chip can hold.
         options: see `OPTIONS`.
     """
-    _check_share(share)
+    _check_parts(share)
     check_options(options)
+    check_budget(budget, options, 1 - share)
+    if int(share * budget) <= len(RULES):
+        raise ValueError(
+            f"budget must leave the placement more than {len(RULES)} evaluations, got {budget} with a share "
+            f"of {share}: raise either"
+        )
+    settings = settings_of(
+        "placement_then_bits", key, budget, share=share, width=width, options=plain(options)
+    )
     k_place, k_bits = jax.random.split(key)
     clock = Clock(options)
     uniform = task.space.uniform(task.space.widths[-1] if width is None else width)[None]
@@ -160,7 +175,7 @@ def placement_then_bits(
     there = placed_by(task, first.placement[0])
     found = searched_bits(k_bits, there, budget - first.evaluations, **clock.rest(options))
     parts = [found._replace(evaluations=found.evaluations + first.evaluations)]
-    return CoFound.of(task, parts, options.get("limits"))
+    return CoFound.of(task, parts, options.get("limits"), settings)
 
 
 def alternate(
@@ -184,15 +199,20 @@ def alternate(
         share: of each round's budget that goes to the bits.
         rows: configurations that are placed in a round, at most; fewer where each had less than `EVOLUTION`
             evaluations.
-        on_round: told the number of the round and the outcome so far; True ends the search.
+        on_round: told the number of the round and the outcome so far; True or "stop" ends the search.
         options: see `OPTIONS`. A checkpoint or a cache is a file for each round, NAME.round0 and so on, for
             each round is of a task of its own. Seeds are of the first round, and a table that is given counts
             its evaluations there.
     """
-    _check_share(share)
+    _check_parts(share, rows)
     check_options(options)
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
+    maps = _one_placing(task).place.maps
+    check_budget(budget, options, share / rounds, maps, f"the bits of {rounds} rounds")
+    settings = settings_of(
+        "alternate", key, budget, rounds=rounds, share=share, rows=rows, options=plain(options)
+    )
     clock, limits = Clock(options), options.get("limits")
     parts: list[Pairs] = []
     place: Any = _one_placing(task).place
@@ -204,21 +224,21 @@ def alternate(
         own = of_round(clock.rest(options), number)
         bits = searched_bits(k_bits, placed_by(task, place), int(share * left), seeds=seeds, **own)
         parts.append(bits)
-        so_far, left = CoFound.of(task, parts, limits), left - bits.evaluations
+        so_far, left = CoFound.of(task, parts, limits, settings), left - bits.evaluations
         over = not bits.finished or clock.over()
         if not over:
             chosen = _most_valuable(so_far.costs, _affordable(left, rows))
             placed = searched_placements(k_place, task, so_far.bits[chosen], so_far.costs[chosen], left)
             parts.append(placed)
-            so_far = CoFound.of(task, parts, limits)
+            so_far = CoFound.of(task, parts, limits, settings)
             nearest = np.linalg.norm(_scaled(placed.costs), axis=1).argmin()
             place, seeds = placed.placement[nearest], so_far.bits[_most_valuable(so_far.costs, rows)]
             over = clock.over() and number + 1 < rounds
-        stop = on_round is not None and on_round(number, so_far) is True
+        stop = on_round is not None and wants_stop(on_round(number, so_far))
         if over or stop:
             parts[-1] = parts[-1]._replace(finished=parts[-1].finished and number + 1 == rounds and not over)
             break
-    return CoFound.of(task, parts, limits)
+    return CoFound.of(task, parts, limits, settings)
 
 
 def searched_jointly(key: jax.Array, task: Task, budget: int, **options: Any) -> CoFound:
@@ -231,13 +251,15 @@ def searched_jointly(key: jax.Array, task: Task, budget: int, **options: Any) ->
     check_options(options)
     whole = joint(task)
     defaults = {"config": JOINT, "warm_start": None, "seeds": genomes(whole, uniform_bits(task), "density")}
-    found = search(key, whole, budget=budget, **{**defaults, **options})
+    own = {**defaults, **options}
+    found = search(key, whole, budget=budget, **own)
     assert isinstance(whole.space, JointSpace)
     bits, wish = whole.space.split(found.bits)
     placement = np.asarray(_rectified(next(iter(chip_costs(task).values())), bits, wish))
     spent = found.evaluations
     pairs = Pairs(np.asarray(bits), placement, found.costs, spent, spent, found.finished)
-    return CoFound.of(task, [pairs], options.get("limits"))
+    settings = settings_of("searched_jointly", key, budget, options=plain(own))
+    return CoFound.of(task, [pairs], options.get("limits"), settings)
 
 
 def _one_placing(task: Task) -> ChipCost:
@@ -318,6 +340,8 @@ def _scaled(costs: Float[np.ndarray, "K M"]) -> Float[np.ndarray, "K M"]:
     return (costs - costs.min(axis=0)) / np.where(span > 0, 1.05 * span, 1)
 
 
-def _check_share(share: float) -> None:
+def _check_parts(share: float, rows: int = 1) -> None:
     if not 0 < share < 1:
         raise ValueError(f"share must be between 0 and 1, got {share}")
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1, got {rows}")

@@ -1,14 +1,16 @@
 """Options of `search` that co-searches hand on: which ones, and files and time shared out among the parts."""
 
+import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from egrljax import Keep
 
+from .config import default_config
 from .sensitivity import Sensitivity
 
 OPTIONS = (
@@ -35,11 +37,41 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise ValueError(f"options holds {unknown!r}: a co-search takes those of search in {list(OPTIONS)}")
 
 
+def check_budget(
+    budget: int, options: Mapping[str, Any], share: float = 1.0, maps: int = 1, what: str = "bits"
+) -> None:
+    """ValueError unless a share of the budget pays for one population, of so many maps a member."""
+    population = (options.get("config") or default_config(options.get("warm_start", "fisher"))).population
+    least = math.ceil(population * maps / share)
+    if budget < least:
+        each = "" if maps == 1 else f" of {maps} placements each"
+        part = "" if share == 1.0 else f", which get a share of {share:.3g}"
+        raise ValueError(
+            f"budget must be at least {least}: {what}{part}, begin with a population of {population}{each}; "
+            f"got {budget}"
+        )
+
+
+def plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that decide a result, as JSON values to keep with it."""
+    config, start = options.get("config"), options.get("warm_start", "fisher")
+    kept = {name: options[name] for name in ("warm_share", "warm_rounds", "time_limit_s") if name in options}
+    return {
+        **kept,
+        "config": None if config is None else asdict(config),
+        "limits": dict(options.get("limits") or {}),
+        "warm_start": start if start is None or isinstance(start, str) else "a table",
+        "seeds": 0 if options.get("seeds") is None else len(options["seeds"]),
+    }
+
+
 class Clock:
     """One time limit for all parts."""
 
     def __init__(self, options: Mapping[str, Any]):
         limit = options.get("time_limit_s")
+        if limit is not None and not (isinstance(limit, int | float) and limit >= 0):
+            raise ValueError(f"time_limit_s must be a number of seconds, at least 0, got {limit!r}")
         self._end = None if limit is None else time.monotonic() + limit
 
     def over(self) -> bool:

@@ -1,16 +1,25 @@
 """What a co-search found: pairs of bit-widths and placement, and those that no other pair dominates."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
+import jax
 import moocore
 import numpy as np
 from jaxtyping import Float, Int
 
+import hwmodel as hw
+
 from .front import Front
+from .joint import chip_costs
 from .limits import limits as checked_limits
 from .task import Task
+
+
+def settings_of(search: str, key: jax.Array, budget: int, **own: Any) -> dict[str, Any]:
+    """What decided the result of one of the searches, as JSON values; `own` are its own arguments."""
+    return {"search": search, "key": np.asarray(jax.random.key_data(key)).tolist(), "budget": budget, **own}
 
 
 class Pairs(NamedTuple):
@@ -31,19 +40,32 @@ class CoFound:
     objectives: tuple[str, ...]
     names: tuple[str, ...]  # of the points
     bits: np.ndarray  # (K, n) int32
-    placement: np.ndarray  # (K, N, 2) int32, levels
+    chip: hw.Chip
+    placement: np.ndarray  # (K, N, 2) int32, levels of the chip
     costs: np.ndarray  # (K, M) float64
     evaluations: int
     runs: int  # of the network, among the evaluations
     pairs: int  # that it was chosen from
     finished: bool  # False: ended by a time limit or by on_chunk before the budget
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what decided the result; `front` keeps them
 
     @classmethod
     def of(
-        cls, task: Task, pairs: Sequence[Pairs], limits: Mapping[str, float | int | str] | None = None
+        cls,
+        task: Task,
+        pairs: Sequence[Pairs],
+        limits: Mapping[str, float | int | str] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> "CoFound":
-        """Of several parts of a search; failed pairs and those beyond the limits are left out."""
+        """Of several parts of a search; failed pairs and those beyond the limits are left out.
+
+        Args:
+            settings: kept beside the names of network and chip, and the quantizers.
+        """
         highest = checked_limits(task, limits or {})
+        chip = next(iter(chip_costs(task).values())).chip
+        quantizers = asdict(task.network.config)
+        own = {"network": task.network.name, "quantizers": quantizers, "chip": chip.name}
         bits, placement, costs = (
             np.concatenate(columns) for columns in zip(*(part[:3] for part in pairs), strict=True)
         )
@@ -58,19 +80,26 @@ class CoFound:
             objectives=task.objectives,
             names=task.network.workload.point_names,
             bits=bits[rows],
+            chip=chip,
             placement=placement[rows],
             costs=costs[rows],
             evaluations=sum(part.evaluations for part in pairs),
             runs=sum(part.runs for part in pairs),
             pairs=len(costs),
             finished=all(part.finished for part in pairs),
+            settings={**(settings or {}), **own},
         )
 
     def front(self) -> Front:
         """A front of bit-widths, for tables, files and plots; `placement` has a row for each of its rows."""
-        return Front(self.bits, self.costs, self.objectives, self.names)
+        return Front(self.bits, self.costs, self.objectives, self.names, self.settings)
 
     def hypervolume(self, reference: Sequence[float | int] | np.ndarray) -> float:
         """As a share of the box up to `reference`; see `nemojax.reference`."""
         corner = np.asarray(reference, np.float64)
+        if corner.shape != (len(self.objectives),) or not (corner > 0).all():
+            raise ValueError(
+                f"reference must be {len(self.objectives)} numbers above 0, for {self.objectives}, got "
+                f"{corner.tolist()}"
+            )
         return float(moocore.hypervolume(self.costs / corner, np.ones(len(corner))))

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hwmodel import wants_stop
+
 from .nemo import Metrics, Nemo, NemoState
 
 # bits (N, n) int32 -> costs (N, M), minimised, not finite = failed; or costs and violations (N,), 0 = within
@@ -65,7 +67,7 @@ def run(
     for _ in range(generations // every):
         state, metrics = chunk(algo, evaluate, state, every)
         collected.append(jax.device_get(metrics))
-        if on_chunk is not None and on_chunk(state, collected[-1]) in (True, "stop"):
+        if on_chunk is not None and wants_stop(on_chunk(state, collected[-1])):
             break
     return state, jax.tree.map(lambda *parts: np.concatenate(parts), *collected)
 

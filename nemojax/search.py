@@ -19,12 +19,13 @@ from jaxtyping import Int
 from hwmodel import Hosts
 
 from .algorithm import algorithm, ranking_units
-from .config import PRESETS, NemoConfig
+from .config import NemoConfig, default_config
 from .evaluator import Evaluator
 from .fingerprint import digest_of, fingerprint
 from .first_generation import fitted, initial_bits
 from .front import Front
 from .history import History
+from .joint_space import JointSpace
 from .limits import limits as checked_limits
 from .nemo import NemoState
 from .policies import Policies, policies as living_policies
@@ -104,7 +105,8 @@ def search(
         warm_share: of the budget, that those evaluations take at most.
         warm_rounds: half of them are chosen by the table as measured, the rest in so many rounds, each by the
             table as corrected by all before; of at least ten each. 0: all at once, and nothing is corrected.
-        on_chunk: called with a Report after every generation; `progress()` is one.
+        on_chunk: called with a Report after every generation; `progress()` is one. True or "stop" ends the
+            search.
         time_limit_s: ends the search after the generation, or the part of the warm start, in which it passes.
         checkpoint: a file that is written after every generation. If it is there already the search goes
             on from it, bit for bit as if it had not stopped, or raises if it is of another search. With a
@@ -126,7 +128,7 @@ def search(
             a cache of another task.
         hwmodel.HostsError: another process is gone, late, failed, or searches something else.
     """
-    config = config or (PRESETS["default"] if warm_start is None else PRESETS["guided"])
+    config = config or default_config(warm_start)
     if not 0 <= warm_share < 1:
         raise ValueError(f"warm_share must be in [0, 1), got {warm_share}")
     if warm_rounds < 0:
@@ -134,6 +136,11 @@ def search(
     corner, highest = reference(task), checked_limits(task, limits or {})
     prior = np.zeros((0, task.space.size), np.int32) if seeds is None else fitted(task.space, seeds)
     prior = prior[np.sort(np.unique(prior, axis=0, return_index=True)[1])]
+    if isinstance(task.space, JointSpace) and warm_start is not None:
+        given = repr(warm_start) if isinstance(warm_start, str) else "a table"
+        raise ValueError(
+            f"warm_start must be None for a joint task, got {given}: sensitivities know nothing of memories"
+        )
     if isinstance(warm_start, Sensitivity):
         check_covers(warm_start, task.space)
     elif warm_start not in (None, task.score.name) and not jax.tree.leaves(task.inputs):

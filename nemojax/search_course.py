@@ -8,7 +8,7 @@ import moocore
 import numpy as np
 from jaxtyping import Float, Int
 
-from hwmodel import Hosts
+from hwmodel import Hosts, wants_stop
 
 from .budgeted import Budgeted
 from .evaluator import Evaluator
@@ -56,7 +56,7 @@ class Evaluated(NamedTuple):
         return Evaluated(*map(np.concatenate, zip(self, (bits, costs, over), strict=True)))
 
 
-OnChunk = Callable[[Report], Any]  # True ends the search
+OnChunk = Callable[[Report], Any]  # True or "stop" ends the search
 
 
 class Course:
@@ -111,7 +111,7 @@ class Course:
             report = self._report(state, budget)
             self.history.add(report.evaluations, report.hypervolume, metrics)
             self._save(state)
-            self.stopped = self._over(self.on_chunk is not None and self.on_chunk(report) is True)
+            self.stopped = self._over(self.on_chunk is not None and wants_stop(self.on_chunk(report)))
         return state
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from egrljax import load_state, save_state
+from egrljax import save_state, state_if_there
 from hwmodel import Hosts
 
 from .evaluator import Evaluator
@@ -50,17 +50,12 @@ class Files:
         Raises:
             ValueError: a file of another task, or a checkpoint of other settings.
         """
-        if self._cache is not None and (content := self._read(self._cache)) is not None:
-            self._stock = load_state(self._cache, self._stock, self._known, content=content)
+        stock = state_if_there(self._cache, self._stock, self._known, hosts=self._hosts)
+        self._stock = self._stock if stock is None else stock
         marks = None
-        if self._checkpoint is not None and (content := self._read(self._checkpoint)) is not None:
-            saved: Any = load_state(
-                self._checkpoint,
-                {"marks": np.zeros(3, np.int32), "cache": evaluator.table(), "history": history.table()},
-                self._identity,
-                part=True,
-                content=content,
-            )
+        wanted = {"marks": np.zeros(3, np.int32), "cache": evaluator.table(), "history": history.table()}
+        saved = self._saved(wanted)
+        if saved is not None:
             marks = Marks(*np.asarray(saved["marks"]).tolist())
             evaluator.restore(saved["cache"])
             history.restore(saved["history"])
@@ -73,24 +68,18 @@ class Files:
 
     def state(self, like: NemoState) -> NemoState:
         """The checkpoint's state, or `like` where there is none."""
-        if self._checkpoint is None or (content := self._read(self._checkpoint)) is None:
-            return like
-        saved: Any = load_state(self._checkpoint, {"state": like}, self._identity, part=True, content=content)
-        return saved["state"]
+        saved = self._saved({"state": like})
+        return like if saved is None else saved["state"]
+
+    def _saved(self, like: dict[str, Any]) -> dict[str, Any] | None:
+        """Entries of the checkpoint, if there is one."""
+        return state_if_there(self._checkpoint, like, self._identity, part=True, hosts=self._hosts)
 
     def save(self, state: NemoState, evaluator: Evaluator, history: History, marks: Marks) -> None:
         """Writes the checkpoint."""
         if self._checkpoint is not None and self._writes:
             parts = {"state": state, "cache": evaluator.table(), "history": history.table()}
             save_state(self._checkpoint, {**parts, "marks": np.array(marks, np.int32)}, self._identity)
-
-    def _read(self, place: str | os.PathLike[str]) -> bytes | None:
-        """What a file holds; None: there is none."""
-
-        def read() -> bytes | None:
-            return Path(place).read_bytes() if Path(place).exists() else None
-
-        return read() if self._hosts is None else self._hosts.from_first(read)
 
     def _known_rows(self) -> int:
         return len(self._stock["bits"]) if self._free else 0

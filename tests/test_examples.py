@@ -56,6 +56,72 @@ def test_an_edge_camera_from_pictures_to_files_for_two_chips(tmp_path, monkeypat
     assert "Edge camera" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def own_folders(folder, frames):
+    """Two classes in `shown` and `labelled`, and frames that get brighter from file to file."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+
+    def picture(path, shade):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.clip(shade + rng.normal(0, 8, (40, 40, 3)), 0, 255)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+    for place, count in (("shown", 3), ("labelled", 4)):
+        for label, shade in (("dark", 40), ("light", 210)):
+            for i in range(count):
+                picture(folder / place / label / f"{i}.png", shade)
+    for i in range(frames):
+        picture(folder / "unlabelled" / f"{i:03}.png", 20 + 200 * i / frames)
+    return ["--support", str(folder / "shown"), "--frames", str(folder / "unlabelled")]
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+def test_an_edge_camera_with_pictures_of_ones_own_and_samples_made_of_them(tmp_path):
+    """The page's second command, with a Delta-encoder."""
+    import jax
+
+    camera = example("edge_camera")
+    words = own_folders(tmp_path, 12)
+    words += ["--test", str(tmp_path / "labelled"), "--out", str(tmp_path / "out"), "--learner", "delta"]
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        models = camera.main([*words, "--quick"])
+    for chip, model in models.items():
+        assert json.loads((tmp_path / "out" / chip / "classes.json").read_text()) == ["dark", "light"]
+        assert (tmp_path / "out" / chip / "classifier.onnx").stat().st_size > 100_000
+        assert model.accuracy >= 0.75  # dark and light
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_frames_of_ones_own_are_drawn_from_all(tmp_path, capsys):
+    camera = example("edge_camera")
+    words = own_folders(tmp_path, 90)
+    shown, frames = (camera.Path(words[i]) for i in (1, 3))
+    pictures = camera.own_pictures(camera.QUICK, shown, frames, None)
+    assert pictures.frames.shape == (24, 32, 32, 3)
+    assert "24 of 90 pictures" in capsys.readouterr().out
+    first = camera.calibration(pictures)
+    means = pictures.frames.mean(axis=(1, 2, 3))
+    assert abs(means[:first].mean() - means[first:].mean()) < 45  # by their files' names it would be 93
+    for i in range(3, 90):
+        (frames / f"{i:03}.png").unlink()
+    with pytest.raises(SystemExit, match="unlabelled holds 3 pictures: give at least 12"):
+        camera.own_pictures(camera.QUICK, shown, frames, None)
+
+
+def test_options_that_belong_together(tmp_path, capsys):
+    camera = example("edge_camera")
+    for words, told in (
+        (["--test", "labelled"], "--test needs --support and --frames"),
+        (["--support", "shown"], "--support and --frames go together"),
+    ):
+        with pytest.raises(SystemExit):
+            camera.main(["--out", str(tmp_path / "out"), *words])
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_pictures_of_the_three_uses_share_no_pixel():
     pytest.importorskip("skimage")
     camera = example("edge_camera")

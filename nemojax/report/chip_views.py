@@ -96,6 +96,11 @@ def chip_views(
                 raise ValueError(
                     f"placements of {name!r} must be whole numbers {shape}, got {np.shape(wish)}"
                 )
+            if not 0 <= np.min(wish) <= np.max(wish) < len(cost.chip.levels):
+                raise ValueError(
+                    f"placements of {name!r} must be its levels, 0-{len(cost.chip.levels) - 1}, got "
+                    f"{np.min(wish)} to {np.max(wish)}"
+                )
             seconds, levels = _as_wished(cost, bits, jnp.asarray(wish, jnp.int32))
         shown = [row for row in rows if np.isfinite(seconds[row])]
         label = name if names.count(name) == 1 else f"{name} ({names[: i + 1].count(name)})"

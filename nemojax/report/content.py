@@ -66,7 +66,7 @@ def write_report(
         chip: one or several: a `hwmodel.Chip`, whose tensors the fastest of the rules places, or what
             `nemo.latency(network, chip, placement)` gives.
         placements: (K, N, 2) levels of a row for each point, of one chip, or by the names of several; what
-            does not fit slides to slower levels. A CoFound brings its own.
+            does not fit slides to slower levels. A CoFound brings those of its own chip.
         placed: what `egrljax.place` found, at bits of its own: its course, bound and panels.
         baselines: as in `plot_front`: name -> (P, M) costs, or (bits (P, n), costs (P, M)).
         baseline_columns: what these M costs are, among objectives and held-out columns; default: the
@@ -99,7 +99,10 @@ def write_report(
     assert first is not None
     costs = chip_costs_of(chip, network)
     rows = detailed_rows(front, detailed, first, best)
-    by_chip = _by_chip(wishes if placements is None else placements, [cost.chip.name for cost in costs])
+    names = [cost.chip.name for cost in costs]
+    if placements is None and isinstance(result, CoFound):  # of its own chip alone
+        names = [cost.chip.name for cost in costs if cost.chip == result.chip][:1]
+    by_chip = _by_chip(wishes if placements is None else placements, names)
     views = chip_views(front, costs, by_chip, rows)
     several = [placed] if isinstance(placed, egrl.Placed) else list(placed)
     if baseline_columns is not None and not baselines:

@@ -90,14 +90,6 @@ def small_egrl(**changes) -> egrl.EGRLConfig:
     )  # fmt: skip
 
 
-def chromosomes_alone() -> egrl.EGRLConfig:
-    """Evolution of chromosomes without policies and without a learner: compiles in a moment."""
-    learner = replace(egrl.tuned(3).learner, critic_steps=0, actor_steps=0)
-    return small_egrl(
-        policies=0, policy_elites=0, screen=1, rollouts=0, seed_every=0, cross_type=0.0, learner=learner
-    )
-
-
 def small_shared(levels: int = 3, budget: int = 60) -> egrl.EGRLConfig:
     """In the place of `shared_config`."""
     return small_egrl(budget=budget, chromosomes=0, chromosome_elites=0, seed_every=0)
@@ -130,7 +122,3 @@ def onnx_files(*names: str) -> None:
 def run_and_time(placement) -> float:
     """A board: the more lies on fast levels, the quicker."""
     return 1e-3 / (1 + int(np.sum(placement)))
-
-
-def run_on_the_board(placements) -> np.ndarray:
-    return np.array([run_and_time(placement) for placement in placements])

@@ -20,10 +20,10 @@ PAGES = {
             "resolution=128": "resolution=16",
             "budget=1000, on_chunk": "budget=12, config=small, warm_start=None, on_chunk",
             "budget=1000).front": "budget=12, config=small, warm_start=None).front",
-            "run_on_the_board, budget=1000": "run_on_the_board, config=small_egrl",
+            "images[:128], images[128:256]": "images[:8], images[8:14]",
             "episodes=10_000": "episodes=20",
             "hidden=1024": "hidden=8",
-            "features_seen_once, 1024": "features_seen_once, 16",
+            "few), 1024": "few), 16",
             "nemojax search --out run": f"nemojax search --out run {CLI} --chip none",
             "--images FOLDER --top-k 1": f"--images FOLDER --top-k 1 {CLI} --chip none",
             "--budget 4000": "--budget 12",
@@ -49,7 +49,11 @@ PAGES = {
         long=True,
     ),
     "docs/cosearch.md": Page(
-        preparing.cosearch, small={"budget=500": "budget=12, config=small, warm_start=None"}
+        preparing.cosearch,
+        small={
+            "budget=500": "budget=12, config=small, warm_start=None",
+            "budget=2000": "budget=60, config=small, warm_start=None",
+        },
     ),
     "docs/deploy.md": Page(
         preparing.deploy,
@@ -122,7 +126,7 @@ PAGES = {
         },
         long=True,
     ),
-    "docs/edge_camera.md": Page(),  # tests/test_examples.py runs it as a whole
+    "docs/edge_camera.md": Page(),  # tests/test_examples.py runs both of its commands, in small
     "docs/howto.md": Page(
         preparing.howto,
         small={

@@ -1,4 +1,7 @@
-"""Every block of Python and every command that README.md and docs print runs."""
+"""Every block of Python and every console command that README.md and docs print runs.
+
+Of make, pip and python it is looked up that what they name is there; tests of their own and CI run those.
+"""
 
 import subprocess
 

@@ -1,6 +1,6 @@
 """Co-search at equal evaluations: pairs of bits and placement, in turn and one after the other."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from nemojax.cosearch import (
     searched_bits,
     searched_placements,
 )
+from nemojax.cosearch_outcome import settings_of
 from nemojax.fingerprint import fingerprint
 from nemojax.joint import placed_by
 from nemojax.objectives import KLDivergence
@@ -58,11 +59,15 @@ def check(task, found, budget):
         assert bool(told.valid)
         np.testing.assert_allclose(told.latency_s, costs[3], rtol=1e-5)
         np.testing.assert_allclose(error(jnp.asarray(bits)), costs[0], rtol=1e-5)
+    assert found.settings["key"] == np.asarray(jax.random.key_data(jax.random.key(3))).tolist()
+    assert (found.settings["budget"], found.chip) == (budget, CHIP)
     for one in found.costs:
         assert not ((found.costs <= one).all(1) & (found.costs < one).any(1)).any()
     front = found.front()
     np.testing.assert_array_equal(front.costs, found.costs)
     assert front.objectives == ("error", "model_ratio", "bitops_max", "latency")
+    assert front.settings["quantizers"] == asdict(task.network.config)
+    assert front.settings == {**found.settings}
 
 
 def test_what_is_not_dominated_among_the_pairs_is_kept(task):
@@ -202,7 +207,7 @@ def test_bits_are_searched_with_as_many_evaluations_as_their_placing_looks_at(ta
     found = searched_bits(jax.random.key(2), best, 50, **OPTIONS)
     assert found.evaluations == 3 * len(found.bits) == 3 * found.runs == 48
     assert found.costs.shape == (16, 4)
-    check(best, CoFound.of(best, [found]), 50)
+    check(best, CoFound.of(best, [found], settings=settings_of("bits", jax.random.key(3), 50)), 50)
 
 
 def test_four_objectives_have_directions_of_their_own():
@@ -251,12 +256,49 @@ def test_refusals(task):
         alternate(key, task, 100, rounds=0)
     with pytest.raises(ValueError, match="options holds 'settings': a co-search takes those of search in"):
         alternate(key, task, 100, settings={})
+    for rows in (0, -3):
+        with pytest.raises(ValueError, match=f"rows must be at least 1, got {rows}"):
+            bits_then_placement(key, task, 100, rows=rows)
+    with pytest.raises(ValueError, match="time_limit_s must be a number of seconds, at least 0, got '3'"):
+        alternate(key, task, 1000, time_limit_s="3")
+    with pytest.raises(ValueError, match=r"no objective 'latncy'; there are .*latency"):
+        bits_then_placement(key, task, 100, limits={"latncy": 1}, **OPTIONS)
     alone = task.replace(costs_of_bits=task.costs_of_bits[-1:])
     with pytest.raises(ValueError, match="bits alone need a cost that is not on a chip"):
-        bits_then_placement(key, alone, 100)
+        bits_then_placement(key, alone, 1000)
     second = (*task.costs_of_bits, ("again", latency(task.network, CHIP, "first_fit")))
     with pytest.raises(ValueError, match=r"objectives \['again', 'latency'\] place tensors differently"):
-        searched_bits(key, task.replace(costs_of_bits=second), 100)
+        searched_bits(key, task.replace(costs_of_bits=second), 1000)
     other = latency(task.network, replace(CHIP, overlap=1.0))
     with pytest.raises(ValueError, match="the task has objectives on chips"):
-        alternate(key, task.replace(costs_of_bits=(*task.costs_of_bits, ("more", other))), 100)
+        alternate(key, task.replace(costs_of_bits=(*task.costs_of_bits, ("more", other))), 1000)
+
+
+def test_a_budget_that_is_too_small_is_said_in_the_callers_own_numbers(task):
+    key, small = jax.random.key(0), {"config": CONFIG, "warm_start": None}  # a population of 8
+    evolved = placed_by(task, nemo.Evolved(60))  # 63 placements a configuration
+    with pytest.raises(ValueError, match=r"at least 504: .* of 8 of 63 placements each; got 50"):
+        searched_bits(key, evolved, 50, **small)
+    with pytest.raises(ValueError, match=r"at least 22: the bits of 2 rounds, .* 0\.375.*got 21"):
+        alternate(key, task, 21, **small)
+    with pytest.raises(ValueError, match=r"budget must be at least 16: .*got -5"):
+        placement_then_bits(key, task, -5, **small)
+    with pytest.raises(ValueError, match=r"budget must be at least 16: .*got 15"):
+        bits_then_placement(key, task, 15, **small)
+    with pytest.raises(ValueError, match=r"more than 3 evaluations, got 30 with a share of 0\.1"):
+        placement_then_bits(key, task, 30, share=0.1, **small)
+
+
+def test_a_joint_task_has_no_warm_start(task):
+    for given in ("fisher", "sqnr"):
+        with pytest.raises(ValueError, match=f"warm_start must be None for a joint task, got '{given}'"):
+            nemo.search(jax.random.key(0), nemo.joint(task), budget=100, warm_start=given)
+
+
+def test_a_hypervolume_needs_a_corner_for_every_objective(task):
+    bits = np.full((1, task.space.size), 8, np.int32)
+    found = CoFound.of(task, [Pairs(bits, np.zeros((1, 6, 2), np.int32), np.full((1, 4), 0.5), 1)])
+    assert found.hypervolume([1, 1, 1, 1]) == pytest.approx(0.5**4)
+    for wrong in ([1, 1], [1, 1, 1, 0]):
+        with pytest.raises(ValueError, match="reference must be 4 numbers above 0"):
+            found.hypervolume(wrong)

@@ -100,9 +100,10 @@ def test_on_chunk_sees_each_chunk_and_can_stop(algo, whole):
     assert seen == [(2, [1, 2]), (4, [3, 4])]
     assert int(state.generation) == 4
     np.testing.assert_array_equal(metrics.best, whole[1].best[:4])
-    word = lambda state, metrics: "stop"  # noqa: E731
-    state, _ = run(algo, evaluate, algo.init(jax.random.key(0)), generations=6, every=2, on_chunk=word)
-    assert int(state.generation) == 2
+    for answer, last in (("stop", 2), (np.float32(1) < 2, 2), (1, 6), ("on", 6)):
+        told = lambda state, metrics, answer=answer: answer  # noqa: E731
+        state, _ = run(algo, evaluate, algo.init(jax.random.key(0)), generations=6, every=2, on_chunk=told)
+        assert int(state.generation) == last
 
 
 def test_continuing_equals_not_stopping(algo, whole):

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -301,10 +302,22 @@ def test_a_task_shows_the_chip_that_it_was_searched_on(task, tmp_path):
 def test_a_cosearch_brings_its_placements(task, tmp_path):
     bits, costs = rows_of(task)
     wish = np.zeros((3, len(task.network.workload.operations), 2), np.int32)
-    found = nemo.CoFound(task.objectives, task.space.names, bits, wish, costs, 9, 3, 3, True)
+    seed = {"key": [0, 7]}
+    (own,) = [cost.chip for _, cost in task.costs_of_bits if isinstance(cost, nemo.ChipCost)]
+    found = nemo.CoFound(task.objectives, task.space.names, bits, own, wish, costs, 9, 3, 3, True, seed)
     nemo.write_report(tmp_path / "r.html", found, network=task)
     (chip,) = data_of(tmp_path / "r.html")["chips"]
     assert [set(point["output_level"]) for point in chip["points"].values()] == [{0}] * 3
+    # On another chip nobody has placed anything: there its rules do, and the page says so.
+    other = replace(own, name="other")
+    nemo.write_report(tmp_path / "both.html", found, network=task, chip=[own, other])
+    first, second = data_of(tmp_path / "both.html")["chips"]
+    assert first["points"] == chip["points"]
+    assert first["about"] == "placed as given"
+    assert "rules" in second["about"]
+    assert second["points"] != chip["points"]
+    with pytest.raises(ValueError, match="placements of 'small' must be its levels, 0-"):
+        nemo.write_report(tmp_path / "no.html", found, network=task, placements=wish + 9)
 
 
 def test_a_joint_search_is_told_apart_into_bits_and_memories(task, tmp_path):
