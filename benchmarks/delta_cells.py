@@ -208,7 +208,7 @@ class Cell:
             found = de.protocols(jax.random.key(EPISODE_KEY), made, *parts["test"], file, **options)
             few_episodes = replace(found, authors_episodes=10)
             say(found.table())
-            return {**found.to_json(), "of_the_first_10": few_episodes.to_json()["protocols"]}
+            return {**found.as_dict(), "of_the_first_10": few_episodes.as_dict()["protocols"]}
 
         self.runs.run(f"{self.bed.name}, {shots}-shot, seed {self.seed}, protocols", work)
         tidy()
@@ -300,7 +300,7 @@ class Cell:
             options = {"samples": samples, "draws": 5, "classifier": CLASSIFIERS[classifier]}
             key = jax.random.key(EPISODE_KEY)
             found = de.generalised(key, self.delta(), parts["base"], parts["closed"], unseen, **options)
-            return {name: told for name, told in found.to_json().items() if name != "per_class"}
+            return {name: told for name, told in found.as_dict().items() if name != "per_class"}
 
         for kind in ("adam", "ridge, lambda 1", "means"):
             for samples in (0, 64, SAMPLES):

@@ -61,6 +61,7 @@ from .progress import (
     PlaceProgress as PlaceProgress,
     ProgressLine as ProgressLine,
     TrainPolicyProgress as TrainPolicyProgress,
+    progress as progress,
 )
 from .replay import Replay as Replay
 from .reward import RewardConfig as RewardConfig, reward as reward

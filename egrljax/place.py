@@ -83,6 +83,7 @@ def place(
         every: generations between two calls of `on_chunk`, and between two checkpoints.
         on_chunk: called at the start and after every chunk with maps measured, the budget, the best latency
             so far (+inf: none) and that of first_fit, in seconds; True or "stop" after a chunk ends it.
+            `progress()` is one.
         checkpoint: a file written after every chunk. If it is there, EGRL goes on from it, bit for bit, or
             raises if it is of another run.
         mesh: devices that share the maps of a generation where EGRL measures by the model, see `run`.
@@ -157,20 +158,25 @@ def place(
     )
     if chosen == "egrl":
         solved = {"exact": optimum.placement} if optimum is not None and engine == "auto" else {}
-        found = search(
-            key,
-            env,
-            settings,
-            {**rules, **solved},
-            actor=None if policy is None else jnp.asarray(policy.vector),
-            board=board,
-            time_limit_s=time_limit_s,
-            every=every,
-            on_chunk=on_chunk,
-            checkpoint=checkpoint,
-            mesh=mesh,
-            hosts=hosts,
-        )
+        try:
+            found = search(
+                key,
+                env,
+                settings,
+                {**rules, **solved},
+                actor=None if policy is None else jnp.asarray(policy.vector),
+                board=board,
+                time_limit_s=time_limit_s,
+                every=every,
+                on_chunk=on_chunk,
+                checkpoint=checkpoint,
+                mesh=mesh,
+                hosts=hosts,
+            )
+        finally:
+            close = getattr(on_chunk, "close", None)
+            if close is not None:  # a progress line gives the terminal back
+                close()
         measured_s = _model_s(env, found.placement) if found.latency_s is None else found.latency_s
         placed = replace(
             placed,

@@ -101,3 +101,8 @@ class TrainPolicyProgress(_MapsProgress):
 
     def __call__(self, measured: int, budget: int, speedup: float) -> None:
         self._move(measured, budget, f"best policy {speedup:.3f}x first_fit (geometric mean)")
+
+
+def progress(file: TextIO | None = None) -> PlaceProgress:
+    """`place(..., on_chunk=progress())` shows a line that moves; in a pipe, a line per chunk."""
+    return PlaceProgress(file)

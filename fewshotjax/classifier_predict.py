@@ -104,7 +104,7 @@ class Predictions:
             writer.writerow({**row, **rounded})
         write_bytes(Path(path), text.getvalue().encode())
 
-    def to_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Rows and settings, as JSON values."""
         settings = {"classes": list(self.classes), "threshold": self.threshold}
         return {"schema": SCHEMA, **settings, "queries": self.rows()}

@@ -93,7 +93,7 @@ def evaluate_methods(
             "seed": seed,
             "episode": asdict(config),
             "notes": notes,
-            **{name: told for name, told in comparison.to_json().items() if name != "schema"},
+            **{name: told for name, told in comparison.as_dict().items() if name != "schema"},
         }
         write_bytes(out, (json.dumps(report, indent=2) + "\n").encode())
         say(f"wrote {out}")

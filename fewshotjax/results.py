@@ -97,7 +97,7 @@ class EpisodeResult:
             )
         return mean_of(self.accuracies - other.accuracies)
 
-    def to_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Settings and figures, without the predictions; None for what is not known."""
         return {
             "schema": SCHEMA,
@@ -142,13 +142,13 @@ class Comparison:
             lines.append(f"left out, for want of examples: {', '.join(excluded)}")
         return "\n".join(lines)
 
-    def to_json(self) -> dict[str, Any]:
-        """Of each method what `EpisodeResult.to_json` has, and its paired difference from the best."""
+    def as_dict(self) -> dict[str, Any]:
+        """Of each method what `EpisodeResult.as_dict` has, and its paired difference from the best."""
         best = self.best()
         found = {}
         for name, result in self.results.items():
             gap = result.minus(self.results[best])
-            found[name] = {**result.to_json(), "minus_best": gap.mean, "minus_best_half": _known(gap.half)}
+            found[name] = {**result.as_dict(), "minus_best": gap.mean, "minus_best_half": _known(gap.half)}
         return {"schema": SCHEMA_COMPARISON, "best": best, "methods": found}
 
 

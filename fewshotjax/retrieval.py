@@ -33,7 +33,7 @@ class RetrievalResult:
     left_out: int  # queries without any reference of their class, which can find nothing
     distance: str
 
-    def to_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """All fields, for `json.dumps`."""
         recall = {str(k): value for k, value in self.recall_at_k.items()}
         return {"schema": SCHEMA, **asdict(self), "recall_at_k": recall}

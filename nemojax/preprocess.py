@@ -24,15 +24,15 @@ FITS = ("shorter_side", "torchvision", "central_square", "stretch", "as_is")
 
 @dataclass(frozen=True)
 class Preprocess:
-    """A picture fitted to resolution x resolution pixels by `fit`, then (x - mean) / scale per channel.
+    """A picture fitted to resolution x resolution pixels by `fit`, then (x - mean) / scale per channel::
 
-    shorter_side    the shorter side to resolution·crop_ratio, then the centre
-    torchvision     the same, rounded as torchvision's Resize and CenterCrop round: the longer side down,
-                    the corner of the crop to nearest
-    central_square  the central square of shorter side / crop_ratio, resized to the resolution
-                    (TensorFlow's evaluation of EfficientNet)
-    stretch         the whole picture, whatever its proportions (Keras's load_img)
-    as_is           no resizing: the picture must have the resolution already (CIFAR-10)
+        shorter_side    the shorter side to resolution·crop_ratio, then the centre
+        torchvision     the same, rounded as torchvision's Resize and CenterCrop round: the longer side down,
+                        the corner of the crop to nearest
+        central_square  the central square of shorter side / crop_ratio, resized to the resolution
+                        (TensorFlow's evaluation of EfficientNet)
+        stretch         the whole picture, whatever its proportions (Keras's load_img)
+        as_is           no resizing: the picture must have the resolution already (CIFAR-10)
 
     Resizing is antialiased. The defaults are those of EfficientNet-Lite0 as it was trained.
     """

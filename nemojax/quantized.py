@@ -2,6 +2,7 @@
 
 import math
 
+import flax
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -9,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from hwmodel import Workload
 
-from .batches import Inputs, count, specs, standard
+from .batches import Inputs, count, specs, standard, take
 from .calibration import QuantizerConfig, Ranges, calibrate
 from .interpreter import Folded, fold
 from .lowering import Lowering, default_lowering
@@ -135,13 +136,15 @@ def quantize(
 
     Raises:
         ValueError: the function uses what the tracer does not know (named, with its place), gives more than
-            one array, or is not finite on the calibration inputs.
+            one array, takes no such inputs, computes in half precision, or is not finite on the calibration
+            inputs; weights that are not finite.
     """
     config = config or QuantizerConfig()
     if count(calibration) < 1:
         raise ValueError("calibration is empty: it needs at least one sample")
     inputs = standard(calibration)
     shapes = jax.eval_shape(lambda params: params, network.params)
+    _check_takes(network, inputs)
     traced = Traced(
         network.apply,
         shapes,
@@ -150,6 +153,51 @@ def quantize(
         lowering or default_lowering(),
         name=network.name,
     )
+    _check_float32(network.name, traced.workload())
     folded = jax.jit(fold, static_argnums=0)(traced.workload(), network.params)
+    _check_finite(folded)
     ranges = calibrate(traced, folded, inputs, config)
     return QuantizedNetwork(folded, ranges, traced, config, network.name, network.weights_source)
+
+
+def check_quantized(network: object) -> None:
+    """ValueError for a network that has no quantizers yet."""
+    if isinstance(network, Network):
+        raise ValueError(
+            f"network {network.name!r} is not quantized yet: give nemo.quantize(network, calibration)"
+        )
+
+
+def _check_takes(network: Network, inputs: Inputs) -> None:
+    """ValueError for inputs whose shapes the function refuses."""
+    one = take(inputs, slice(1))
+    try:
+        jax.eval_shape(network.apply, network.params, one)
+    except jax.errors.JAXTypeError:
+        return  # control flow that depends on data, say: the tracer tells its place
+    except (TypeError, ValueError, flax.errors.FlaxError) as error:
+        shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(one))
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"network {network.name!r} takes no inputs of shape {shapes}: {reason}") from error
+
+
+def _check_float32(name: str, work: Workload) -> None:
+    """ValueError where activations are in half precision: folded weights are float32, and what meets them."""
+    program = work.program
+    for eqn in program.equations:
+        made = [program.values[v] for v in eqn.outputs if not program.is_weight(v)]
+        if any(str(value.dtype) in ("bfloat16", "float16") for value in made):
+            raise ValueError(
+                f"network {name!r} computes in {made[0].dtype} at {eqn.where}: build it with dtype=float32 "
+                "(parameters may be of any type)"
+            )
+
+
+def _check_finite(folded: Folded) -> None:
+    """ValueError for weights or biases with NaN or infinity, by the name of their operation."""
+    held = {"weights": folded.kernels, "biases": folded.biases}
+    finite = jax.jit(lambda held: jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), held))(held)
+    for what, by_name in finite.items():
+        for name, fine in by_name.items():
+            if not bool(fine):
+                raise ValueError(f"{what} of {name!r} hold NaN or infinity: check the network's parameters")

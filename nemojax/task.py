@@ -19,7 +19,7 @@ from .batches import Inputs, count, fitting, take
 from .chip_costs import ChipCost
 from .custom_error import ErrorOfBits, ErrorOfOutputs, HostCost
 from .objectives import Disagreement, KLDivergence, Score, TopKError
-from .quantized import QuantizedNetwork, compiled_logits
+from .quantized import QuantizedNetwork, check_quantized, compiled_logits
 from .quantizers import FULL_BITS
 from .space import PAPER_BITS, BitSpace
 
@@ -222,6 +222,7 @@ def features_task(
     Raises:
         ValueError: the error is no function of these, or gives more than one number.
     """
+    check_quantized(network)
     inputs = fitting(inputs, network.traced.sample)
     target = jax.tree.map(jnp.asarray, target)
     score = ErrorOfOutputs(name, error, worst, host or isinstance(error, External))
@@ -253,6 +254,7 @@ def bits_task(
     Raises:
         ValueError: the error is no such function, or gives more than one number.
     """
+    check_quantized(network)
     inputs = fitting(inputs, network.traced.sample) if jax.tree.leaves(inputs) else ()
     score = ErrorOfBits(name, error, worst, host or isinstance(error, External))
     score.check(len(network.workload.points))
@@ -374,6 +376,7 @@ def _check_score(score: Score, network: QuantizedNetwork, inputs: Inputs) -> Non
 
 def _checked(network: QuantizedNetwork, inputs: Inputs, labels: Any) -> tuple[Inputs, Array]:
     """Inputs and target as device arrays; without labels the target is the full-precision logits."""
+    check_quantized(network)
     inputs = fitting(inputs, network.traced.sample)
     logits = jax.eval_shape(network.logits, take(inputs, slice(1)))
     if len(logits.shape) != 2:

@@ -75,3 +75,25 @@ def test_what_is_saved_can_be_loaded(package):
         if start in ("save", "load") and name.rpartition(".")[2] not in FOREIGN:
             other = f"{prefix}{'load' if start == 'save' else 'save'}_{rest}"
             assert other in names, f"{package}.{name} without {other}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_to_json_writes_a_file_and_as_dict_gives_the_values(package):
+    for name, found in public(package).items():
+        if not isinstance(found, type):
+            continue
+        for word, first in (("to_json", "path"), ("as_dict", None)):
+            method = getattr(found, word, None)
+            given = [p for p in parameters(method) if p.name != "self" and p.kind is not p.KEYWORD_ONLY]
+            if method is not None:
+                assert [p.name for p in given] == ([] if first is None else [first]), (
+                    f"{package}.{name}.{word}"
+                )
+
+
+@pytest.mark.parametrize("package", PACKAGES[1:])
+def test_progress_is_an_on_chunk(package):
+    """hwmodel has nothing that takes long enough."""
+    line = importlib.import_module(package).progress()
+    assert callable(line)
+    line.close()

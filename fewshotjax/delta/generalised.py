@@ -84,7 +84,7 @@ class GeneralisedResult:
         lines = [f"{name:13}  {getattr(self, name)}" for name in ("seen", "unseen")]
         return "\n".join([*lines, f"harmonic mean  {self.harmonic}", f"area           {self.area}"])
 
-    def to_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Settings and figures; None for an interval of a single draw."""
         figures: dict[str, Any] = {"schema": SCHEMA, "settings": self.settings}
         for name in ("seen", "unseen", "harmonic", "area"):

@@ -80,7 +80,7 @@ class ProtocolResult:
             lines.append(f"{row.name:{width}}  {row.accuracy!s:>17}  {gain}".rstrip())
         return "\n".join(lines)
 
-    def to_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Settings and the table's figures."""
         return {
             "schema": SCHEMA,

@@ -166,7 +166,7 @@ class DetectionResult:
         """A line for each metric: value and interval, %; then the floors and what is to be known."""
         return result_table({"": self}, resamples)
 
-    def to_json(self, *, resamples: int = RESAMPLES) -> dict[str, Any]:
+    def as_dict(self, *, resamples: int = RESAMPLES) -> dict[str, Any]:
         """Settings and figures, without the detections; None for what is not known."""
         figures = {name: self.figure(name, resamples=resamples) for name in METRICS}
         return {
@@ -243,8 +243,8 @@ class DetectionComparison:
             lines.append(f"{METRICS[metric]}: {name} minus {best}: {gap}")
         return "\n".join(lines)
 
-    def to_json(self, *, resamples: int = RESAMPLES) -> dict[str, Any]:
-        """Of each method what `DetectionResult.to_json` has, and its paired differences from the best;
+    def as_dict(self, *, resamples: int = RESAMPLES) -> dict[str, Any]:
+        """Of each method what `DetectionResult.as_dict` has, and its paired differences from the best;
         None of one that is on other query images.
         """
         best = self.best()
@@ -256,7 +256,7 @@ class DetectionComparison:
                     metric: [_known(x) for x in self.difference(name, best, metric, resamples=resamples)]
                     for metric in ("repmet_pooled_ap", "voc_ap", "coco_ap")
                 }
-            methods[name] = {**result.to_json(resamples=resamples), "minus_best": gaps}
+            methods[name] = {**result.as_dict(resamples=resamples), "minus_best": gaps}
         return {"schema": SCHEMA_COMPARISON, "best": best, "methods": methods}
 
 

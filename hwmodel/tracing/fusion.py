@@ -88,8 +88,9 @@ class Tracer:
             self.open([i], pointwise(self.program, eqn, "other"), "activation", active)
         else:
             raise ValueError(
-                f"trace does not know primitive {eqn.name!r} at {eqn.where}; unknown='elementwise' makes it "
-                "an operation of kind 'other', which counts one step per output element"
+                f"trace does not know primitive {eqn.name!r} at {eqn.where}: write that step with others. "
+                "For costs alone, hwmodel.trace(..., unknown='elementwise') makes it an operation of kind "
+                "'other', which counts one step per output element"
             )
 
     def region(self, region: Region) -> None:

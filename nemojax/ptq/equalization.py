@@ -22,6 +22,7 @@ from .pairs import Pair, find_pairs
 
 _TOLERANCE = 1e-4  # of the largest |log s| in a round
 _ROUNDS = 100
+_DEAD = 1e-3  # of the largest channel's range: [ours] what is smaller has no weights to speak of
 
 
 def equalize(traced: Traced, folded: Folded, pairs: Sequence[Pair] | None = None) -> tuple[Traced, Folded]:
@@ -61,8 +62,12 @@ def equalize(traced: Traced, folded: Folded, pairs: Sequence[Pair] | None = None
 
 
 def scales(r1: Float[np.ndarray, " c"], r2: Float[np.ndarray, " c"]) -> Float[np.ndarray, " c"]:
-    """s of Eq. (11); 1 for a channel that has no weights on one side."""
-    used = (r1 > 0) & (r2 > 0)
+    """s of Eq. (11); 1 for a channel that has next to no weights on one side.
+
+    Batch norms with a scale near 0 leave such channels: weights of 1e-8, folded, and a bias that lives. Their
+    s would raise the bias by orders of magnitude, and a range per tensor would be spent on a constant.
+    """
+    used = (r1 > _DEAD * r1.max()) & (r2 > _DEAD * r2.max())
     return np.where(used, np.sqrt(np.where(used, r1 / np.where(used, r2, 1), 1)), 1).astype(np.float32)
 
 

@@ -250,7 +250,7 @@ def test_folders_files_and_arrays(tmp_path, embed, support):
     assert [row["label"] for row in rows] == list(found.names)
     np.testing.assert_allclose([float(row["confidence"]) for row in rows], found.confidence, rtol=1e-5)
     assert rows[-1]["likeliest"] in CLASSES
-    told = json.loads(json.dumps(found.to_json()))
+    told = json.loads(json.dumps(found.as_dict()))
     assert (told["schema"], len(told["queries"])) == ("frugaljax.fewshot.predictions/1", 7)
     lines = found.table(3).splitlines()
     assert lines[0].split() == ["file", "label", "confidence", "nearest", "example", "distance"]

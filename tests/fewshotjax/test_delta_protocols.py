@@ -130,7 +130,7 @@ def test_the_table_says_what_is_not_comparable(result, choice):
     assert lines[0].split() == ["protocol", "accuracy", "gain"]
     assert lines[1].startswith("honest ")
     assert ["selected on test; not comparable" in line for line in lines] == [False] * 2 + [True] * 3
-    told = json.loads(json.dumps(result.to_json()))
+    told = json.loads(json.dumps(result.as_dict()))
     assert told["chosen"] == choice.name
     notes = [row["note"] for row in told["protocols"].values()]
     assert notes == [None] + ["selected on test; not comparable"] * 3
@@ -252,8 +252,8 @@ def test_generalised_counts_every_class(candidates, halves):
     assert found.per_class()["unseen 6"] == pytest.approx(found.right[:, 6].mean())
     assert "harmonic mean" in found.table()
     assert found.area == mean_of(found.areas)
-    assert 0 < found.to_json()["area"] < 1
-    assert json.loads(json.dumps(found.to_json()))["unseen"] == pytest.approx(u.mean())
+    assert 0 < found.as_dict()["area"] < 1
+    assert json.loads(json.dumps(found.as_dict()))["unseen"] == pytest.approx(u.mean())
     assert found.settings["classifier"]["kind"] == "ridge"
     assert (found.settings["sampler"], found.settings["codes"]) == ("DeltaSampler", "pairs")
     none = de.generalised(KEY, candidates["epoch 1"], *halves, **{**options, "samples": 0})

@@ -179,7 +179,7 @@ def test_the_background_is_measured_on_all_regions(result):
     assert interval.low < won < interval.high
     silent = replace(result, open_set=None)
     assert np.isnan(silent.figure("background_auroc", resamples=20)).all()
-    assert silent.to_json(resamples=2)["figures"]["background_auroc"] == [None] * 3
+    assert silent.as_dict(resamples=2)["figures"]["background_auroc"] == [None] * 3
     assert silent.table(resamples=0).splitlines()[1].split()[-1] == "-"
 
 
@@ -330,7 +330,7 @@ def test_figures_are_those_of_the_metrics(result):
     text = result.table(resamples=5)
     assert "pooled AP" in text
     assert "at IoU .5" in text
-    told = json.loads(json.dumps(result.to_json(resamples=5)))
+    told = json.loads(json.dumps(result.as_dict(resamples=5)))
     assert set(told["figures"]) == set(METRICS)
     assert told["classes_without_support"] == 0
     assert told["settings"]["images"] == "photographs"
@@ -415,7 +415,7 @@ def test_comparison_is_paired(result):
     text = found.table(resamples=5)
     assert f"minus {found.best()}" in text
     assert len(text.splitlines()) == 6
-    assert found.to_json(resamples=5)["methods"][found.best()]["minus_best"]["voc_ap"] == [0, 0, 0]
+    assert found.as_dict(resamples=5)["methods"][found.best()]["minus_best"]["voc_ap"] == [0, 0, 0]
     other = replace(result, episodes=result.episodes.take(slice(0, 5)))
     with pytest.raises(ValueError, match="results are of different episodes"):
         result.minus(other)
@@ -571,7 +571,7 @@ def test_scenes_are_queries_of_their_own(result):
     assert f"{other} is on other query images than {best}: no difference" in text
     assert "floor of plain: the whole" in text
     assert "floor of scenes: the whole" in text
-    assert mixed.to_json(resamples=2)["methods"][other]["minus_best"] is None
+    assert mixed.as_dict(resamples=2)["methods"][other]["minus_best"] is None
     with pytest.raises(ValueError, match="results are of different query images, photographs and mosaic2"):
         mixed.difference("plain", "scenes")
     np.testing.assert_array_equal(centred(np.array([[0.0, 8.0, 32.0, 24.0]])), [[4.0, 10.0, 28.0, 22.0]])

@@ -94,7 +94,7 @@ def test_comparison_is_paired():
     lines = found.table().splitlines()
     assert len(lines) == 3
     assert lines[1].startswith(found.best())
-    told = found.to_json()
+    told = found.as_dict()
     assert told["methods"]["means"]["accuracy"] == found["means"].accuracy.mean
     assert told["methods"][told["best"]]["minus_best"] == 0
     with pytest.raises(ValueError, match="results are of different episodes"):
@@ -134,7 +134,7 @@ def test_merged_episodes_run_again_and_none_is_infinite_in_json(tmp_path):
     assert again.settings == found.settings
     with pytest.raises(ValueError, match="drawn mixes labels within a class"):
         run(drawn=found.episodes)
-    told = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    told = json.loads(json.dumps(found.as_dict(), allow_nan=False))
     assert told["accuracy_half"] is None
 
 
@@ -195,7 +195,7 @@ def test_classes_are_chosen_named_and_left_out():
     assert found.classes == tuple("bcdef")
     some = run(classes=[1, 2, 4], episodes=5)
     assert some.classes == ("1", "2", "4")
-    assert found.to_json()["excluded_classes"] == ["a"]
+    assert found.as_dict()["excluded_classes"] == ["a"]
 
 
 def test_images_go_through_a_function_first():

@@ -99,7 +99,7 @@ def test_closed_forms():
 
 def test_a_result_is_written_as_json():
     result = retrieval(np.eye(4, dtype=np.float32), np.array([0, 0, 1, 2]), k=(1, 3), distance="cosine")
-    written = json.loads(json.dumps(result.to_json()))
+    written = json.loads(json.dumps(result.as_dict()))
     assert written["schema"] == "frugaljax.fewshot.retrieval/1"
     assert (written["recall_at_k"], written["left_out"]) == ({"1": 1.0, "3": 1.0}, 2)
 

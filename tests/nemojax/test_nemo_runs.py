@@ -14,7 +14,7 @@ from nemojax.loop import run, run_chunk
 from nemojax.nemo import nemo
 from nemojax.space import BitSpace
 
-pytestmark = pytest.mark.long  # `make test-long`; CI runs them
+pytestmark = pytest.mark.long  # `make test-long`
 
 SIX = BitSpace.create([f"q{i}" for i in range(6)])
 DIRECT = ("continuous", "floor")

@@ -49,7 +49,7 @@ def test_bias_correction_saves_a_range_a_tensor(divergence):
     assert corrected < plain / 4
 
 
-@pytest.mark.xfail(strict=True, reason="equalization does harm here, and why is not known: docs/deploy.md")
+@pytest.mark.xfail(strict=True, reason="equalization does not help here: docs/deploy.md")
 def test_equalization_does_too(divergence):
     plain, equalized = (divergence(PTQConfig(equalize=wanted), 8) for wanted in (False, True))
     assert equalized < plain

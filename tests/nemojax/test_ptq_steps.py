@@ -89,6 +89,12 @@ def test_scales_are_the_closed_form():
     np.testing.assert_allclose(r1[:2] / s, r2[:2] * s, rtol=1e-6)
 
 
+def test_a_channel_with_next_to_no_weights_keeps_its_bias():
+    """What a batch norm with a scale of almost 0 leaves: weights of 1e-8; any s would be huge or tiny."""
+    np.testing.assert_array_equal(scales(np.float32([4, 3e-7]), np.float32([4, 0.3])), [1, 1])
+    np.testing.assert_array_equal(scales(np.float32([4, 0.3]), np.float32([4, 1e-8])), [1, 1])
+
+
 def test_corrected_biases_make_mean_errors_zero(network, images):
     """The last operation's outputs are the logits, so their means agree on the data."""
     bits = width(network, 3, 32)

@@ -11,6 +11,7 @@ from flax import nnx
 import nemojax as nemo
 from hwmodel import coverage, zoo
 from nemojax.quantizable import quantizable
+from nemojax.quantized import check_quantized
 
 DIM, HEADS, CLASSES = 8, 2, 5
 IMAGES = np.random.default_rng(0).normal(size=(6, 6, 6, 3)).astype(np.float32)
@@ -163,3 +164,40 @@ def test_what_is_no_model_is_refused():
         quantizable(3, params)
     with pytest.raises(ValueError, match="was not traced"):
         coverage(zoo.resnet50())
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 6, 1), (4, 3, 6, 6)])
+def test_inputs_that_the_network_does_not_take_are_named(shape):
+    named = rf"network 'Linen' takes no inputs of shape \(1, {', '.join(map(str, shape[1:]))}\): "
+    with pytest.raises(ValueError, match=named):
+        nemo.quantize(quantizable(*linen()), np.zeros(shape, np.float32))
+
+
+def test_half_precision_is_refused_with_its_place():
+    class Half(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(CLASSES)(nn.relu(nn.Conv(DIM, (3, 3), dtype=jnp.bfloat16)(x)).mean((1, 2)))
+
+    with jax.numpy_dtype_promotion("standard"):
+        model = Half()
+        variables = model.init(jax.random.key(0), IMAGES)
+        with pytest.raises(ValueError, match=r"'Half' computes in bfloat16 at .*dtype=float32"):
+            nemo.quantize(quantizable(model, variables), IMAGES)
+        wide, variables = linen()  # parameters in half precision are widened where they are used
+        narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables["params"])
+        nemo.quantize(quantizable(wide, {**variables, "params": narrow}), IMAGES)
+
+
+@pytest.mark.parametrize(("leaf", "what"), [("kernel", "weights"), ("bias", "biases")])
+def test_parameters_that_are_not_finite_are_named(leaf, what):
+    model, variables = linen()
+    variables["params"]["Dense_0"][leaf] = variables["params"]["Dense_0"][leaf].at[0].set(jnp.nan)
+    with pytest.raises(ValueError, match=f"{what} of 'Dense_0' hold NaN or infinity: check the network's"):
+        nemo.quantize(quantizable(model, variables), IMAGES)
+
+
+def test_a_network_without_quantizers_is_named_for_what_it_is():
+    with pytest.raises(ValueError, match=r"'Linen' is not quantized yet: give nemo.quantize\(network, cal"):
+        check_quantized(quantizable(*linen()))
+    check_quantized(nemo.quantize(quantizable(*linen()), IMAGES))

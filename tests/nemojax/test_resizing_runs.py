@@ -17,7 +17,7 @@ from nemojax.quantizer_graph import chain_graph
 from nemojax.space import BitSpace
 from nemojax.species import SPECIES, Setting
 
-pytestmark = pytest.mark.long  # `make test-long`; CI runs them
+pytestmark = pytest.mark.long  # `make test-long`
 
 SIX = BitSpace.create([f"q{i}" for i in range(6)])
 POLICY = Graph(hidden=8, heads=2, depth=1)

@@ -18,7 +18,7 @@ from nemojax.fingerprint import fingerprint
 from nemojax.networks import Network
 from nemojax.species import SPECIES
 
-pytestmark = pytest.mark.long  # `make test-long`; CI runs them
+pytestmark = pytest.mark.long  # `make test-long`
 
 CONFIG = NemoConfig(population=6, species=("continuous", "priced"), archive_capacity=32)
 
