@@ -86,6 +86,8 @@ def evaluate_dataset(
             raise ValueError(f"{name} must be at least 1 image, got {value}")
     if json is not None and json.exists():
         raise ValueError(f"{json} exists: give another name")
+    if json is not None and not json.parent.is_dir():
+        raise ValueError(f"{json}: its folder is missing: make it first")
     files = _files(given)
     config = _quantizers(files)
     _say(f"making the network {network}")

@@ -67,7 +67,12 @@ class Document:
 
     @classmethod
     def read(
-        cls, path: str | os.PathLike[str], schema: str, fields: Sequence[str], writer: str
+        cls,
+        path: str | os.PathLike[str],
+        schema: str,
+        fields: Sequence[str],
+        writer: str,
+        optional: Sequence[str] = (),
     ) -> "Document":
         """Raises ValueError: no JSON object, another schema, a missing, unknown or repeated field."""
         document = cls(os.fspath(path), writer, {})
@@ -95,7 +100,7 @@ class Document:
             if name not in data:
                 document.fail(f"has no field {name!r}")
         for name in data:
-            if name not in fields and name != "schema":
+            if name not in (*fields, *optional, "schema"):
                 document.fail(f"has a field {_short(name)} that {schema} does not have")
         return cls(document.path, writer, data)
 

@@ -15,6 +15,7 @@ from hwmodel import Operation, Workload
 from ..configuration import Configuration
 from ..front_io import Document, write_json
 from ..quantized import QuantizedNetwork
+from ..quantizers import FULL_BITS
 from .chosen import chosen_bits
 
 SCHEMA = "frugaljax.nemo.operation_bits/1"
@@ -145,6 +146,8 @@ def _take(document: Document, where: str, bits: Any, point: int, found: dict[int
         return
     if type(bits) is not int:
         document.fail(f"{where} is {bits!r}, not a whole number of bits")
+    if abs(bits) > 2**31:  # what NumPy could not hold; other wrong numbers `Configuration` names
+        document.fail(f"{where} is too many bits: write 2-16 or {FULL_BITS}")
     before = found.setdefault(point, (bits, where))
     if before[0] != bits:
         raise ValueError(

@@ -23,6 +23,7 @@ from .bitstream import pack, unpack
 from .chosen import chosen_bits, provenance
 from .files import read_file, sha256, write_file
 from .grids import PointGrid, activation_grids, quantized_kernels
+from .packed_bounds import bounds_of, with_bounds
 from .packed_manifest import Entry, entries, load_manifest, numbers, save_manifest
 from .stored import Stored, counted_bits, stored_tensors
 
@@ -84,6 +85,8 @@ def save_packed(path: str | os.PathLike[str], network: QuantizedNetwork, bits: A
         "tensors": rows,
         "activations": _activations(network, activation_grids(network, chosen)),
     }
+    if bounds := bounds_of(network):
+        fields["bounds"] = bounds
     write_file(place, data)
     try:
         save_manifest(manifest, fields)
@@ -111,6 +114,7 @@ def load_packed(path: str | os.PathLike[str], network: QuantizedNetwork) -> Quan
     if -(-document.fields["stream_bits"] // 8) != len(data):
         document.fail(f"stream_bits is {document.fields['stream_bits']}, the bin holds {len(data)} bytes")
     _check_network(document, network)
+    network = with_bounds(document, network)
     parts: dict[str, dict[str, np.ndarray]] = {"kernels": {}, "biases": {}, "constants": {}, "code": {}}
     grids: dict[str, tuple[PointGrid, tuple[int, ...]]] = {}
     for entry in found:
@@ -122,6 +126,8 @@ def load_packed(path: str | os.PathLike[str], network: QuantizedNetwork) -> Quan
             parts[alias.part][alias.key] = array.transpose(alias.axes).reshape(alias.shape)
             if alias.part == "kernels" and entry.grid is not None:
                 grids[alias.key] = (entry.grid, alias.axes)
+    for key in document.fields.get("bounds", {}):
+        parts["constants"][key] = np.asarray(network.folded.constants[key])
     folded = _folded(document, network, parts)
     return replace(
         network,

@@ -17,6 +17,7 @@ _FIELDS = (
     "network", "weights_source", "frugaljax", "bin", "sha256", "parameters", "stream_bits", "quantizer",
     "bits", "tensors", "activations",
 )  # fmt: skip
+_OPTIONAL = ("bounds",)  # of an equalized network: in no other file
 _TENSOR = {
     "name", "part", "key", "shape", "dtype", "bits", "offset", "range_shape", "scale", "zero_point", "low",
     "high", "aliases",
@@ -63,12 +64,12 @@ class Entry:
 
 def save_manifest(path: str | os.PathLike[str], fields: dict[str, Any]) -> None:
     """Writes schemas/packed.schema.json."""
-    write_json(path, SCHEMA, {name: fields[name] for name in _FIELDS})
+    write_json(path, SCHEMA, {name: fields[name] for name in (*_FIELDS, *_OPTIONAL) if name in fields})
 
 
 def load_manifest(path: str | os.PathLike[str]) -> Document:
     """Reads one; ValueError: missing, damaged, another schema."""
-    return Document.read(path, SCHEMA, _FIELDS, "save_packed")
+    return Document.read(path, SCHEMA, _FIELDS, "save_packed", _OPTIONAL)
 
 
 def entries(document: Document) -> list[Entry]:
@@ -96,7 +97,7 @@ def _entry(document: Document, where: str, row: Any) -> Entry:
             document.fail(f"{where}.{field} is no string")
     if row["part"] not in _PARTS:
         document.fail(f"{where}.part is {row['part']!r}, not one of {', '.join(_PARTS)}")
-    shape = _whole_numbers(document, f"{where}.shape", row["shape"])
+    shape = whole_numbers(document, f"{where}.shape", row["shape"])
     for field in ("bits", "offset"):
         if type(row[field]) is not int or not 0 <= row[field] < 2**53:
             document.fail(f"{where}.{field} is no whole number")
@@ -122,15 +123,15 @@ def _alias(document: Document, where: str, row: Any, shape: tuple[int, ...]) -> 
         document.fail(f"{where} has other fields than an alias has")
     if not isinstance(row["key"], str):
         document.fail(f"{where}.key is no string")
-    axes = _whole_numbers(document, f"{where}.axes", row["axes"])
-    target = _whole_numbers(document, f"{where}.shape", row["shape"])
+    axes = whole_numbers(document, f"{where}.axes", row["axes"])
+    target = whole_numbers(document, f"{where}.shape", row["shape"])
     if sorted(axes) != list(range(len(shape))) or np.prod(target) != np.prod(shape):
         document.fail(f"{where} is no view of a tensor of shape {shape}")
     return Alias(row["part"], row["key"], axes, target)
 
 
 def _grid(document: Document, where: str, row: Any, bits: int, shape: tuple[int, ...]) -> PointGrid:
-    range_shape = _whole_numbers(document, f"{where}.range_shape", row["range_shape"])
+    range_shape = whole_numbers(document, f"{where}.range_shape", row["range_shape"])
     if len(range_shape) > len(shape) or any(
         n not in (1, m) for n, m in zip(range_shape[::-1], shape[::-1], strict=False)
     ):
@@ -161,7 +162,7 @@ def numbers(document: Document, where: str, values: Any, count: int) -> np.ndarr
     return np.array(values, np.float64)
 
 
-def _whole_numbers(document: Document, where: str, values: Any) -> tuple[int, ...]:
+def whole_numbers(document: Document, where: str, values: Any) -> tuple[int, ...]:
     if not isinstance(values, list) or not all(type(n) is int and 0 <= n < 2**31 for n in values):
         document.fail(f"{where} is no list of whole numbers")
     return tuple(values)

@@ -57,5 +57,20 @@ def bounded(traced: Traced, clips: Sequence[int]) -> Traced:
         traced.sample,
         traced.quantize_pooled_input,
         traced.lowering,
+        name=traced.name,
         clips=earlier.union(clips),
+    )
+
+
+def unbounded(traced: Traced) -> Traced:
+    """`traced` with the bounds that its function has."""
+    if not isinstance(traced, Bounded):
+        return traced
+    return Traced(
+        traced.apply,
+        traced.params,
+        traced.sample,
+        traced.quantize_pooled_input,
+        traced.lowering,
+        name=traced.name,
     )

@@ -230,6 +230,10 @@ def test_what_is_wrong_is_said_in_one_line(val_only, tmp_path):
         (command(val_only, 8, 8), "CONFIGURATION 8 is given twice"),
         (command(val_only, "no.json"), "no.json: cannot be read"),
         (command(val_only, "--json", tmp_path / "there.json"), "there.json exists: give another name"),
+        (
+            command(val_only, "--json", tmp_path / "no" / "it.json"),
+            "it.json: its folder is missing",
+        ),
         (command(val_only, "--threads", 0), "threads must be at least 1, got 0"),
     ):
         assert message in refused(*arguments)

@@ -289,3 +289,25 @@ def test_what_depends_on_the_batch(batch, tmp_path):
         assert (
             ref.difference(session.run(None, {"input": x})[0], np.asarray(fn(params, jnp.asarray(x)))) < 1e-5
         )
+
+
+def averages(dilation):
+    def fn(p, x):
+        spread = (1, dilation, dilation, 1)
+        y = window(conv(x, p["w"]), lax.add, 0.0, (1, 2, 2, 1), (1, 2, 2, 1), window_dilation=spread)
+        return y / 4.0
+
+    return ref.network(fn, {"w": W}, IMAGES)
+
+
+def test_an_average_pool_at_the_lowest_opset(tmp_path):
+    """AveragePool has dilations from opset 19 on."""
+    for dilation, opset in ((1, 18), (1, 19), (2, 19)):
+        net = averages(dilation)
+        report = export_onnx(tmp_path / "net.onnx", net, opset=opset)
+        assert report.nodes["AveragePool"] == 1
+        found = ref.run(tmp_path / "net.onnx", net, IMAGES)
+        assert ref.difference(found, np.asarray(net.logits(IMAGES))) < 1e-5
+    with pytest.raises(ValueError, match="average over a dilated window, which ONNX has from opset 19 on"):
+        export_onnx(tmp_path / "other.onnx", averages(2), opset=18)
+    assert not (tmp_path / "other.onnx").exists()

@@ -139,6 +139,7 @@ def edit(path, value):
         (edit(["operations", "pool", "weight_bits"], 8), "['pool'].weight_bits is 8, but there is no quanti"),
         (edit(["operations", "fc", "weight_bits"], "8"), "['fc'].weight_bits is '8', not a whole number"),
         (edit(["operations", "fc", "weight_bits"], True), "['fc'].weight_bits is True, not a whole"),
+        (edit(["operations", "fc", "weight_bits"], 10**30), "['fc'].weight_bits is too many bits"),
         (edit(["operations", "fc", "weight_bits"], 17), "bits of 'fc.weight' in row 0 are 17"),
         (edit(["operations", "fc", "output_bits"], []), "operations['fc'].output_bits is no object"),
         (edit(["operations", "fc", "output_bits", "fc.sum"], 8), "holds an unknown quantizer 'fc.sum'"),

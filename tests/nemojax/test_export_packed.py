@@ -17,6 +17,8 @@ from hwmodel import model_ratio
 from nemojax.calibration import QuantizerConfig
 from nemojax.export import load_packed, packed_bits, save_packed
 from nemojax.export.bitstream import pack, unpack
+from nemojax.ptq import equalized
+from nemojax.ptq.bounds import Bounded
 
 spec = importlib.util.spec_from_file_location(
     "export_reference", Path(__file__).with_name("export_reference.py")
@@ -174,7 +176,7 @@ def test_the_manifest_keeps_its_published_schema(net, tmp_path):
     save_packed(tmp_path / "net", net, bits_of(net))
     data = json.loads((tmp_path / "net.json").read_text())
     jsonschema.validate(data, schema)
-    assert set(schema["required"]) == set(data) == set(schema["properties"])
+    assert set(schema["required"]) == set(data) == set(schema["properties"]) - {"bounds"}
     tensor = schema["properties"]["tensors"]["items"]
     assert set(tensor["required"]) == set(tensor["properties"]) == set(data["tensors"][0])
     assert not jsonschema.Draft202012Validator(schema).is_valid(data | {"sha256": "0"})
@@ -284,3 +286,61 @@ def test_nothing_half_written_stays(net, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="cannot be written"):
         save_packed(tmp_path / "missing" / "net", net, bits_of(net))
+
+
+def relu6_network():
+    """A convolution, a depthwise and a pointwise one with ReLU6 between them, of uneven channels."""
+    rng, names = np.random.default_rng(0), ("NHWC", "HWIO", "NHWC")
+    spread = 10.0 ** rng.uniform(-1, 1, 6).astype(np.float32)
+    params = {
+        "first": ref.draw(1, (3, 3, 4, 6)) * spread,
+        "depth": ref.draw(2, (3, 3, 1, 6)) / spread,
+        "last": ref.draw(3, (1, 1, 6, 5)),
+    }
+
+    def fn(p, x):
+        for name, groups in (("first", 1), ("depth", 6)):
+            x = jax.lax.conv_general_dilated(
+                x, p[name], (1, 1), "SAME", dimension_numbers=names, feature_group_count=groups
+            )
+            x = jnp.clip(x, 0.0, 6.0)
+        x = jax.lax.conv_general_dilated(x, p["last"], (1, 1), "SAME", dimension_numbers=names)
+        return x.mean((1, 2))
+
+    images = 5 * ref.draw(4, (6, 8, 8, 4))
+    return ref.network(fn, params, images, QuantizerConfig(per_channel=False)), images
+
+
+def test_bounds_of_an_equalized_network_come_back(tmp_path):
+    jsonschema = pytest.importorskip("jsonschema")
+    plain, images = relu6_network()
+    better = equalized(plain, images)
+    assert isinstance(better.traced, Bounded)
+    bits = np.full(len(plain.workload.points), 6)
+    packed = save_packed(tmp_path / "net", better, bits)
+    assert packed.bytes == math.ceil(round(packed.model_ratio * 32 * packed.parameters, 2) / 8)
+    schema = json.loads(resources.files("nemojax").joinpath("schemas", "packed.schema.json").read_text())
+    manifest = json.loads((tmp_path / "net.json").read_text())
+    jsonschema.validate(manifest, schema)
+    wanted = np.asarray(better.quantized_logits(jnp.asarray(bits), images))
+    assert np.abs(wanted - np.asarray(plain.quantized_logits(jnp.asarray(bits), images))).max() > 0.01
+    for into in (plain, better):
+        again = load_packed(tmp_path / "net", into)
+        found = np.asarray(again.quantized_logits(jnp.asarray(bits), images))
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    save_packed(tmp_path / "plain", plain, bits)
+    assert "bounds" not in json.loads((tmp_path / "plain.json").read_text())
+    wanted = np.asarray(plain.quantized_logits(jnp.asarray(bits), images))
+    for into in (plain, better):
+        found = np.asarray(load_packed(tmp_path / "plain", into).quantized_logits(jnp.asarray(bits), images))
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    key, row = next(iter(manifest["bounds"].items()))
+    for bounds, told in (
+        ({"9999": row}, "bounds['9999'] bounds nothing in this network"),
+        ({key: {**row, "shape": [2, 3]}}, f"bounds['{key}'].shape is [2, 3], which does not broadcast"),
+        ({key: {**row, "values": [-1.0] * len(row["values"])}}, "holds a bound that is not above 0"),
+        ({key: 3}, "has other fields than shape and values"),
+    ):
+        (tmp_path / "net.json").write_text(json.dumps({**manifest, "bounds": bounds}))
+        with pytest.raises(ValueError, match=re.escape(told)):
+            load_packed(tmp_path / "net", plain)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def _cumsum(em: Emitter, eqn: Equation) -> Tensor:
     return Tensor(x.order, x.shape, name)
 
 
-def pooled(em: Emitter, eqn: Equation, x: Tensor, op_type: str, **attributes: int) -> Tensor:
+def pooled(em: Emitter, eqn: Equation, x: Tensor, op_type: str, **attributes: Any) -> Tensor:
     """MaxPool or AveragePool of a windowed reduction; channels first, as ONNX wants it."""
     p = eqn.params
     window, strides, padding = p["window_dimensions"], p["window_strides"], p["padding"]
@@ -84,13 +85,17 @@ def pooled(em: Emitter, eqn: Equation, x: Tensor, op_type: str, **attributes: in
     if order is None:
         raise Unsupported("a window that slides over the batch or all channels")
     spatial = order[2:]
+    dilations = [p["window_dilation"][a] for a in spatial]
+    if set(dilations) != {1}:
+        if op_type == "AveragePool" and em.graph.opset < 19:
+            raise Unsupported("an average over a dilated window, which ONNX has from opset 19 on")
+        attributes = {**attributes, "dilations": dilations}
     name = em.node(
         op_type,
         [em.laid(x, order)],
         kernel_shape=[window[a] for a in spatial],
         strides=[strides[a] for a in spatial],
         pads=[padding[a][0] for a in spatial] + [padding[a][1] for a in spatial],
-        dilations=[p["window_dilation"][a] for a in spatial],
         **attributes,
     )
     return Tensor(order, em.shape(eqn.outputs[0]), name)
