@@ -82,5 +82,16 @@ def fitting(inputs: Inputs, sample: Any) -> Inputs:
     return inputs
 
 
+def check_finite(inputs: Inputs) -> None:
+    """ValueError for inputs with NaN or infinity, by the first such sample."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(inputs)[0]:
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            fine = np.asarray(jnp.isfinite(leaf).reshape(len(leaf), -1).all(axis=1))
+            if not fine.all():
+                name = jax.tree_util.keystr(path) or "inputs"
+                first = f"{name}[{int(np.argmin(fine))}]"
+                raise ValueError(f"{first} holds NaN or infinity: leave such samples out, or mend them")
+
+
 def _kind(structure: Any) -> str:
     return "one array" if structure == jax.tree.structure(0) else str(structure)

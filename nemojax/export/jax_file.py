@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..batches import fitting
+from ..chosen import chosen_bits
 from ..interpreter import execute
 from ..quantized import QuantizedNetwork
 from ..quantizers import FULL_BITS, fake_quantize
 from ..space import HIGHEST_BITS
-from .chosen import chosen_bits, provenance
 from .files import read_file, sha256, write_file
 from .grids import quantized_kernels
+from .provenance import provenance
 
 SCHEMA = "frugaljax.nemo.stablehlo/1"
 PLATFORMS = ("cpu", "cuda", "tpu")

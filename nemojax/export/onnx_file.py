@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from ..chosen import chosen_bits
 from ..front_table import text_table
 from ..quantized import QuantizedNetwork
 from ..quantizers import FULL_BITS
-from .chosen import chosen_bits, provenance
 from .emit.graph import onnx_type
 from .emit.notes import Placed as Placed
 from .emit.shapes import Batch, Dim
 from .emit.walk import Emitted, Port, emit
 from .files import write_file
+from .provenance import provenance
 
 LOWEST_OPSET = 18  # reductions take their axes as an input
 DEFAULT_OPSET = 21  # int4, int16

@@ -12,11 +12,11 @@ import numpy as np
 
 from hwmodel import Operation, Workload
 
+from ..chosen import chosen_bits
 from ..configuration import Configuration
 from ..front_io import Document, write_json
 from ..quantized import QuantizedNetwork
 from ..quantizers import FULL_BITS
-from .chosen import chosen_bits
 
 SCHEMA = "frugaljax.nemo.operation_bits/1"
 _FIELDS = ("network", "inputs", "operations", "costs", "held_out", "settings")

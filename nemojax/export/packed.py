@@ -15,16 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..calibration import ROWS, Ranges
+from ..chosen import chosen_bits
 from ..front_io import Document
 from ..interpreter import Folded
 from ..quantized import QuantizedNetwork
 from ..quantizers import FULL_BITS
 from .bitstream import pack, unpack
-from .chosen import chosen_bits, provenance
 from .files import read_file, sha256, write_file
 from .grids import PointGrid, activation_grids, quantized_kernels
 from .packed_bounds import bounds_of, with_bounds
 from .packed_manifest import Entry, entries, load_manifest, numbers, save_manifest
+from .provenance import provenance
 from .stored import Stored, counted_bits, stored_tensors
 
 

@@ -16,10 +16,11 @@ from typing import Any
 
 from hwmodel import check_fields
 
+from ..chosen import chosen_bits
 from ..front_io import Document, write_json
 from ..quantized import QuantizedNetwork
 from ..quantizers import FULL_BITS
-from .chosen import chosen_bits, provenance
+from .provenance import provenance
 
 SCHEMA = "frugaljax.nemo.qwix_rules/1"
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)  # that Qwix has integer types for

@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import Int
 
 from ..batches import Inputs
+from ..chosen import chosen_bits
 from ..quantized import QuantizedNetwork
 from ..quantizers import FULL_BITS
-from .grids import checked_bits, rounded
+from .grids import rounded
 from .pairs import output_axis
 from .prefix import Prefix, activation_settings, run_all
 from .segment import make_segment
@@ -40,7 +41,7 @@ def correct_bias(
     Only operations that have a bias or batch norm take part: the interpreter adds no other ones.
     """
     is_weight = np.array([point.is_weight for point in network.workload.points])
-    bits = np.where(is_weight, checked_bits(network, bits), FULL_BITS)
+    bits = np.where(is_weight, chosen_bits(network, bits), FULL_BITS)
     full = network.folded
     kernels, biases = rounded(network, bits), dict(network.folded.biases)
     prefix = Prefix(network, bits, inputs)

@@ -12,27 +12,7 @@ from jaxtyping import Array, Int
 from ..interpreter import Folded
 from ..quantized import QuantizedNetwork
 from ..quantizers import FULL_BITS, Grid, fake_quantize, grid
-from ..space import HIGHEST_BITS, LOWEST_BITS
-
-
-def checked_bits(network: QuantizedNetwork, bits: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Bits as int32, one per point.
-
-    Raises:
-        ValueError: another number of them, or a bit-width that the ranges have no row for.
-    """
-    points = network.workload.points
-    bits = np.asarray(bits, np.int32)
-    if bits.shape != (len(points),):
-        raise ValueError(f"bits must be one for each of the {len(points)} points, got shape {bits.shape}")
-    wrong = (bits != FULL_BITS) & ((bits < LOWEST_BITS) | (bits > HIGHEST_BITS))
-    if wrong.any():
-        i = int(np.argmax(wrong))
-        raise ValueError(
-            f"bits of point {points[i].name!r} must be {LOWEST_BITS}-{HIGHEST_BITS}, or {FULL_BITS} for as "
-            f"it is, got {bits[i]}"
-        )
-    return bits
+from ..space import HIGHEST_BITS
 
 
 def weight_grid(network: QuantizedNetwork, bits: Int[np.ndarray, " n"], name: str) -> Grid:

@@ -9,23 +9,22 @@ activations, which a later correction of the weights' share alone would undo.
 from typing import Any
 
 import jax
-from jaxtyping import Int
 
-from ..batches import Inputs, count, fitting
+from ..batches import Inputs, check_finite, count, fitting
 from ..calibration import calibrate
+from ..chosen import chosen_bits
 from ..networks.network import Network
 from ..quantized import QuantizedNetwork, quantize
 from .bias import correct_bias
 from .config import PTQConfig
 from .equalization import equalize
-from .grids import checked_bits
 from .reconstruction import OnUnit, reconstruct
 
 
 def improve(
     key: jax.Array,
     network: Network | QuantizedNetwork,
-    bits: Int[Any, " n"],
+    bits: Any,
     inputs: Inputs,
     config: PTQConfig | None = None,
     *,
@@ -36,7 +35,8 @@ def improve(
     Args:
         key: for the draws of the reconstruction; the same key gives the same network.
         network: quantized, or not yet (then with the default `QuantizerConfig`).
-        bits: bit-widths of all points, 32 for as it is; kernels come back on their grids at these.
+        bits: a `Configuration`, a mapping of point to bit-width, or (n,) of them, 32 for as it is; kernels
+            come back on their grids at these.
         inputs: calibration samples, disjoint from those of search and report.
         config: which steps, and how long; default: biases corrected, blocks
             reconstructed, nothing equalized.
@@ -52,7 +52,8 @@ def improve(
     if not isinstance(network, QuantizedNetwork):
         network = quantize(network, inputs)
     inputs = fitting(inputs, network.traced.sample)
-    bits = checked_bits(network, bits)
+    check_finite(inputs)
+    bits = chosen_bits(network, bits)
     if config.equalize:
         network = equalized(network, inputs)
     before = network

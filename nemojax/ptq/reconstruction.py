@@ -22,6 +22,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from ..batches import Inputs
+from ..chosen import chosen_bits
 from ..interpreter import Folded
 from ..quantized import QuantizedNetwork
 from ..quantizers import FULL_BITS, Grid
@@ -61,7 +62,7 @@ def reconstruct(
         reference: the full-precision network; default: `network` itself. Give the one before where biases
             were corrected.
     """
-    bits = np.asarray(bits)
+    bits = chosen_bits(network, bits)
     units = find_units(network.traced, config.reconstruct or "layer")
     chosen = learnable(network, bits)
     prefix = Prefix(network, bits, inputs)

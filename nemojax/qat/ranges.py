@@ -21,6 +21,7 @@ from ..interpreter import Folded
 from ..quantized import QuantizedNetwork
 from ..quantizers import FULL_BITS, grid
 from ..space import HIGHEST_BITS
+from .ties import Tie, tied, tied_ranges
 
 _LARGEST = 3.0  # of |t|: a step size stays within a factor e³ of the calibrated one
 
@@ -33,8 +34,11 @@ class Trainable(NamedTuple):
     offsets: dict[str, Array]  # likewise o, in units of 2^b - 1
 
 
-def with_trained(network: QuantizedNetwork, bits: Int[Array, " n"], trained: Trainable) -> QuantizedNetwork:
+def with_trained(
+    network: QuantizedNetwork, bits: Int[Array, " n"], trained: Trainable, ties: tuple[Tie, ...] = ()
+) -> QuantizedNetwork:
     """The network with trained weights, and trained ranges at `bits` (other rows of its tables stay)."""
+    log_steps, offsets = (tied_ranges(each, ties) for each in (trained.log_steps, trained.offsets))
     rows = jnp.minimum(bits, HIGHEST_BITS)
     config, weights = network.config, {}
     for op in network.workload.operations:
@@ -45,8 +49,8 @@ def with_trained(network: QuantizedNetwork, bits: Int[Array, " n"], trained: Tra
                 low[row],
                 high[row],
                 bits[op.weight_point],
-                trained.log_steps[op.name],
-                trained.offsets[op.name],
+                log_steps[op.name],
+                offsets[op.name],
                 config.symmetric_weights,
             )
             weights[op.name] = low.at[row].set(ends[0]), high.at[row].set(ends[1])
@@ -62,7 +66,7 @@ def with_trained(network: QuantizedNetwork, bits: Int[Array, " n"], trained: Tra
     )
     low, high = low.at[points, rows].set(ends[0]), high.at[points, rows].set(ends[1])
     ranges = network.ranges._replace(weights=weights, low=low, high=high)
-    return network.replace(folded=trained.folded, ranges=ranges)  # type: ignore[attr-defined]
+    return network.replace(folded=tied(trained.folded, ties), ranges=ranges)  # type: ignore[attr-defined]
 
 
 def _learned(

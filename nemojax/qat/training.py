@@ -22,14 +22,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from egrljax import load_state, save_state
 
-from ..batches import Inputs, count, fitting, take
+from ..batches import Inputs, check_finite, count, fitting, take
+from ..chosen import chosen_bits
 from ..fingerprint import digest_of
 from ..lowered import lowered
-from ..quantized import QuantizedNetwork
-from ..quantizers import FULL_BITS
-from ..space import HIGHEST_BITS, LOWEST_BITS
+from ..quantized import QuantizedNetwork, check_quantized
 from .config import QATConfig
 from .ranges import Trainable, with_trained
+from .ties import Tie, ties
 
 Augment = Callable[[Any, Inputs], Inputs]  # key, inputs -> inputs, a pure function
 
@@ -47,9 +47,9 @@ class QATState:
 def qat(
     key: PRNGKeyArray,
     network: QuantizedNetwork,
-    bits: Int[Any, " n"],
+    bits: Any,
     inputs: Inputs,
-    labels: Int[Any, " N"] | None = None,
+    labels: Any = None,
     config: QATConfig | None = None,
     *,
     augment: Augment | None = None,
@@ -60,7 +60,8 @@ def qat(
 
     Args:
         key: decides the batches and the augmentation.
-        bits: (n,) a bit-width per point, 2-16 or 32; they do not change.
+        bits: a `Configuration`, a mapping of point to bit-width, or (n,) of them, 2-16 or 32; they do not
+            change.
         inputs: N samples to train on, disjoint from those of search and report.
         labels: (N,) classes; None: the full-precision network alone is the teacher (`distill` must be 1).
         augment: of a batch, say a flip; both teacher and pupil see its result.
@@ -72,9 +73,12 @@ def qat(
             checkpoint of another run.
     """
     config = config or QATConfig()
-    bits = _checked_bits(network, bits)
+    check_quantized(network)
+    bits = jnp.asarray(chosen_bits(network, bits))
     inputs = fitting(inputs, network.traced.sample)
-    labels = _checked_labels(labels, count(inputs), config)
+    check_finite(inputs)
+    labels = _checked_labels(network, labels, inputs, config)
+    shared = ties(network)
     state = init(network, bits, config)
     settings = {
         "config": asdict(config),
@@ -88,14 +92,14 @@ def qat(
         state = load_state(checkpoint, state, settings)
     while (done := int(state.step)) < config.steps:
         steps = min(config.chunk, config.steps - done)
-        state = _run(key, network, bits, inputs, labels, state, config, augment, steps)
+        state = _run(key, network, bits, inputs, labels, state, config, augment, shared, steps)
         if not np.isfinite(float(state.loss)):
             raise ValueError(f"training diverged before step {int(state.step)}: lower learning_rate")
         if checkpoint is not None:
             save_state(checkpoint, state, settings)
         if on_chunk is not None:
             on_chunk(state)
-    return with_trained(network, bits, state.trainable)
+    return with_trained(network, bits, state.trainable, shared)
 
 
 def init(network: QuantizedNetwork, bits: Int[Array, " n"], config: QATConfig) -> QATState:
@@ -129,8 +133,9 @@ def _loss(
     inputs: Inputs,
     labels: Array | None,
     config: QATConfig,
+    shared: tuple[Tie, ...],
 ) -> Float[Array, ""]:
-    log_p = jax.nn.log_softmax(_pupil(network, bits, count(inputs))(trained, inputs))
+    log_p = jax.nn.log_softmax(_pupil(network, bits, count(inputs), shared)(trained, inputs))
     loss = jnp.asarray(0.0)
     if config.distill > 0:
         log_q = jax.lax.stop_gradient(jax.nn.log_softmax(network.logits(inputs)))
@@ -141,7 +146,7 @@ def _loss(
 
 
 def _pupil(
-    network: QuantizedNetwork, bits: Array, batch: int
+    network: QuantizedNetwork, bits: Array, batch: int, shared: tuple[Tie, ...]
 ) -> Callable[[Trainable, Inputs], Float[Array, "N ..."]]:
     """`quantized_logits` as a function of what is trained; on a CPU with gradients that are quick there.
 
@@ -150,7 +155,7 @@ def _pupil(
     plain = network.replace(traced=replace(network.traced, lowering="xla"))  # type: ignore[attr-defined]
 
     def logits(trained: Trainable, inputs: Inputs) -> Float[Array, "N ..."]:
-        pupil = with_trained(plain, bits, trained)
+        pupil = with_trained(plain, bits, trained, shared)
         return pupil.quantized_logits(bits, inputs, chunk=batch, straight_through=True)
 
     return lowered(logits, network.traced.lowering)
@@ -165,6 +170,7 @@ def _step(
     state: QATState,
     config: QATConfig,
     augment: Augment | None,
+    shared: tuple[Tie, ...],
 ) -> QATState:
     """One batch; its samples follow from the key and the number of the step alone."""
     total = count(inputs)
@@ -177,7 +183,7 @@ def _step(
     if augment is not None:
         chosen = augment(jax.random.fold_in(jax.random.fold_in(key, 1), state.step), chosen)
     wanted = None if labels is None else labels[rows]
-    loss, gradient = jax.value_and_grad(_loss)(state.trainable, network, bits, chosen, wanted, config)
+    loss, gradient = jax.value_and_grad(_loss)(state.trainable, network, bits, chosen, wanted, config, shared)
     with jax.numpy_dtype_promotion("standard"):  # optax's schedules multiply counts by rates
         updates, optimizer = _optimizer(config).update(gradient, state.optimizer, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
@@ -193,33 +199,31 @@ def _scan_steps(
     state: QATState,
     config: QATConfig,
     augment: Augment | None,
+    shared: tuple[Tie, ...],
     steps: int,
 ) -> QATState:
     def body(state: QATState, _: None) -> tuple[QATState, None]:
-        return _step(key, network, bits, inputs, labels, state, config, augment), None
+        return _step(key, network, bits, inputs, labels, state, config, augment, shared), None
 
     return jax.lax.scan(body, state, None, length=steps)[0]
 
 
-_run = jax.jit(_scan_steps, static_argnums=(6, 7, 8))
+_run = jax.jit(_scan_steps, static_argnums=(6, 7, 8, 9))
 
 
-def _checked_bits(network: QuantizedNetwork, bits: Any) -> Int[Array, " n"]:
-    bits = np.asarray(bits)
-    points = len(network.workload.points)
-    if bits.shape != (points,):
-        raise ValueError(f"bits has shape {bits.shape}, the network has {points} quantizers: give one each")
-    known = ((bits >= LOWEST_BITS) & (bits <= HIGHEST_BITS)) | (bits == FULL_BITS)
-    if not known.all():
-        raise ValueError(f"bits holds {bits[~known][0]}: a bit-width is 2-16, or 32 for not quantized")
-    return jnp.asarray(bits, jnp.int32)
-
-
-def _checked_labels(labels: Any, total: int, config: QATConfig) -> Array | None:
+def _checked_labels(
+    network: QuantizedNetwork, labels: Any, inputs: Inputs, config: QATConfig
+) -> Array | None:
     if labels is None:
         if config.distill < 1:
             raise ValueError(f"distill is {config.distill}, so labels are needed: give them, or distill=1")
         return None
-    if np.shape(labels) != (total,):
-        raise ValueError(f"labels has shape {np.shape(labels)} for {total} inputs: give one class index each")
+    labels, total = np.asarray(labels), count(inputs)
+    if labels.shape != (total,):
+        raise ValueError(f"labels has shape {labels.shape} for {total} inputs: give one class index each")
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"labels are {labels.dtype}: give whole numbers, the classes' indices")
+    classes = jax.eval_shape(network.logits, take(inputs, slice(1))).shape[-1]
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels must be in 0-{classes - 1}, got {labels.min()} to {labels.max()}")
     return jnp.asarray(labels, jnp.int32)

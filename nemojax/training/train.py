@@ -127,10 +127,15 @@ def train(
     return _with(network, state)
 
 
-def predict(
-    network: Network, images: UInt8[np.ndarray, "N H W 3"], batch: int = 500
-) -> Int[np.ndarray, " N"]:
-    """Likeliest classes of uint8 images, `batch` of them at a time."""
+def predict(network: Network, images: np.ndarray, batch: int = 500) -> Int[np.ndarray, " N"]:
+    """Likeliest classes of uint8 images (N, H, W, 3), `batch` of them at a time.
+
+    Raises:
+        ValueError: no image, or pictures of another type, size or number of channels.
+    """
+    _check_pictures(network, images)
+    if not len(images):
+        raise ValueError("images are empty: give at least one")
     found = []
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
@@ -156,20 +161,23 @@ def _with(network: Network, state: TrainState) -> Network:
 def _check(network: Network, images: LabelledArrays, config: TrainConfig) -> None:
     if "params" not in network.params:
         raise ValueError(f"{network.name} holds no Flax variables {{'params': ...}}: train a linen module")
-    if images.images.dtype != np.uint8 or images.images.ndim != 4 or images.images.shape[-1] != 3:
-        raise ValueError(
-            f"images are {images.images.dtype} of shape {images.images.shape}: give uint8 (N, H, W, 3)"
-        )
+    _check_pictures(network, images.images)
     if len(images.labels) < config.batch:
         raise ValueError(f"batch is {config.batch} for {len(images.labels)} images: lower it")
     side = images.images.shape[1:]
-    if network.preprocess.resolution != side[0] or side[0] != side[1]:
-        raise ValueError(
-            f"images are {side[0]}x{side[1]}, the network takes {network.preprocess.resolution} pixels"
-        )
     sample = jax.ShapeDtypeStruct((1, *side), jnp.float32)
     classes = jax.eval_shape(network.apply, network.params, sample).shape[1]
     if images.labels.min() < 0 or images.labels.max() >= classes:
         raise ValueError(
             f"labels must be in 0-{classes - 1}, got {images.labels.min()} to {images.labels.max()}"
+        )
+
+
+def _check_pictures(network: Network, images: np.ndarray) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"images are {images.dtype} of shape {images.shape}: give uint8 (N, H, W, 3)")
+    height, width = images.shape[1:3]
+    if not network.preprocess.resolution == height == width:
+        raise ValueError(
+            f"images are {height}x{width}, the network takes {network.preprocess.resolution} pixels"
         )

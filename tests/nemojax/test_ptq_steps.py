@@ -219,10 +219,16 @@ def test_improve_lowers_the_error_and_repeats_itself(network, images, mode):
 def test_what_does_not_fit_is_refused(network, images):
     bits = width(network, 4, 8)
     key = jax.random.key(0)
-    with pytest.raises(ValueError, match="bits must be one for each of the"):
+    with pytest.raises(ValueError, match="bits must have one column for each of"):
         improve(key, network, bits[1:], images, PTQConfig())
-    with pytest.raises(ValueError, match=r"bits of point 'input' must be 2-16, or 32 for as it is, got 1"):
+    with pytest.raises(ValueError, match=r"bits of 'input' in row 0 are 1: a bit-width is 2-16"):
         improve(key, network, np.where(np.arange(len(bits)) == 0, 1, bits), images, PTQConfig())
+    with pytest.raises(ValueError, match="bits must be whole numbers, got float64"):
+        improve(key, network, bits + 0.5, images, PTQConfig())
+    broken = np.array(images)
+    broken[3, 0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"inputs\[3\] holds NaN or infinity"):
+        improve(key, network, bits, broken, PTQConfig(correct_bias=True))
     with pytest.raises(ValueError, match="inputs are empty"):
         improve(key, network, bits, images[:0], PTQConfig())
     for other in (images.transpose(0, 3, 1, 2), images[..., :1]):  # channels first; one channel

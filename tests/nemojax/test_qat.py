@@ -224,10 +224,20 @@ def test_refusals(network):
     ):
         with pytest.raises(ValueError, match=message):
             QATConfig(**change)
-    with pytest.raises(ValueError, match=r"bits has shape \(3,\), the network has 5 quantizers"):
-        qat(key, network, np.full(3, 4), x)
-    with pytest.raises(ValueError, match="bits holds 1: a bit-width is 2-16"):
-        qat(key, network, low_bits(network, 1), x)
+    for bits, message in (
+        (np.full(3, 4), r"bits .*\(1, 3\)"),
+        (low_bits(network, 1), "bits of .* are 1"),
+        (low_bits(network) + 0.5, "bits must be whole numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            qat(key, network, bits, x)
+    for labels, message in (
+        (np.full(96, -1), r"labels must be in 0-\d+, got -1 to -1"),
+        (np.full(96, 99), r"labels must be in 0-\d+, got 99 to 99"),
+        (np.full(96, 1.7), "labels are float64: give whole numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            qat(key, network, low_bits(network), x, labels, QATConfig(distill=0.5))
     with pytest.raises(ValueError, match=r"distill is 0.5, so labels are needed"):
         qat(key, network, low_bits(network), x, config=QATConfig(distill=0.5))
     with pytest.raises(ValueError, match=r"labels has shape \(3,\) for 96 inputs"):
@@ -235,5 +245,54 @@ def test_refusals(network):
     with pytest.raises(ValueError, match="inputs has shape"):
         qat(key, network, low_bits(network), x[:, :2])
     x[5] = np.nan
-    with pytest.raises(ValueError, match="training diverged before step 20: lower learning_rate"):
+    with pytest.raises(ValueError, match=r"inputs\[5\] holds NaN or infinity"):
         qat(key, network, low_bits(network), x, config=CONFIG)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_shared_weights_stay_shared(per_channel, tmp_path):
+    """A layer that is run twice, and where one range holds for all of it, once more, transposed."""
+    from nemojax.export import load_packed, save_packed
+
+    rng = np.random.default_rng(0)
+    params = {
+        "layer": rng.normal(size=(6, 6)).astype(np.float32),
+        "bias": rng.normal(size=6).astype(np.float32),
+        "out": rng.normal(size=(6, 4)).astype(np.float32),
+    }
+
+    def fn(p, x):
+        for _ in range(2):
+            x = jax.nn.relu(x @ p["layer"] + p["bias"][None])
+        x = x if per_channel else x @ p["layer"].T
+        return x @ p["out"]
+
+    x = rng.normal(size=(64, 6)).astype(np.float32)
+    config = nemo.QuantizerConfig(per_channel=per_channel)
+    net = nemo.quantize(nemo.quantizable(fn, params), x, config)
+    readers = [op.name for op in net.workload.operations if op.weight_point >= 0][:-1]
+    assert len(readers) == (2 if per_channel else 3)
+    bits = np.full(len(net.workload.points), 3)
+    trained = qat(jax.random.key(0), net, bits, x, config=dataclasses.replace(CONFIG, batch=16))
+    kernels = [np.asarray(trained.folded.kernels[name]) for name in readers]
+    assert np.abs(kernels[0] - params["layer"]).max() > 1e-3
+    np.testing.assert_array_equal(kernels[1], kernels[0])
+    if not per_channel:
+        np.testing.assert_array_equal(kernels[2], kernels[0].T)
+    one, two = (np.asarray(trained.folded.biases[name]) for name in readers[:2])
+    np.testing.assert_array_equal(one, two)
+    assert kl(trained, bits, x) < kl(net, bits, x)
+    save_packed(tmp_path / "net", trained, bits)
+    again = load_packed(tmp_path / "net", net)
+    wanted = np.asarray(trained.quantized_logits(jnp.asarray(bits), x))
+    np.testing.assert_allclose(np.asarray(again.quantized_logits(jnp.asarray(bits), x)), wanted, atol=1e-5)
+
+
+def test_bits_as_a_search_gives_them(network):
+    front = nemo.Front.of(low_bits(network)[None], np.ones((1, 1)), ("kl",), network.workload.point_names)
+    x = images(3)
+    config = dataclasses.replace(CONFIG, steps=2, chunk=2)
+    wanted = qat(jax.random.key(0), network, low_bits(network), x, config=config)
+    found = qat(jax.random.key(0), network, front.configuration(0), x, config=config)
+    for a, b in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -94,6 +94,9 @@ def test_it_learns_and_keeps_a_mean_of_the_weights(network):
     )
     assert [e.number for e, _ in seen] == [1, 2, 3, 4, 5, 6]
     assert seen[-1][0].loss < seen[0][0].loss
+    for wrong in (unseen.images[..., :1], unseen.images.astype(np.float32), unseen.images[:, :4]):
+        with pytest.raises(ValueError, match="images are "):
+            predict(trained, wrong)
     error = np.mean(predict(trained, unseen.images, batch=40) != unseen.labels)
     assert error < 0.1 < np.mean(predict(network, unseen.images) != unseen.labels)
     np.testing.assert_allclose(error, seen[-1][0].validation_error)

@@ -1,14 +1,13 @@
-"""The bits that an export is asked for, checked against the network that it exports."""
+"""Bits as people have them (a configuration, a mapping, an array), checked against a network."""
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
-from ..configuration import Configuration, checked_bits
-from ..quantized import QuantizedNetwork
-from ..quantizers import FULL_BITS
+from .configuration import Configuration, checked_bits
+from .quantized import QuantizedNetwork
+from .quantizers import FULL_BITS
 
 
 def chosen_bits(network: QuantizedNetwork, choice: Any) -> np.ndarray:
@@ -34,20 +33,3 @@ def chosen_bits(network: QuantizedNetwork, choice: Any) -> np.ndarray:
                 raise ValueError(f"bits {what.format(which)}: give a configuration of the same network")
         given = [given[name] for name in names]
     return checked_bits(np.asarray(given)[None], names)[0]
-
-
-def provenance(network: QuantizedNetwork) -> dict[str, str]:
-    """What every exported file says about where it comes from."""
-    return {
-        "network": network.name,
-        "weights_source": network.weights_source,
-        "frugaljax": installed_version("frugaljax"),
-    }
-
-
-def installed_version(package: str) -> str:
-    """Its version, or "not installed"."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
