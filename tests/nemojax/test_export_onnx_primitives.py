@@ -311,3 +311,44 @@ def test_an_average_pool_at_the_lowest_opset(tmp_path):
     with pytest.raises(ValueError, match="average over a dilated window, which ONNX has from opset 19 on"):
         export_onnx(tmp_path / "other.onnx", averages(2), opset=18)
     assert not (tmp_path / "other.onnx").exists()
+
+
+def handwritten(kind):
+    """Almost an ONNX operator: the same numbers near 0, or where the variance is large."""
+
+    def normal(y, scale):
+        centred = y - y.mean(-1, keepdims=True)
+        variance = (centred * centred).mean(-1, keepdims=True)
+        return centred * scale(variance)
+
+    return {
+        "gelu up to 12": lambda y: jnp.where(y > 12.0, 12.0, jax.nn.gelu(y, approximate=False)),
+        "softplus up to 10": lambda y: jnp.where(y > 10.0, 10.0, jax.nn.softplus(y)),
+        "gelu of a clipped number": lambda y: jax.nn.gelu(jnp.clip(y, -10.0, 10.0), approximate=False),
+        "norm by a standard deviation": lambda y: normal(y, lambda v: 1.0 / (jnp.sqrt(v) + 1e-6)),
+        "norm by the larger of two": lambda y: normal(y, lambda v: lax.rsqrt(jnp.maximum(v, 1e-6))),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        ("gelu up to 12", 30.0),
+        ("softplus up to 10", 30.0),
+        ("gelu of a clipped number", 30.0),
+        ("norm by a standard deviation", 1e-4),
+        ("norm by the larger of two", 1e-4),
+    ],
+)
+def test_what_only_looks_like_an_operator_keeps_its_own_numbers(kind, size, tmp_path):
+    """An operator may be a part of it: Softplus, and Where behind it."""
+    x = size * ref.draw(5, (3, 16))
+
+    def fn(p, x):
+        return handwritten(kind)(x) @ p["w"]
+
+    net = ref.network(fn, {"w": ref.draw(6, (16, 4))}, x)
+    report = export_onnx(tmp_path / "net.onnx", net, opset=21)
+    assert "LayerNormalization" not in report.nodes
+    wanted = np.asarray(net.logits(x))
+    assert ref.difference(ref.run(tmp_path / "net.onnx", net, x), wanted) < 1e-4

@@ -5,9 +5,9 @@ operator gives the same numbers, it takes the group's place; else the group is e
 which is as exact and only reads worse.
 """
 
-from collections.abc import Callable, Collection, Iterator
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import product
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -23,7 +23,9 @@ from .tensors import Tensor
 _LARGEST = 40  # equations of a group
 _CLOSE = 1e-6  # of the largest number, in float64
 _DRAWN = 10_000_000  # elements: above, a group is not tried
-_LINE = np.linspace(-9, 9, 361)  # on which functions of one number are compared
+_LINE = np.linspace(-9, 9, 361)  # on which functions of one number are compared, and far from 0:
+_FAR = np.array([9.5, 12.0, 15.0, 20.0, 30.0, 50.0, 100.0, 1e3])
+_BESIDE = np.array([-1.0, -1e-2, 1e-2, 1.0])  # and around every number that the function itself holds
 _TELLING = frozenset({"erf", "erfc", "tanh", "min", "log1p", "expm1", "clamp"})
 
 
@@ -37,14 +39,9 @@ _FUNCTIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], int, dict[str, s
     "Gelu:tanh": (_gelu_tanh, 20, {"approximate": "tanh"}),
     "HardSwish": (lambda x: x * np.clip(x / 6 + 0.5, 0, 1), 14, {}),
     "Softplus": (lambda x: np.logaddexp(x, 0), 1, {}),
-    "Elu": (lambda x: np.where(x > 0, x, np.expm1(x)), 6, {}),
+    "Elu": (lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), 6, {}),
     "Mish": (lambda x: x * np.tanh(np.logaddexp(x, 0)), 18, {}),
 }
-
-
-@cache
-def _line_of_functions() -> dict[str, np.ndarray]:
-    return {name: fn(_LINE) for name, (fn, _, _) in _FUNCTIONS.items()}
 
 
 class ByValue:
@@ -161,12 +158,32 @@ class ByValue:
         ones, zeros = np.ones(sizes, np.float32), np.zeros(sizes, np.float32)
         for epsilon, scale, bias in product(epsilons, [ones, *vectors], [zeros, *vectors]):
             if _close(found, centred / np.sqrt(variance + epsilon) * scale + bias):
+                if not self._is_norm(group, entry, last, over, epsilon, scale, bias):
+                    continue
                 shift = None if bias is zeros else bias
                 return Match(
                     frozenset(group),
                     lambda: self._layer_norm(entry, over[0], epsilon, scale, shift),  # noqa: B023
                 )
         return None
+
+    def _is_norm(
+        self,
+        group: set[int],
+        entry: int,
+        last: int,
+        over: tuple[int, ...],
+        epsilon: float,
+        scale: np.ndarray,
+        bias: np.ndarray,
+    ) -> bool:
+        """Whether ε stands where ONNX has it: that shows where the variance is about as small."""
+        x = self.draw(entry, np.sqrt(epsilon))
+        if x is None or (found := self.run(group, last, {entry: x})) is None:
+            return False
+        centred = x - x.mean(over, keepdims=True)
+        variance = np.mean(centred * centred, over, keepdims=True)
+        return _close(found, centred / np.sqrt(variance + epsilon) * scale + bias)
 
     def _constants(
         self, group: Collection[int], sizes: tuple[int, ...]
@@ -205,14 +222,30 @@ class ByValue:
         env = {v: np.asarray(number, np.float64) for v, number in numbers.items()}
         if (found := self.run(group, last, {entry: _LINE, **env})) is None:
             return None
-        for name, wanted in _line_of_functions().items():
-            op_type, opset, attributes = name.partition(":")[0], *_FUNCTIONS[name][1:]
-            if self.em.graph.opset >= opset and _close(found, wanted):
+        for name, (fn, opset, attributes) in _FUNCTIONS.items():
+            if self.em.graph.opset < opset or not _close(found, fn(_LINE)):
+                continue
+            op_type, others = name.partition(":")[0], _telling(numbers.values())
+            elsewhere = self.run(group, last, {entry: others, **env})
+            if elsewhere is not None and _close_each(elsewhere, fn(others)):
                 return Match(
                     frozenset(group),
                     lambda: self.em.elementwise(op_type, [self.em.tensor(entry)], **attributes),  # noqa: B023
                 )
         return None
+
+
+def _telling(numbers: Iterable[Any]) -> np.ndarray:
+    """Arguments far from 0, and on both sides of what a function compares or clips with."""
+    held = np.array([float(number) for number in numbers if np.isfinite(float(number))]).reshape(-1, 1)
+    return np.concatenate([_FAR, -_FAR, (held + _BESIDE).reshape(-1), (_BESIDE - held).reshape(-1)])
+
+
+def _close_each(found: np.ndarray, wanted: np.ndarray) -> bool:
+    """Each number by itself, for a large one would hide what small ones are off."""
+    if found.shape != wanted.shape or not np.isfinite(wanted).all():
+        return False
+    return bool((np.abs(found - wanted) <= _CLOSE * np.maximum(np.abs(wanted), 1)).all())
 
 
 def _close(found: np.ndarray, wanted: np.ndarray) -> bool:
