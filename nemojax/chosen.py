@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .configuration import Configuration, checked_bits
-from .quantized import QuantizedNetwork
+from .quantized import QuantizedNetwork, check_quantized
 from .quantizers import FULL_BITS
 
 
@@ -19,6 +19,7 @@ def chosen_bits(network: QuantizedNetwork, choice: Any) -> np.ndarray:
     Raises:
         ValueError: a quantizer is missing, unknown, or has no bit-width of 2-16 or 32.
     """
+    check_quantized(network)
     names = network.workload.point_names
     if choice is None:
         return np.full(len(names), FULL_BITS, np.int32)

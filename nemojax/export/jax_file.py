@@ -48,8 +48,8 @@ def export_jax(
         ValueError: bits of another network, an unknown platform, a folder that cannot be written to.
     """
     chosen = chosen_bits(network, bits)
-    if batch is not None and batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
+    if batch is not None and not (isinstance(batch, int) and batch >= 1):
+        raise ValueError(f"batch must be a number of at least 1, or None for any, got {batch!r}")
     unknown = [p for p in platforms if p not in (*PLATFORMS, "rocm")]
     if unknown or not platforms:
         raise ValueError(f"platforms must be among cpu, cuda, rocm and tpu, got {platforms}")

@@ -88,11 +88,15 @@ def save_packed(path: str | os.PathLike[str], network: QuantizedNetwork, bits: A
     }
     if bounds := bounds_of(network):
         fields["bounds"] = bounds
+    before = place.read_bytes() if place.exists() else None
     write_file(place, data)
     try:
         save_manifest(manifest, fields)
-    except BaseException:
-        place.unlink(missing_ok=True)
+    except BaseException:  # the pair that was there stays a pair
+        if before is None:
+            place.unlink(missing_ok=True)
+        else:
+            write_file(place, before)
         raise
     return Packed(str(place), str(manifest), len(data), parameters, offset / (FULL_BITS * parameters))
 

@@ -125,7 +125,7 @@ def test_damaged_files_are_refused(net, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"batch": 0}, "batch must be a number of at least 1, or None for any, got 0"),
         ({"platforms": ("abacus",)}, "platforms must be among cpu, cuda, rocm and tpu"),
         ({"platforms": ()}, "platforms must be among"),
         ({"bits": np.full(2, 8)}, "bits must have one column"),

@@ -280,10 +280,18 @@ def test_nothing_half_written_stays(net, tmp_path, monkeypatch):
     def fail(*_):
         raise ValueError("no space left")
 
-    monkeypatch.setattr("nemojax.export.packed.save_manifest", fail)
-    with pytest.raises(ValueError, match="no space left"):
-        save_packed(tmp_path / "net", net, bits_of(net))
-    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr("nemojax.export.packed.save_manifest", fail)
+        with pytest.raises(ValueError, match="no space left"):
+            save_packed(tmp_path / "net", net, bits_of(net))
+        assert not list(tmp_path.iterdir())
+    save_packed(tmp_path / "net", net, bits_of(net))
+    wanted = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with monkeypatch.context() as patch:  # a pair that is there stays one
+        patch.setattr("nemojax.export.packed.save_manifest", fail)
+        with pytest.raises(ValueError, match="no space left"):
+            save_packed(tmp_path / "net", net, bits_of(net, seed=1))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == wanted
     with pytest.raises(ValueError, match="cannot be written"):
         save_packed(tmp_path / "missing" / "net", net, bits_of(net))
 
