@@ -14,7 +14,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
 
 from ..batches import Inputs
 from ..chosen import chosen_bits
@@ -29,16 +28,19 @@ from .units import find_units
 
 def correct_bias(
     network: QuantizedNetwork,
-    bits: Int[Any, " n"],
+    bits: Any,
     inputs: Inputs,
 ) -> QuantizedNetwork:
     """The network with biases for which every operation's mean output is that of full precision.
 
     Args:
-        bits: as the network will run; those of the weights count.
+        bits: as the network will run, in the forms that `improve` takes; those of the weights count.
         inputs: calibration samples.
 
     Only operations that have a bias or batch norm take part: the interpreter adds no other ones.
+
+    Raises:
+        ValueError: bits or inputs that do not fit the network, inputs with NaN or infinity.
     """
     is_weight = np.array([point.is_weight for point in network.workload.points])
     bits = np.where(is_weight, chosen_bits(network, bits), FULL_BITS)

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from ..batches import Inputs, check_finite, count, fitting
+from ..batches import Inputs, check_finite, count, fitting, standard
 from ..calibration import calibrate
 from ..chosen import chosen_bits
 from ..networks.network import Network
@@ -43,16 +43,16 @@ def improve(
         on_chunk: called after each unit of a reconstruction.
 
     Raises:
-        ValueError: inputs that the network was not traced for, or none; bits that do not fit the network, the
-            message names the point.
+        ValueError: inputs that the network was not traced for, none, or with NaN or infinity; bits that do
+            not fit the network, the message names the point.
     """
     config = PTQConfig(correct_bias=True, reconstruct="block") if config is None else config
     if count(inputs) < 1:
         raise ValueError("inputs are empty: give at least one calibration sample")
+    check_finite(standard(inputs))
     if not isinstance(network, QuantizedNetwork):
         network = quantize(network, inputs)
     inputs = fitting(inputs, network.traced.sample)
-    check_finite(inputs)
     bits = chosen_bits(network, bits)
     if config.equalize:
         network = equalized(network, inputs)

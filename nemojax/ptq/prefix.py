@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..batches import Inputs, count, fitting
+from ..batches import Inputs, check_finite, count, fitting
 from ..interpreter import Folded, Quantize
 from ..quantized import QuantizedNetwork
 from ..quantizers import FULL_BITS, fake_quantize
@@ -100,6 +100,7 @@ class Prefix:
         program, points = network.workload.program, network.workload.points
         self.symmetric = network.config.symmetric_activations
         inputs = fitting(inputs, network.traced.sample)
+        check_finite(inputs)
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(inputs)]
         self.full: Values = dict(zip(program.inputs, leaves, strict=True))
         self.quantized: Values = dict(self.full)

@@ -48,7 +48,7 @@ OnUnit = Callable[[int, int, UnitReport], None]  # unit, of how many, what came 
 def reconstruct(
     key: jax.Array,
     network: QuantizedNetwork,
-    bits: Int[Any, " n"],
+    bits: Any,
     inputs: Inputs,
     config: PTQConfig,
     on_unit: OnUnit | None = None,
@@ -57,10 +57,14 @@ def reconstruct(
     """The network with its kernels on their grids at `bits`, rounded for the least error of each unit.
 
     Args:
+        bits: in the forms that `improve` takes.
         inputs: calibration samples; those of search and report stay unseen.
         config: `reconstruct` says which units.
         reference: the full-precision network; default: `network` itself. Give the one before where biases
             were corrected.
+
+    Raises:
+        ValueError: bits or inputs that do not fit the network, inputs with NaN or infinity.
     """
     bits = chosen_bits(network, bits)
     units = find_units(network.traced, config.reconstruct or "layer")

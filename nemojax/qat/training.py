@@ -69,8 +69,8 @@ def qat(
         checkpoint: file written after every chunk; if it exists, the run goes on from there, bit for bit.
 
     Raises:
-        ValueError: bits or inputs of another network, labels that do not fit, training that diverged, or a
-            checkpoint of another run.
+        ValueError: bits or inputs of another network, inputs with NaN or infinity, labels that do not fit,
+            training that diverged, or a checkpoint of another run.
     """
     config = config or QATConfig()
     check_quantized(network)

@@ -77,6 +77,8 @@ def train(
     """
     config = config or TrainConfig()
     _check(network, images, config)
+    if validation is not None:
+        _check_pictures(network, validation.images)
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
     steps = len(images.labels) // config.batch * config.epochs

@@ -227,8 +227,16 @@ def test_what_does_not_fit_is_refused(network, images):
         improve(key, network, bits + 0.5, images, PTQConfig())
     broken = np.array(images)
     broken[3, 0, 0, 0] = np.nan
-    with pytest.raises(ValueError, match=r"inputs\[3\] holds NaN or infinity"):
-        improve(key, network, bits, broken, PTQConfig(correct_bias=True))
+    module = Chain()
+    unquantized = Network("chain", module.apply, jax.jit(module.init)(key, images[:1]))
+    for run in (
+        lambda: improve(key, network, bits, broken, PTQConfig(correct_bias=True)),
+        lambda: improve(key, unquantized, bits, broken, PTQConfig(correct_bias=True)),
+        lambda: correct_bias(network, bits, broken),
+        lambda: reconstruct(key, network, bits, broken, PTQConfig(reconstruct="layer", steps=1)),
+    ):
+        with pytest.raises(ValueError, match=r"inputs\[3\] holds NaN or infinity"):
+            run()
     with pytest.raises(ValueError, match="inputs are empty"):
         improve(key, network, bits, images[:0], PTQConfig())
     for other in (images.transpose(0, 3, 1, 2), images[..., :1]):  # channels first; one channel
@@ -239,6 +247,21 @@ def test_what_does_not_fit_is_refused(network, images):
         ):
             with pytest.raises(ValueError, match=r"inputs has shape .* the network was traced for"):
                 step(other)
+
+
+def test_bits_as_a_search_gives_them(network, images):
+    bits, key, names = width(network, 4, 8), jax.random.key(0), network.workload.point_names
+    found = nemo.Front.of(bits[None], np.ones((1, 1)), ("kl",), names).configuration(0)
+    config = PTQConfig(reconstruct="layer", steps=1)
+    for step in (
+        lambda b: improve(key, network, b, images, PTQConfig(correct_bias=True)),
+        lambda b: correct_bias(network, b, images),
+        lambda b: reconstruct(key, network, b, images, config),
+    ):
+        wanted = jax.tree.leaves(step(bits))
+        for given in (found, found.as_dict()):
+            for one, two in zip(wanted, jax.tree.leaves(step(given)), strict=True):
+                np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -286,6 +287,101 @@ def test_shared_weights_stay_shared(per_channel, tmp_path):
     again = load_packed(tmp_path / "net", net)
     wanted = np.asarray(trained.quantized_logits(jnp.asarray(bits), x))
     np.testing.assert_allclose(np.asarray(again.quantized_logits(jnp.asarray(bits), x)), wanted, atol=1e-5)
+
+
+def trained_and_packed(fn, params, x, folder, per_channel=False):
+    """(as quantized, trained at 3 bits), once a file gave back what was trained."""
+    from nemojax.export import load_packed, save_packed
+
+    net = nemo.quantize(Network("net", fn, params), x, nemo.QuantizerConfig(per_channel=per_channel))
+    bits = np.full(len(net.workload.points), 3)
+    trained = qat(jax.random.key(0), net, bits, x, config=CONFIG)
+    save_packed(folder / "net", trained, bits)
+    again = load_packed(folder / "net", net)
+    one, two = (np.asarray(n.quantized_logits(jnp.asarray(bits), x)) for n in (trained, again))
+    np.testing.assert_allclose(one, two, atol=1e-5)
+    return net, trained
+
+
+class Twice(nn.Module):
+    """One layer and one norm, each run twice."""
+
+    @nn.compact
+    def __call__(self, x):
+        norm, layer = nn.LayerNorm(), nn.Dense(6)
+        for _ in range(2):
+            x = nn.relu(layer(norm(x)))
+        return nn.Dense(4)(x)
+
+
+class Dictionary(nn.Module):
+    """A table that is looked up in and projected with."""
+
+    @nn.compact
+    def __call__(self, tokens):
+        table = nn.Embed(11, 6)
+        return table.attend(nn.gelu(nn.Dense(6)(table(tokens))).mean(1))
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_flax_modules_that_are_run_twice_stay_one(per_channel, tmp_path):
+    """Their biases start at 0, as biases that are not there; norms are read through views of their own."""
+    x = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
+    net, trained = trained_and_packed(
+        Twice().apply, Twice().init(jax.random.key(0), x[:1]), x, tmp_path, per_channel
+    )
+    one, two, _ = (op.name for op in net.workload.operations if op.weight_point >= 0)
+    assert np.abs(trained.folded.biases[one]).max() > 1e-4
+    assert np.abs(trained.folded.kernels[one] - net.folded.kernels[one]).max() > 1e-3
+    for a, b in ((p[one], p[two]) for p in (*trained.folded[:2], trained.ranges.weights)):
+        np.testing.assert_array_equal(a, b)
+    scales = [np.ravel(c) for c in trained.folded.constants.values()]
+    assert len(scales) == 4
+    assert all(any(np.array_equal(a, b) for b in scales[:i] + scales[i + 1 :]) for i, a in enumerate(scales))
+
+
+def test_an_embedding_stays_its_own_projection(tmp_path):
+    tokens = np.random.default_rng(0).integers(0, 11, (64, 5)).astype(np.int32)
+    params = Dictionary().init(jax.random.key(0), tokens[:1])
+    net, trained = trained_and_packed(Dictionary().apply, params, tokens, tmp_path)
+    table, _, out = (op.name for op in net.workload.operations if op.weight_point >= 0)
+    assert np.abs(trained.folded.kernels[table] - net.folded.kernels[table]).max() > 1e-3
+    np.testing.assert_array_equal(trained.folded.kernels[out], trained.folded.kernels[table].T)
+
+
+def test_a_transposed_reader_stays_transposed_from_a_symmetric_start(tmp_path):
+    rng = np.random.default_rng(0)
+    layer, out = (rng.normal(size=shape).astype(np.float32) for shape in ((6, 6), (6, 4)))
+
+    def fn(p, x):
+        return jax.nn.relu(jax.nn.relu(x @ p["layer"]) @ p["layer"].T) @ p["out"]
+
+    x = rng.normal(size=(64, 6)).astype(np.float32)
+    _, trained = trained_and_packed(fn, {"layer": layer + layer.T, "out": out}, x, tmp_path)
+    one, two, _ = map(np.asarray, trained.folded.kernels.values())
+    assert np.abs(one - one.T).max() > 1e-3
+    np.testing.assert_array_equal(two, one.T)
+
+
+def test_a_transposed_reader_whose_range_lies_along_the_same_axis_shares_it():
+    """Per channel; where the axes differ the numbers are shared, the ranges not, as before training."""
+    rng = np.random.default_rng(0)
+    params = {name: rng.normal(size=(6, 6)).astype(np.float32) for name in ("same", "other")}
+
+    def fn(p, x):
+        x = jax.nn.relu(x @ p["other"]) @ p["other"].T
+        x = jax.lax.dot_general(jax.nn.relu(x), p["same"], (((1,), (1,)), ((), ())))
+        return jax.nn.relu(x) @ p["same"].T
+
+    x = rng.normal(size=(64, 6)).astype(np.float32)
+    net = nemo.quantize(Network("net", fn, params), x)
+    trained = qat(jax.random.key(0), net, np.full(len(net.workload.points), 3), x, config=CONFIG)
+    kernels, ranges = trained.folded.kernels, trained.ranges.weights
+    for name in ("same", "other"):
+        assert ranges[name][0].shape[1:] == ((6, 1) if name == "same" else (1, 6))
+        np.testing.assert_array_equal(kernels[f"{name}_2"], kernels[name].T)
+        one, two = (np.asarray(ranges[n][0][3]) for n in (name, f"{name}_2"))
+        assert np.array_equal(two, one.T) == (name == "same")
 
 
 def test_bits_as_a_search_gives_them(network):

@@ -219,6 +219,9 @@ def test_refusals(network):
         train(key, network, LabelledArrays(part.images[:, :6, :6], part.labels, part.classes), CONFIG)
     with pytest.raises(ValueError, match=r"images are uint8 of shape .*1\): give uint8 \(N, H, W, 3\)"):
         train(key, network, LabelledArrays(part.images[..., :1], part.labels, part.classes), CONFIG)
+    other = LabelledArrays(part.images[..., :1], part.labels, part.classes)
+    with pytest.raises(ValueError, match=r"images are uint8 of shape .*1\): give uint8 \(N, H, W, 3\)"):
+        train(key, network, part, CONFIG, validation=other)
     with pytest.raises(ValueError, match="holds no Flax variables"):
         train(key, replace(network, params={"w": jnp.ones(3)}), part, CONFIG)
     wrong = LabelledArrays(part.images, part.labels + 2, tuple("abcde"))
