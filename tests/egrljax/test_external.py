@@ -273,7 +273,7 @@ def test_an_interrupt_leaves_no_process_behind(tmp_path, interruptible):
         egrl.evaluate_all(program, items, quick(workers=2))
     watcher.join()
     assert len(pids(tmp_path, "seen")) == 2, "the others were not started"
-    assert not any(map(lives, pids(tmp_path, "child") + pids(tmp_path, "seen")))
+    wait_for(lambda: not any(map(lives, pids(tmp_path, "child") + pids(tmp_path, "seen"))))  # killed at once
 
 
 def test_what_a_command_leaves_running_is_killed_and_not_waited_for(tmp_path):

@@ -352,7 +352,7 @@ def test_the_area_is_that_under_the_curve_over_all_biases():
     s, u = np.array(sorted(points, key=lambda point: (point[0], -point[1]))).T
     assert Guesses(seen, unseen, lead).area(true, 5, 3) == pytest.approx(np.trapezoid(u, s))
     certain = Guesses(np.where(true < 3, true, 0), np.where(true < 3, 3, true), np.where(true < 3, -1.0, 1.0))
-    assert certain.area(true, 5, 3) == 1
+    assert certain.area(true, 5, 3) == pytest.approx(1)
     assert certain.right(true, 5).tolist() == [1] * 5
 
 
