@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 import hwmodel as hw
 
+from .configuration import checked_settings
 from .front import Front
 from .joint import chip_costs
 from .limits import limits as checked_limits
@@ -87,7 +88,7 @@ class CoFound:
             runs=sum(part.runs for part in pairs),
             pairs=len(costs),
             finished=all(part.finished for part in pairs),
-            settings={**(settings or {}), **own},
+            settings=checked_settings({**(settings or {}), **own}),
         )
 
     def front(self) -> Front:
