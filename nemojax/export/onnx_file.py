@@ -89,7 +89,8 @@ def export_onnx(
     Raises:
         ImportError: the package onnx is missing.
         ValueError: bits of another network; equations without an ONNX form, all of them with their places in
-            the source; an opset that there is not; a graph over 2 GB; a folder that cannot be written to.
+            the source; an opset that there is not; a graph over 2 GB, or one that onnx.checker refuses; a
+            folder that cannot be written to.
     """
     try:
         import onnx
@@ -109,7 +110,13 @@ def export_onnx(
     emitted = emit(network, used, opset, wanted)
     model = _model(emitted, network, dict(zip(names, chosen.tolist(), strict=True)), opset, wanted)
     data = model.SerializeToString()
-    onnx.checker.check_model(data, full_check=True)
+    try:
+        onnx.checker.check_model(data, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"network {network.name!r} has no valid ONNX graph of opset {opset} ({reason}): try a newer opset"
+        ) from error
     write_file(path, data)
     counts: dict[str, int] = {}
     for node in emitted.graph.nodes:

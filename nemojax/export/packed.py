@@ -21,7 +21,7 @@ from ..interpreter import Folded
 from ..quantized import QuantizedNetwork
 from ..quantizers import FULL_BITS
 from .bitstream import pack, unpack
-from .files import read_file, sha256, write_file
+from .files import read_file, sha256, write_file, write_together
 from .grids import PointGrid, activation_grids, quantized_kernels
 from .packed_bounds import bounds_of, with_bounds
 from .packed_manifest import Entry, entries, load_manifest, numbers, save_manifest
@@ -88,16 +88,9 @@ def save_packed(path: str | os.PathLike[str], network: QuantizedNetwork, bits: A
     }
     if bounds := bounds_of(network):
         fields["bounds"] = bounds
-    before = place.read_bytes() if place.exists() else None
-    write_file(place, data)
-    try:
-        save_manifest(manifest, fields)
-    except BaseException:  # the pair that was there stays a pair
-        if before is None:
-            place.unlink(missing_ok=True)
-        else:
-            write_file(place, before)
-        raise
+    write_together(
+        {place: lambda new: write_file(new, data), manifest: lambda new: save_manifest(new, fields)}
+    )
     return Packed(str(place), str(manifest), len(data), parameters, offset / (FULL_BITS * parameters))
 
 

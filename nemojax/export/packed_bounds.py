@@ -52,7 +52,11 @@ def with_bounds(document: Document, network: QuantizedNetwork) -> QuantizedNetwo
 def _bound(document: Document, program: Program, key: str, row: Any) -> np.ndarray:
     """Numbers above 0 that broadcast to what the function bounds by a number of its own."""
     where = f"bounds[{key!r}]"
-    readers = [eqn for eqn in program.equations if eqn.name == "min" and key in map(str, eqn.inputs)]
+    readers = [
+        eqn
+        for eqn in program.equations
+        if eqn.name == "min" and any(str(v) == key and program.is_weight(v) for v in eqn.inputs)
+    ]
     if not readers:
         document.fail(f"{where} bounds nothing in this network")
     shape = program.values[readers[0].outputs[0]].shape
@@ -63,7 +67,9 @@ def _bound(document: Document, program: Program, key: str, row: Any) -> np.ndarr
         n not in (1, m) for n, m in zip(wanted[::-1], shape[::-1], strict=False)
     ):
         document.fail(f"{where}.shape is {list(wanted)}, which does not broadcast to {shape}")
-    found = numbers(document, f"{where}.values", row["values"], math.prod(wanted))
-    if not (found > 0).all():
-        document.fail(f"{where}.values holds a bound that is not above 0")
-    return found.astype(np.float32).reshape(wanted)
+    given = numbers(document, f"{where}.values", row["values"], math.prod(wanted))
+    with np.errstate(over="ignore"):
+        found = given.astype(np.float32)
+    if not ((found > 0) & np.isfinite(found)).all():
+        document.fail(f"{where}.values holds a bound that is not above 0, or not below infinity")
+    return found.reshape(wanted)

@@ -189,6 +189,20 @@ def test_wrong_arguments_are_refused(network, arguments, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_the_checker_refuses_is_a_value_error(network, tmp_path, monkeypatch):
+    for kind in (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+
+        def refuse(*_, kind=kind, **__):
+            raise kind("Unrecognized attribute\nin node 3")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(onnx.checker, "check_model", refuse)
+            told = r"'net' has no valid ONNX graph of opset 21 \(Unrecognized attribute in node 3\)"
+            with pytest.raises(ValueError, match=told):
+                export_onnx(tmp_path / "net.onnx", network)
+        assert not list(tmp_path.iterdir())
+
+
 def test_without_onnx_it_says_what_to_install(network, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r"pip install 'frugaljax\[onnx\]'"):

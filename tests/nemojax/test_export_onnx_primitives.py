@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import lax
 
 from nemojax.export import export_onnx
@@ -314,19 +315,32 @@ def test_an_average_pool_at_the_lowest_opset(tmp_path):
 
 
 def handwritten(kind):
-    """Almost an ONNX operator: the same numbers near 0, or where the variance is large."""
+    """Almost an ONNX operator: the same numbers near 0, or where the variance is of a usual size."""
 
     def normal(y, scale):
         centred = y - y.mean(-1, keepdims=True)
         variance = (centred * centred).mean(-1, keepdims=True)
         return centred * scale(variance)
 
+    def gelu(y):
+        return y * 0.5 * lax.erfc(-y * np.float32(np.sqrt(0.5)))
+
+    def unless_tiny(v):
+        return jnp.where(v > 1e-9, lax.rsqrt(v + 1e-6), 0.0)
+
+    def share(y):
+        return jnp.exp(y) / (jnp.exp(y).sum(-1, keepdims=True) + 1e-6)
+
     return {
         "gelu up to 12": lambda y: jnp.where(y > 12.0, 12.0, jax.nn.gelu(y, approximate=False)),
         "softplus up to 10": lambda y: jnp.where(y > 10.0, 10.0, jax.nn.softplus(y)),
         "gelu of a clipped number": lambda y: jax.nn.gelu(jnp.clip(y, -10.0, 10.0), approximate=False),
         "norm by a standard deviation": lambda y: normal(y, lambda v: 1.0 / (jnp.sqrt(v) + 1e-6)),
+        "gelu within ten million": lambda y: gelu(jnp.clip(y, -1e7, 1e7)),
         "norm by the larger of two": lambda y: normal(y, lambda v: lax.rsqrt(jnp.maximum(v, 1e-6))),
+        "norm of a tiny variance": lambda y: normal(y, unless_tiny),
+        "norm of a bounded variance": lambda y: normal(y, lambda v: lax.rsqrt(jnp.minimum(v, 100.0) + 1e-6)),
+        "softmax with an epsilon": lambda y: share(y - 20.0),
     }[kind]
 
 
@@ -336,8 +350,12 @@ def handwritten(kind):
         ("gelu up to 12", 30.0),
         ("softplus up to 10", 30.0),
         ("gelu of a clipped number", 30.0),
+        ("gelu within ten million", 1e8),
         ("norm by a standard deviation", 1e-4),
         ("norm by the larger of two", 1e-4),
+        ("norm of a tiny variance", 1e-5),
+        ("norm of a bounded variance", 60.0),
+        ("softmax with an epsilon", 1.0),
     ],
 )
 def test_what_only_looks_like_an_operator_keeps_its_own_numbers(kind, size, tmp_path):
@@ -349,6 +367,22 @@ def test_what_only_looks_like_an_operator_keeps_its_own_numbers(kind, size, tmp_
 
     net = ref.network(fn, {"w": ref.draw(6, (16, 4))}, x)
     report = export_onnx(tmp_path / "net.onnx", net, opset=21)
-    assert "LayerNormalization" not in report.nodes
+    assert not {"LayerNormalization", "Softmax"} & set(report.nodes)
     wanted = np.asarray(net.logits(x))
     assert ref.difference(ref.run(tmp_path / "net.onnx", net, x), wanted) < 1e-4
+
+
+@pytest.mark.parametrize("epsilon", [1e-3, 1e-6, 1e-12])
+def test_the_norms_of_flax_are_one_operator(epsilon, tmp_path):
+    """Its variance is E[x²] - E[x]², which rounding hides where the mean is far above the spread."""
+    norm = nn.LayerNorm(epsilon=epsilon)
+    scales = {"scale": ref.draw(1, (16,)), "bias": ref.draw(2, (16,))}
+    x = ref.draw(5, (3, 16))
+    net = ref.network(
+        lambda p, x: norm.apply({"params": p["norm"]}, x) @ p["w"],
+        {"w": ref.draw(6, (16, 4)), "norm": scales},
+        x,
+    )
+    report = export_onnx(tmp_path / "net.onnx", net)
+    assert report.nodes == {"LayerNormalization": 1, "MatMul": 1}
+    assert ref.difference(ref.run(tmp_path / "net.onnx", net, x), np.asarray(net.logits(x))) < 1e-5

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import os
 import re
 from importlib import resources
 from pathlib import Path
@@ -292,7 +293,24 @@ def test_nothing_half_written_stays(net, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="no space left"):
             save_packed(tmp_path / "net", net, bits_of(net, seed=1))
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == wanted
+    replaced = os.replace
+
+    def fail_late(source, target):
+        if Path(target) == tmp_path / "net.json":
+            raise PermissionError(1, "not permitted")
+        replaced(source, target)
+
+    with monkeypatch.context() as patch:  # when the new .bin is in its place already
+        patch.setattr("os.replace", fail_late)
+        with pytest.raises(ValueError, match=r"/net.json: cannot be written \(not permitted\)"):
+            save_packed(tmp_path / "net", net, bits_of(net, seed=1))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == wanted
+    (tmp_path / "folder.json").mkdir()
     with pytest.raises(ValueError, match="cannot be written"):
+        save_packed(tmp_path / "folder", net, bits_of(net))
+    assert (tmp_path / "folder.json").is_dir()
+    assert not (tmp_path / "folder.bin").exists()
+    with pytest.raises(ValueError, match=r"missing/net.bin: cannot be written"):
         save_packed(tmp_path / "missing" / "net", net, bits_of(net))
 
 
@@ -326,7 +344,9 @@ def test_bounds_of_an_equalized_network_come_back(tmp_path):
     assert isinstance(better.traced, Bounded)
     bits = np.full(len(plain.workload.points), 6)
     packed = save_packed(tmp_path / "net", better, bits)
-    assert packed.bytes == math.ceil(round(packed.model_ratio * 32 * packed.parameters, 2) / 8)
+    ratio = float(model_ratio(better.workload, jnp.asarray(bits)))
+    counted = math.ceil(round(ratio * 32 * packed.parameters, 2) / 8)  # the bounds are not in the stream
+    assert packed.bytes == (tmp_path / "net.bin").stat().st_size == counted
     schema = json.loads(resources.files("nemojax").joinpath("schemas", "packed.schema.json").read_text())
     manifest = json.loads((tmp_path / "net.json").read_text())
     jsonschema.validate(manifest, schema)
@@ -343,7 +363,12 @@ def test_bounds_of_an_equalized_network_come_back(tmp_path):
         found = np.asarray(load_packed(tmp_path / "plain", into).quantized_logits(jnp.asarray(bits), images))
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
     key, row = next(iter(manifest["bounds"].items()))
+    minimum = next(e for e in plain.workload.program.equations if key in map(str, e.inputs))
+    (bounded,) = (str(v) for v in minimum.inputs if str(v) != key)
     for bounds, told in (
+        ({key: row, bounded: row}, f"bounds['{bounded}'] bounds nothing in this network"),
+        ({key: {**row, "values": [1e-300] * len(row["values"])}}, "holds a bound that is not above 0"),
+        ({key: {**row, "values": [3.45e38] * len(row["values"])}}, "or not below infinity"),
         ({"9999": row}, "bounds['9999'] bounds nothing in this network"),
         ({key: {**row, "shape": [2, 3]}}, f"bounds['{key}'].shape is [2, 3], which does not broadcast"),
         ({key: {**row, "values": [-1.0] * len(row["values"])}}, "holds a bound that is not above 0"),

@@ -6,6 +6,7 @@ which is as exact and only reads worse.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -24,8 +25,13 @@ _LARGEST = 40  # equations of a group
 _CLOSE = 1e-6  # of the largest number, in float64
 _DRAWN = 10_000_000  # elements: above, a group is not tried
 _LINE = np.linspace(-9, 9, 361)  # on which functions of one number are compared, and far from 0:
-_FAR = np.array([9.5, 12.0, 15.0, 20.0, 30.0, 50.0, 100.0, 1e3])
+_FAR = np.geomspace(9.5, 1e6, 120)
 _BESIDE = np.array([-1.0, -1e-2, 1e-2, 1.0])  # and around every number that the function itself holds
+_TIMES = np.array([0.5, 0.99, 1.01, 2.0])
+_LARGE = 1e30  # numbers of a function are met up to here: their cubes are float64, too
+_SPREADS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)  # of what is normalised, as multiples of √ε,
+_WIDE = (-1e1, 1e3, -1e5)  # and where ε is nothing; all with means of their own size
+_LOGITS = ((0.3, 60.0), (-80.0, 3.0), (80.0, 3.0))  # mean and spread of what goes into a softmax
 _TELLING = frozenset({"erf", "erfc", "tanh", "min", "log1p", "expm1", "clamp"})
 
 
@@ -115,11 +121,11 @@ class ByValue:
                 env[eqn.outputs[0]] = NUMPY[eqn.name](eqn.params, *(env[v] for v in eqn.inputs))
         return env[self.program.equations[last].outputs[0]]
 
-    def draw(self, entry: int, spread: float) -> np.ndarray | None:
+    def draw(self, entry: int, spread: float, mean: float = 0.3) -> np.ndarray | None:
         value = self.program.values[entry]
         if value.dtype != np.float32 or not 0 < value.elems <= _DRAWN:
             return None
-        return self.rng.normal(0.3, spread, value.shape)
+        return self.rng.normal(mean, spread, value.shape)
 
     def axes(self, group: Collection[int]) -> set[tuple[int, ...]]:
         """Axes of the sums in a group."""
@@ -133,9 +139,23 @@ class ByValue:
         if more or (found := self.run(group, last, {entry: x})) is None:
             return None
         for op_type, fn in (("Softmax", special.softmax), ("LogSoftmax", special.log_softmax)):
-            if _close(found, fn(x, axis=axis)):
+            if _close(found, fn(x, axis=axis)) and all(
+                self._agrees(group, last, entry, self.draw(entry, spread, mean), partial(fn, axis=axis))
+                for mean, spread in _LOGITS
+            ):
                 return Match(frozenset(group), lambda: self._along_axis(op_type, entry, axis))  # noqa: B023
         return None
+
+    def _agrees(
+        self,
+        group: set[int],
+        last: int,
+        entry: int,
+        x: np.ndarray | None,
+        fn: Callable[[np.ndarray], np.ndarray],
+    ) -> bool:
+        found = None if x is None else self.run(group, last, {entry: x})
+        return x is not None and found is not None and _close(found, fn(x))
 
     def _along_axis(self, op_type: str, entry: int, axis: int) -> Tensor:
         x = self.em.whole(entry)
@@ -153,13 +173,10 @@ class ByValue:
             return None
         sizes = x.shape[over[0] :]
         epsilons, vectors = self._constants(group, sizes)
-        centred = x - x.mean(over, keepdims=True)
-        variance = np.mean(centred * centred, over, keepdims=True)
         ones, zeros = np.ones(sizes, np.float32), np.zeros(sizes, np.float32)
         for epsilon, scale, bias in product(epsilons, [ones, *vectors], [zeros, *vectors]):
-            if _close(found, centred / np.sqrt(variance + epsilon) * scale + bias):
-                if not self._is_norm(group, entry, last, over, epsilon, scale, bias):
-                    continue
+            norm = partial(_normalised, over=over, epsilon=epsilon, scale=scale, bias=bias)
+            if _close(found, norm(x)) and self._is_norm(group, last, entry, epsilon, norm):
                 shift = None if bias is zeros else bias
                 return Match(
                     frozenset(group),
@@ -170,20 +187,19 @@ class ByValue:
     def _is_norm(
         self,
         group: set[int],
-        entry: int,
         last: int,
-        over: tuple[int, ...],
+        entry: int,
         epsilon: float,
-        scale: np.ndarray,
-        bias: np.ndarray,
+        norm: Callable[[np.ndarray], np.ndarray],
     ) -> bool:
-        """Whether ε stands where ONNX has it: that shows where the variance is about as small."""
-        x = self.draw(entry, np.sqrt(epsilon))
-        if x is None or (found := self.run(group, last, {entry: x})) is None:
-            return False
-        centred = x - x.mean(over, keepdims=True)
-        variance = np.mean(centred * centred, over, keepdims=True)
-        return _close(found, centred / np.sqrt(variance + epsilon) * scale + bias)
+        """Whether ε stands where ONNX has it, which shows where the variance is about as small, and no
+        variance is treated apart."""
+        for spread in (*(np.sqrt(epsilon) * times for times in _SPREADS), *_WIDE):
+            # A mean of the spread's size: E[x²] - E[x]², as flax has it, would cancel beside a larger one.
+            x = self.draw(entry, abs(spread), 0.2 * spread)
+            if not self._agrees(group, last, entry, x, norm):
+                return False
+        return True
 
     def _constants(
         self, group: Collection[int], sizes: tuple[int, ...]
@@ -237,8 +253,18 @@ class ByValue:
 
 def _telling(numbers: Iterable[Any]) -> np.ndarray:
     """Arguments far from 0, and on both sides of what a function compares or clips with."""
-    held = np.array([float(number) for number in numbers if np.isfinite(float(number))]).reshape(-1, 1)
-    return np.concatenate([_FAR, -_FAR, (held + _BESIDE).reshape(-1), (_BESIDE - held).reshape(-1)])
+    held = np.array([float(n) for n in numbers if abs(float(n)) < _LARGE]).reshape(-1, 1)
+    beside = np.concatenate([held + _BESIDE, held * _TIMES]).reshape(-1)
+    return np.concatenate([_FAR, -_FAR, beside, -beside])
+
+
+def _normalised(
+    x: np.ndarray, *, over: tuple[int, ...], epsilon: float, scale: np.ndarray, bias: np.ndarray
+) -> np.ndarray:
+    """(x - mean) / sqrt(variance + ε) · scale + bias."""
+    centred = x - x.mean(over, keepdims=True)
+    variance = np.mean(centred * centred, over, keepdims=True)
+    return centred / np.sqrt(variance + epsilon) * scale + bias
 
 
 def _close_each(found: np.ndarray, wanted: np.ndarray) -> bool:
