@@ -288,8 +288,13 @@ def test_nothing_half_written_stays(net, tmp_path, monkeypatch):
         assert not list(tmp_path.iterdir())
     save_packed(tmp_path / "net", net, bits_of(net))
     wanted = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def fail_untouched(*_):
+        assert (tmp_path / "net.bin").read_bytes() == wanted["net.bin"]  # until both are written
+        raise ValueError("no space left")
+
     with monkeypatch.context() as patch:  # a pair that is there stays one
-        patch.setattr("nemojax.export.packed.save_manifest", fail)
+        patch.setattr("nemojax.export.packed.save_manifest", fail_untouched)
         with pytest.raises(ValueError, match="no space left"):
             save_packed(tmp_path / "net", net, bits_of(net, seed=1))
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == wanted
