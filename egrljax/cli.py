@@ -84,27 +84,23 @@ def map_(
         hw.say(f"warning: chip {where.name!r}: {line}")
     if solver_s and sys.stderr.isatty():
         hw.say(f"solver: {solver_s:g} s at most for optimum and bound; --solver-s 0 leaves them out")
-    bar = PlaceProgress()
-    try:
-        found = place(
-            jax.random.key(seed),
-            work,
-            where,
-            budget=BUDGET if budget is None else budget,
-            engine=engine,
-            bits=hw.Bits(bits, bits, bits),
-            pins=pairs("pin", pin),
-            forbidden=grouped("forbid", forbid),
-            contention=contention,
-            noise=noise,
-            policy=None if policy is None else load_policy(policy),
-            solver_s=solver_s,
-            time_limit_s=time_limit,
-            on_chunk=bar,
-            checkpoint=out / CHECKPOINT if searches or resume else None,
-        )
-    finally:
-        bar.close()
+    found = place(
+        jax.random.key(seed),
+        work,
+        where,
+        budget=BUDGET if budget is None else budget,
+        engine=engine,
+        bits=hw.Bits(bits, bits, bits),
+        pins=pairs("pin", pin),
+        forbidden=grouped("forbid", forbid),
+        contention=contention,
+        noise=noise,
+        policy=None if policy is None else load_policy(policy),
+        solver_s=solver_s,
+        time_limit_s=time_limit,
+        on_chunk=PlaceProgress(),
+        checkpoint=out / CHECKPOINT if searches or resume else None,
+    )
     names, packed = write_placed(out, found)
     print(f"{found.text()}\n{packed}\nWritten to {out}: {', '.join(n for n in names if n != CHECKPOINT)}")
 
@@ -142,20 +138,16 @@ def train(
         raise ValueError(f"--out {out} must be a new file, or --resume its training")
     chips = [hw.load_chip(name, hw.parse_rates(rate), warn=False) for name in chip]
     cases = [(hw.load_model(name, batch), where) for name in workload for where in chips]
-    bar = TrainPolicyProgress()
-    try:
-        found = train_policy(
-            jax.random.key(seed),
-            cases,
-            budget=budget,
-            bits=hw.Bits(bits, bits, bits),
-            contention=contention,
-            time_limit_s=time_limit,
-            on_chunk=bar,
-            checkpoint=checkpoint,
-        )
-    finally:
-        bar.close()
+    found = train_policy(
+        jax.random.key(seed),
+        cases,
+        budget=budget,
+        bits=hw.Bits(bits, bits, bits),
+        contention=contention,
+        time_limit_s=time_limit,
+        on_chunk=TrainPolicyProgress(),
+        checkpoint=checkpoint,
+    )
     save_policy(out, found)
     print(f"A policy of {len(found.vector):,} parameters, trained on {', '.join(found.trained_on)}: {out}")
 

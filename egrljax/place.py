@@ -174,9 +174,7 @@ def place(
                 hosts=hosts,
             )
         finally:
-            close = getattr(on_chunk, "close", None)
-            if close is not None:  # a progress line gives the terminal back
-                close()
+            hw.close_line(on_chunk)
         measured_s = _model_s(env, found.placement) if found.latency_s is None else found.latency_s
         placed = replace(
             placed,

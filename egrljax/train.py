@@ -79,15 +79,18 @@ def train_policy(
         best = float(jnp.exp(-jnp.min(state.fitness)))
         return on_chunk is not None and hw.wants_stop(on_chunk(int(state.measured), settings.budget, best))
 
-    told()
-    stop = False
-    while (left := generations - int(state.generation)) > 0 and not stop:
-        for _ in range(min(every, left)):
-            state, _ = _step(algo, envs, state)
-        if checkpoint is not None:
-            save_state(checkpoint, {"state": raw(state)}, about)
-        late = time_limit_s is not None and time.monotonic() - start > time_limit_s
-        stop = told() or late
+    try:
+        told()
+        stop = False
+        while (left := generations - int(state.generation)) > 0 and not stop:
+            for _ in range(min(every, left)):
+                state, _ = _step(algo, envs, state)
+            if checkpoint is not None:
+                save_state(checkpoint, {"state": raw(state)}, about)
+            late = time_limit_s is not None and time.monotonic() - start > time_limit_s
+            stop = told() or late
+    finally:
+        hw.close_line(on_chunk)
     if not np.isfinite(np.asarray(state.fitness)).any():
         raise ValueError("no policy has a placement in every case: all measurements failed, or none was made")
     names = tuple(f"{workload.name} on {chip.name}" for workload, chip in cases)

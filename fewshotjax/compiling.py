@@ -68,7 +68,9 @@ def programs_kept(say: Callable[[str], Any]) -> Iterator[None]:
 
 @contextmanager
 def programs_counted(say: Callable[[str], Any]) -> Iterator[None]:
-    """Says at the end how many programs were compiled, in how many seconds; nothing where none was."""
+    """Says at the end how many programs were compiled, in how many seconds; nothing where none was, or
+    where the command failed, whose one line is its error.
+    """
     seconds: list[float] = []  # threads append at once
     found: list[str] = []
 
@@ -82,12 +84,17 @@ def programs_counted(say: Callable[[str], Any]) -> Iterator[None]:
 
     jax.monitoring.register_event_duration_secs_listener(on_time)
     jax.monitoring.register_event_listener(on_event)
+    ended = False
     try:
         yield
+        ended = True
+    except SystemExit as stop:  # as console scripts end
+        ended = not stop.code
+        raise
     finally:
         jax.monitoring.unregister_event_duration_listener(on_time)
         jax.monitoring.unregister_event_listener(on_event)
-        if seconds:
+        if seconds and ended:
             programs = "program" if len(seconds) == 1 else "programs"
             say(f"compiled {len(seconds)} {programs} in {sum(seconds):.1f} s ({len(found)} from the cache)")
 

@@ -103,7 +103,7 @@ from .soft import (
     relaxed_latency as relaxed_latency,
     soft_latency as soft_latency,
 )
-from .stopping import wants_stop as wants_stop
+from .stopping import close_line as close_line, wants_stop as wants_stop
 from .tensors import Tensor as Tensor, tensors as tensors
 from .topology import in_execution_order as in_execution_order
 from .tracing.program import Equation as Equation, Program as Program, Value as Value

@@ -1,4 +1,4 @@
-"""What the answer of an `on_chunk` means, in all loops of these packages."""
+"""What all loops of these packages do with an `on_chunk`: heed its answer, and close it at the end."""
 
 import numpy as np
 
@@ -8,3 +8,10 @@ def wants_stop(answer: object) -> bool:
     if isinstance(answer, bool | np.bool_):
         return bool(answer)
     return isinstance(answer, str) and answer == "stop"
+
+
+def close_line(on_chunk: object) -> None:
+    """Calls its `close`, if it has one: a progress line gives the terminal back."""
+    close = getattr(on_chunk, "close", None)
+    if close is not None:
+        close()

@@ -14,15 +14,15 @@ def chosen_bits(network: QuantizedNetwork, choice: Any) -> np.ndarray:
     """(n,) int32 in the order of the network's points.
 
     Args:
-        choice: a `Configuration`, a mapping of point to bit-width, (n,) bit-widths; None: 32 everywhere.
+        choice: a `Configuration`, a mapping of point to bit-width, or (n,) bit-widths.
 
     Raises:
         ValueError: a quantizer is missing, unknown, or has no bit-width of 2-16 or 32.
     """
     check_quantized(network)
-    names = network.workload.point_names
     if choice is None:
-        return np.full(len(names), FULL_BITS, np.int32)
+        raise ValueError("bits are None: give a configuration of this network")
+    names = network.workload.point_names
     given = choice.as_dict() if isinstance(choice, Configuration) else choice
     if isinstance(given, Mapping):
         for found, what in (
@@ -34,3 +34,11 @@ def chosen_bits(network: QuantizedNetwork, choice: Any) -> np.ndarray:
                 raise ValueError(f"bits {what.format(which)}: give a configuration of the same network")
         given = [given[name] for name in names]
     return checked_bits(np.asarray(given)[None], names)[0]
+
+
+def chosen_or_full(network: QuantizedNetwork, choice: Any) -> np.ndarray:
+    """As `chosen_bits`; None: 32 everywhere, which is full precision."""
+    if choice is not None:
+        return chosen_bits(network, choice)
+    check_quantized(network)
+    return np.full(len(network.workload.points), FULL_BITS, np.int32)

@@ -208,14 +208,13 @@ def alternate(
     check_options(options)
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
-    maps = _one_placing(task).place.maps
-    check_budget(budget, options, share / rounds, maps, f"the bits of {rounds} rounds")
+    place: Any = _one_placing(task).place
+    check_budget(budget, options, share, place.maps, rounds)
     settings = settings_of(
         "alternate", key, budget, rounds=rounds, share=share, rows=rows, options=plain(options)
     )
     clock, limits = Clock(options), options.get("limits")
     parts: list[Pairs] = []
-    place: Any = _one_placing(task).place
     seeds = options.pop("seeds", None)
     for number in range(rounds):
         k_bits, k_place = jax.random.split(jax.random.fold_in(key, number))

@@ -38,31 +38,39 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def check_budget(
-    budget: int, options: Mapping[str, Any], share: float = 1.0, maps: int = 1, what: str = "bits"
+    budget: int, options: Mapping[str, Any], share: float = 1.0, maps: int = 1, rounds: int = 1
 ) -> None:
-    """ValueError unless a share of the budget pays for one population, of so many maps a member."""
-    population = (options.get("config") or default_config(options.get("warm_start", "fisher"))).population
-    least = math.ceil(population * maps / share)
+    """ValueError unless each round's share for bits pays for a population, of so many maps a member."""
+    population = (options.get("config") or default_config(_start(options))).population
+    least = rounds * math.ceil(population * maps / share)
     if budget < least:
-        each = "" if maps == 1 else f" of {maps} placements each"
-        part = "" if share == 1.0 else f", which get a share of {share:.3g}"
+        parts = [
+            f"the bits begin with a population of {population}",
+            f"of {maps} placements each" if maps > 1 else "",
+            f"in each of {rounds} rounds" if rounds > 1 else "",
+            f"on a share of {share:.3g}" if share < 1 else "",
+        ]
         raise ValueError(
-            f"budget must be at least {least}: {what}{part}, begin with a population of {population}{each}; "
-            f"got {budget}"
+            f"budget must be at least {least}, got {budget}: {' '.join(part for part in parts if part)}"
         )
 
 
 def plain(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those that decide a result, as JSON values to keep with it."""
-    config, start = options.get("config"), options.get("warm_start", "fisher")
+    config, start = options.get("config"), _start(options)
     kept = {name: options[name] for name in ("warm_share", "warm_rounds", "time_limit_s") if name in options}
     return {
         **kept,
         "config": None if config is None else asdict(config),
         "limits": dict(options.get("limits") or {}),
+        "policies": sorted(options.get("policies") or {}),
         "warm_start": start if start is None or isinstance(start, str) else "a table",
         "seeds": 0 if options.get("seeds") is None else len(options["seeds"]),
     }
+
+
+def _start(options: Mapping[str, Any]) -> Any:
+    return options.get("warm_start", "fisher")  # the default of `search`
 
 
 class Clock:

@@ -5,6 +5,7 @@ import math
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
@@ -144,7 +145,6 @@ def quantize(
         raise ValueError("calibration is empty: it needs at least one sample")
     inputs = standard(calibration)
     shapes = jax.eval_shape(lambda params: params, network.params)
-    _check_takes(network, inputs)
     traced = Traced(
         network.apply,
         shapes,
@@ -153,8 +153,13 @@ def quantize(
         lowering or default_lowering(),
         name=network.name,
     )
-    _check_float32(network.name, traced.workload())
-    folded = jax.jit(fold, static_argnums=0)(traced.workload(), network.params)
+    try:
+        work = traced.workload()
+    except (TypeError, ValueError, flax.errors.FlaxError):
+        _check_takes(network, inputs)  # says it in the caller's words, if it is the inputs
+        raise
+    _check_float32(network.name, work)
+    folded = jax.jit(fold, static_argnums=0)(work, network.params)
     _check_finite(folded)
     ranges = calibrate(traced, folded, inputs, config)
     return QuantizedNetwork(folded, ranges, traced, config, network.name, network.weights_source)
@@ -195,9 +200,7 @@ def _check_float32(name: str, work: Workload) -> None:
 
 def _check_finite(folded: Folded) -> None:
     """ValueError for weights or biases with NaN or infinity, by the name of their operation."""
-    held = {"weights": folded.kernels, "biases": folded.biases}
-    finite = jax.jit(lambda held: jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), held))(held)
-    for what, by_name in finite.items():
-        for name, fine in by_name.items():
-            if not bool(fine):
+    for what, by_name in (("weights", folded.kernels), ("biases", folded.biases)):
+        for name, array in by_name.items():
+            if not np.isfinite(np.asarray(array)).all():
                 raise ValueError(f"{what} of {name!r} hold NaN or infinity: check the network's parameters")

@@ -8,7 +8,7 @@ import moocore
 import numpy as np
 from jaxtyping import Float, Int
 
-from hwmodel import Hosts, wants_stop
+from hwmodel import Hosts, close_line, wants_stop
 
 from .budgeted import Budgeted
 from .evaluator import Evaluator
@@ -116,9 +116,7 @@ class Course:
 
     def close(self) -> None:
         """Whatever happened: a progress line gives the terminal back, the cache is kept."""
-        close = getattr(self.on_chunk, "close", None)
-        if close is not None:
-            close()
+        close_line(self.on_chunk)
         self.files.save_cache(self.evaluator)
 
     def _over(self, wanted: bool = False) -> bool:

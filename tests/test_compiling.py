@@ -74,6 +74,22 @@ def test_nothing_compiled_says_nothing():
     assert lines == []
 
 
+@pytest.mark.parametrize(
+    ("end", "said"), [(SystemExit(0), 1), (SystemExit(), 1), (SystemExit(2), 0), (ValueError("wrong"), 0)]
+)
+def test_a_command_that_failed_says_its_error_alone(end, said):
+    lines: list[str] = []
+
+    def command():
+        with hwmodel.compiling.programs_counted(lines.append):
+            jax.jit(lambda x: jnp.cos(x) * 3.5).lower(jnp.ones(2)).compile()
+            raise end
+
+    with pytest.raises(type(end)):
+        command()
+    assert len(lines) == said
+
+
 @pytest.mark.parametrize(("switch", "kept"), [("0", 0), ("1", 1)])
 def test_a_variable_switches_it_off(monkeypatch, home, switch, kept):
     monkeypatch.setenv("FRUGALJAX_COMPILE_CACHE", switch)

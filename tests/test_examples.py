@@ -63,28 +63,33 @@ def test_an_edge_camera_from_pictures_to_files_for_two_chips(tmp_path, monkeypat
         )
         assert len(placed.addresses) == len(hw.tensors(model.placed.workload, model.placed.bits))
         said = answers(folder / "classifier.onnx", camera, pictures.test.images)
-        assert np.mean(said == pictures.test.labels) == pytest.approx(model.accuracy, abs=0.1)
+        assert np.mean(said == pictures.test.labels) == pytest.approx(model.accuracy, abs=0.035)
     assert "Edge camera" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def own_folders(folder, frames):
-    """Two classes in `shown` and `labelled`, and frames that get brighter from file to file."""
+def save_picture(path, pixels):
     from PIL import Image
 
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
+
+
+def own_folders(folder):
+    """Two classes in `shown` and `labelled`, and frames of both without labels, each in its own light."""
     rng = np.random.default_rng(0)
 
-    def picture(path, shade):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.clip(shade + rng.normal(0, 8, (40, 40, 3)), 0, 255)
-        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    def picture(place, kind, light):
+        stripes = np.where(np.arange(40)[:, None, None] // 5 % 2, 1.0, 0.2)
+        sand = rng.uniform(size=(40, 40, 1)) * np.array([1.0, 0.5, 0.2])
+        texture = {"sand": sand, "stripes": stripes}[kind]
+        save_picture(folder / place, light * texture + rng.normal(0, 8, (40, 40, 3)))
 
-    for place, count in (("shown", 3), ("labelled", 4)):
-        for label, shade in (("dark", 40), ("light", 210)):
+    for kind in ("sand", "stripes"):
+        for part, count in (("shown", 3), ("labelled", 8)):
             for i in range(count):
-                picture(folder / place / label / f"{i}.png", shade)
-    for i in range(frames):
-        picture(folder / "unlabelled" / f"{i:03}.png", 20 + 200 * i / frames)
-    return ["--support", str(folder / "shown"), "--frames", str(folder / "unlabelled")]
+                picture(f"{part}/{kind}/{i}.png", kind, rng.uniform(100, 250))
+    for i in range(24):
+        picture(f"unlabelled/{i}.png", ("sand", "stripes")[i % 2], rng.uniform(100, 250))
 
 
 @pytest.mark.long
@@ -95,32 +100,41 @@ def test_an_edge_camera_with_pictures_of_ones_own_and_samples_made_of_them(tmp_p
 
     pytest.importorskip("onnxruntime")
     camera = example("edge_camera")
-    words = own_folders(tmp_path, 24)
-    test = camera.own_pictures(camera.QUICK, *(camera.Path(tmp_path, n) for n in FOLDERS)).test
-    words += ["--test", str(tmp_path / "labelled"), "--out", str(tmp_path / "out"), "--learner", "delta"]
+    own_folders(tmp_path)
+    places = [tmp_path / name for name in FOLDERS]
+    test = camera.own_pictures(camera.QUICK, *places).test
+    words = ["--out", str(tmp_path / "out"), "--learner", "delta"]
+    for option, place in zip(("--support", "--frames", "--test"), places, strict=True):
+        words += [option, str(place)]
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         models = camera.main([*words, "--quick"])
     for chip, model in models.items():
-        assert json.loads((tmp_path / "out" / chip / "classes.json").read_text()) == ["dark", "light"]
+        assert json.loads((tmp_path / "out" / chip / "classes.json").read_text()) == ["sand", "stripes"]
         said = answers(tmp_path / "out" / chip / "classifier.onnx", camera, test.images)
-        assert np.mean(said == test.labels) == pytest.approx(model.accuracy, abs=0.13)
+        assert np.mean(said == test.labels) >= 15 / 16
+        assert model.accuracy >= 15 / 16
     assert (tmp_path / "out" / "report.html").exists()
 
 
 def test_frames_of_ones_own_are_drawn_from_all(tmp_path, capsys):
-    camera = example("edge_camera")
-    words = own_folders(tmp_path, 90)
-    shown, frames = (camera.Path(words[i]) for i in (1, 3))
-    pictures = camera.own_pictures(camera.QUICK, shown, frames, None)
+    """A camera's files go from night to day: what calibrates must see both."""
+    camera, frames = example("edge_camera"), tmp_path / "unlabelled"
+    for i in range(90):
+        save_picture(frames / f"{i:03}.png", np.full((40, 40, 3), 2 * i + 20))
+    for name in ("a", "b"):
+        save_picture(tmp_path / "shown" / name / "0.png", np.zeros((40, 40, 3)))
+    pictures = camera.own_pictures(camera.QUICK, tmp_path / "shown", frames, None)
     assert pictures.frames.shape == (24, 32, 32, 3)
     assert "24 of 90 pictures" in capsys.readouterr().out
-    first = camera.calibration(pictures)
-    means = pictures.frames.mean(axis=(1, 2, 3))
-    assert abs(means[:first].mean() - means[first:].mean()) < 45  # by their files' names it would be 93
+    light = pictures.frames.mean(axis=(1, 2, 3))
+    assert len(np.unique(light)) == 24
+    for part in np.split(light, [camera.calibration(pictures)]):
+        assert part.min() < 60
+        assert part.max() > 140
     for i in range(3, 90):
         (frames / f"{i:03}.png").unlink()
     with pytest.raises(SystemExit, match="unlabelled holds 3 pictures: give at least 12"):
-        camera.own_pictures(camera.QUICK, shown, frames, None)
+        camera.own_pictures(camera.QUICK, tmp_path / "shown", frames, None)
 
 
 def test_options_that_belong_together(tmp_path, capsys):

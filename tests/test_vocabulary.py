@@ -79,16 +79,16 @@ def test_what_is_saved_can_be_loaded(package):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_to_json_writes_a_file_and_as_dict_gives_the_values(package):
+    met = 0
     for name, found in public(package).items():
         if not isinstance(found, type):
             continue
-        for word, first in (("to_json", "path"), ("as_dict", None)):
-            method = getattr(found, word, None)
-            given = [p for p in parameters(method) if p.name != "self" and p.kind is not p.KEYWORD_ONLY]
-            if method is not None:
-                assert [p.name for p in given] == ([] if first is None else [first]), (
-                    f"{package}.{name}.{word}"
-                )
+        for word, wanted in (("to_json", ["path"]), ("as_dict", [])):
+            if hasattr(found, word):
+                given = [p for p in parameters(getattr(found, word)) if p.kind is not p.KEYWORD_ONLY]
+                assert [p.name for p in given if p.name != "self"] == wanted, f"{package}.{name}.{word}"
+                met += 1
+    assert met or package == "egrljax"
 
 
 @pytest.mark.parametrize("package", PACKAGES[1:])

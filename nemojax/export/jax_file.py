@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..batches import fitting
-from ..chosen import chosen_bits
+from ..chosen import chosen_or_full
 from ..interpreter import execute
 from ..quantized import QuantizedNetwork
 from ..quantizers import FULL_BITS, fake_quantize
@@ -47,7 +47,7 @@ def export_jax(
     Raises:
         ValueError: bits of another network, an unknown platform, a folder that cannot be written to.
     """
-    chosen = chosen_bits(network, bits)
+    chosen = chosen_or_full(network, bits)
     if batch is not None and not (isinstance(batch, int) and batch >= 1):
         raise ValueError(f"batch must be a number of at least 1, or None for any, got {batch!r}")
     unknown = [p for p in platforms if p not in (*PLATFORMS, "rocm")]

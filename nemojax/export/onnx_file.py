@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..chosen import chosen_bits
+from ..chosen import chosen_or_full
 from ..front_table import text_table
 from ..quantized import QuantizedNetwork
 from ..quantizers import FULL_BITS
@@ -104,7 +104,7 @@ def export_onnx(
         raise ValueError(f"batch must be a number or a name such as 'N', got {wanted!r}")
     if isinstance(wanted, int) and wanted < 1:
         raise ValueError(f"batch must be at least 1, got {wanted}")
-    chosen = chosen_bits(network, bits)
+    chosen = chosen_or_full(network, bits)
     names = network.workload.point_names
     used = chosen if quantized else np.full_like(chosen, FULL_BITS)
     emitted = emit(network, used, opset, wanted)

@@ -31,6 +31,7 @@ class Bounded(Traced):
     """A traced network in which the values `clips` may be given per channel, by Folded.constants."""
 
     clips: frozenset[int] = frozenset()
+    plain: Traced | None = None  # with the function's own bounds
     _bounded: dict[int, Workload] = field(default_factory=dict)
 
     def workload(self, batch: int = 1) -> Workload:
@@ -59,18 +60,10 @@ def bounded(traced: Traced, clips: Sequence[int]) -> Traced:
         traced.lowering,
         name=traced.name,
         clips=earlier.union(clips),
+        plain=unbounded(traced),
     )
 
 
 def unbounded(traced: Traced) -> Traced:
-    """`traced` with the bounds that its function has."""
-    if not isinstance(traced, Bounded):
-        return traced
-    return Traced(
-        traced.apply,
-        traced.params,
-        traced.sample,
-        traced.quantize_pooled_input,
-        traced.lowering,
-        name=traced.name,
-    )
+    """With the bounds that the function itself has: the very trace that was bounded."""
+    return traced.plain if isinstance(traced, Bounded) and traced.plain is not None else traced

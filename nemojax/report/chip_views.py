@@ -63,31 +63,28 @@ def chip_costs_of(chip: Chips | None, network: Network | None) -> list[ChipCost]
 def chip_views(
     front: Front,
     costs: Sequence[ChipCost],
-    placements: Mapping[str, Int[np.ndarray, "K N 2"]],
+    placements: Sequence[Int[np.ndarray, "K N 2"] | None],
     rows: Sequence[int],
 ) -> list[ChipView]:
     """A view for each cost; `rows` are the points that get an explanation.
 
     Args:
-        placements: name of a chip -> levels for every point; of the other chips the cost's own.
+        placements: for each cost levels of every point, or None for the cost's own.
 
     Raises:
-        ValueError: a network with other quantizers than the front's, placements of another shape or of a chip
-            that is not among the costs.
+        ValueError: a network with other quantizers than the front's, placements of another shape, or on
+            levels that the chip lacks.
     """
     names = [cost.chip.name for cost in costs]
-    for name in placements:
-        if name not in names:
-            raise ValueError(f"placements are of chip {name!r}, the report's chips are {names}")
     views = []
-    for i, cost in enumerate(costs):
+    for i, (cost, wish) in enumerate(zip(costs, placements, strict=True)):
         work, name = cost.workload, cost.chip.name
         if work.point_names != front.names:
             raise ValueError(
                 f"the front has {len(front.names)} quantizers, workload {work.name!r} has {len(work.points)} "
                 "or others: give the network of the search"
             )
-        wish, bits = placements.get(name), jnp.asarray(front.bits)
+        bits = jnp.asarray(front.bits)
         if wish is None:
             seconds, levels = _by_itself(cost, bits)
         else:

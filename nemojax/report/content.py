@@ -99,11 +99,11 @@ def write_report(
     assert first is not None
     costs = chip_costs_of(chip, network)
     rows = detailed_rows(front, detailed, first, best)
-    names = [cost.chip.name for cost in costs]
-    if placements is None and isinstance(result, CoFound):  # of its own chip alone
-        names = [cost.chip.name for cost in costs if cost.chip == result.chip][:1]
-    by_chip = _by_chip(wishes if placements is None else placements, names)
-    views = chip_views(front, costs, by_chip, rows)
+    if placements is None and isinstance(result, CoFound):
+        given: Sequence[Levels | None] = [wishes if cost.chip == result.chip else None for cost in costs]
+    else:
+        given = _of_each(wishes if placements is None else placements, [cost.chip.name for cost in costs])
+    views = chip_views(front, costs, given, rows)
     several = [placed] if isinstance(placed, egrl.Placed) else list(placed)
     if baseline_columns is not None and not baselines:
         raise ValueError("baseline_columns is given without baselines: give both")
@@ -145,14 +145,18 @@ def _front_of(result: Front | Found | CoFound, network: Network | None) -> tuple
     return front, None
 
 
-def _by_chip(placements: Levels | Mapping[str, Levels] | None, chips: list[str]) -> dict[str, Levels]:
+def _of_each(placements: Levels | Mapping[str, Levels] | None, chips: list[str]) -> Sequence[Levels | None]:
+    """The placements on each chip, None where the caller gives none."""
     if placements is None:
-        return {}
+        return [None] * len(chips)
     if isinstance(placements, Mapping):
-        return dict(placements)
+        for name in placements:
+            if name not in chips:
+                raise ValueError(f"placements are of chip {name!r}, the report's chips are {chips}")
+        return [placements.get(name) for name in chips]
     if len(chips) > 1:
         raise ValueError(f"placements is one array for the chips {chips}: give a mapping, by their names")
-    return {chips[0]: np.asarray(placements)} if chips else {}
+    return [placements][: len(chips)]
 
 
 def _facts(result: Front | Found | CoFound) -> dict[str, Any]:

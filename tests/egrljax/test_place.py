@@ -48,6 +48,19 @@ def test_auto_takes_the_proven_optimum(work):
     )
 
 
+class Stopping:
+    """An `on_chunk` that ends the search, and gives the terminal back."""
+
+    closed = False
+
+    def __call__(self, *numbers):
+        assert not self.closed
+        return "stop"
+
+    def close(self):
+        self.closed = True
+
+
 @pytest.mark.long
 def test_auto_searches_where_no_solver_applies_and_goes_on_from_a_checkpoint(work, tmp_path):
     config, chip = tiny(budget=60), small_chip()
@@ -80,7 +93,9 @@ def test_auto_searches_where_no_solver_applies_and_goes_on_from_a_checkpoint(wor
 
     # Killed after the first chunk, and begun again.
     file = tmp_path / "run" / "map.ckpt"
-    part = egrl.place(KEY, work, chip, on_chunk=lambda *_: "stop", checkpoint=file, **settings)
+    line = Stopping()
+    part = egrl.place(KEY, work, chip, on_chunk=line, checkpoint=file, **settings)
+    assert line.closed
     assert not part.finished
     assert "stopped before" in part.text()
     went_on = []

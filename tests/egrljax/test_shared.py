@@ -1,5 +1,6 @@
 """One policy for several workloads and chips: stacking, training, files, and what it is good for."""
 
+import math
 from dataclasses import replace
 
 import jax
@@ -200,7 +201,9 @@ def test_resumed_trainings_are_the_uninterrupted_one(tmp_path, trained):
         calls.append(measured)
         return measured >= 60
 
+    stop.close = lambda: calls.append(math.inf)  # as a progress line is
     egrl.train_policy(jax.random.key(0), CASES, config=config(), every=2, on_chunk=stop, checkpoint=path)
+    assert calls.pop() == math.inf
     assert calls[0] == 0
     assert calls[-1] < 200
     resumed = egrl.train_policy(jax.random.key(0), CASES, config=config(), every=3, checkpoint=path)

@@ -277,13 +277,17 @@ def test_refusals(task):
 def test_a_budget_that_is_too_small_is_said_in_the_callers_own_numbers(task):
     key, small = jax.random.key(0), {"config": CONFIG, "warm_start": None}  # a population of 8
     evolved = placed_by(task, nemo.Evolved(60))  # 63 placements a configuration
-    with pytest.raises(ValueError, match=r"at least 504: .* of 8 of 63 placements each; got 50"):
+    with pytest.raises(ValueError, match=r"at least 504, got 50: .* of 8 of 63 placements each$"):
         searched_bits(key, evolved, 50, **small)
-    with pytest.raises(ValueError, match=r"at least 22: the bits of 2 rounds, .* 0\.375.*got 21"):
+    with pytest.raises(
+        ValueError, match=r"at least 22, got 21: .* 8 in each of 2 rounds on a share of 0\.75"
+    ):
         alternate(key, task, 21, **small)
-    with pytest.raises(ValueError, match=r"budget must be at least 16: .*got -5"):
+    with pytest.raises(ValueError, match=r"at least 33, got 32: .* in each of 3 rounds"):
+        alternate(key, task, 32, rounds=3, **small)
+    with pytest.raises(ValueError, match="budget must be at least 16, got -5"):
         placement_then_bits(key, task, -5, **small)
-    with pytest.raises(ValueError, match=r"budget must be at least 16: .*got 15"):
+    with pytest.raises(ValueError, match="budget must be at least 16, got 15"):
         bits_then_placement(key, task, 15, **small)
     with pytest.raises(ValueError, match=r"more than 3 evaluations, got 30 with a share of 0\.1"):
         placement_then_bits(key, task, 30, share=0.1, **small)

@@ -229,6 +229,7 @@ def test_refusals(network):
         (np.full(3, 4), r"bits .*\(1, 3\)"),
         (low_bits(network, 1), "bits of .* are 1"),
         (low_bits(network) + 0.5, "bits must be whole numbers"),
+        (None, "bits are None"),
     ):
         with pytest.raises(ValueError, match=message):
             qat(key, network, bits, x)
